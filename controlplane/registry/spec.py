@@ -1,0 +1,227 @@
+"""Registry documents: the shape of each kind, as operators write it (camelCase) and as Python reads it (snake_case).
+
+Only shape and ranges are checked here, each error with its path; what needs the rest of the registry (does the role exist,
+is the address allowed) is checked by `registry.service`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic.alias_generators import to_camel
+
+API_VERSION = "legation/v1"
+SYSTEM_NAMESPACE = "system"
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+"""A DNS label: what may stand in a path, a Cedar id and a cluster name without escaping."""
+
+
+class Kind(StrEnum):
+    """Kinds of this release; the values are what documents say."""
+
+    NAMESPACE = "Namespace"
+    MCP_SERVER = "McpServer"
+    POLICY_SET = "PolicySet"
+    ROLE_BINDING = "RoleBinding"
+    IDENTITY_PROVIDER = "IdentityProvider"
+
+
+class Document(BaseModel):
+    """Base of every part of a document: unknown keys are errors, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+
+class Metadata(Document):
+    """Who an entry is. `namespace` is empty for kind Namespace only."""
+
+    name: Name
+    namespace: Name | Literal[""] = ""
+    labels: dict[str, str] = Field(default_factory=dict, max_length=64)
+    annotations: dict[str, str] = Field(default_factory=dict, max_length=64)
+
+
+class NamespaceSpec(Document):
+    """A tenant: servers, policies and roles live in one."""
+
+    description: str = Field(default="", max_length=1000)
+
+
+class Endpoint(Document):
+    """One address of an MCP server. All endpoints of a server share scheme and path."""
+
+    url: str = Field(max_length=2000)
+
+    @field_validator("url")
+    @classmethod
+    def _http_url(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("must be an absolute http:// or https:// URL")
+        if parts.username or parts.password:
+            raise ValueError("must not hold a user name or password; use spec.credential")
+        if parts.fragment:
+            raise ValueError("must not have a #fragment")
+        if any(character.isspace() or ord(character) < 0x20 for character in url):
+            raise ValueError("must not hold white space or control characters")
+        _ = parts.port  # raises ValueError when it is not a port
+        return url
+
+
+class SecretReference(Document):
+    """Where a secret is: a file of the namespace's secrets folder, or a value that is encrypted when stored.
+
+    A value is write-only: reading the document gives `{encrypted: true}` back, and applying that keeps the stored value.
+    """
+
+    file: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")] | None = None
+    value: str | None = Field(default=None, max_length=16384, repr=False)
+    encrypted: Literal[True] | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> SecretReference:
+        if sum(part is not None for part in (self.file, self.value, self.encrypted)) != 1:
+            raise ValueError("needs exactly one of 'file' and 'value'")
+        return self
+
+
+class StaticHeaderSpec(Document):
+    """`header: <prefix><secret>` on every call."""
+
+    header: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,100}$")] = "Authorization"
+    prefix: str = Field(default="Bearer ", max_length=50)
+    secret: SecretReference
+
+    @field_validator("header")
+    @classmethod
+    def _harmless(cls, header: str) -> str:
+        lowered = header.lower()
+        refused = {"host", "connection", "transfer-encoding", "te", "upgrade", "cookie", "mcp-session-id", "mcp-protocol-version", "mcp-method", "mcp-name"}
+        if lowered in refused or lowered.startswith(("x-legation-", "legation-", "x-envoy-", "content-", "mcp-param-", "x-forwarded-")):
+            raise ValueError(f"{header} cannot carry a credential")
+        return lowered
+
+
+class ClientCredentialsSpec(Document):
+    """OAuth 2.0 client credentials grant at `tokenUrl`."""
+
+    token_url: str = Field(max_length=2000)
+    client_id: str = Field(min_length=1, max_length=500)
+    client_secret: SecretReference
+    scopes: tuple[str, ...] = Field(default=(), max_length=50)
+    audience: str = ""
+    resource: str = ""
+
+    @field_validator("token_url")
+    @classmethod
+    def _token_url(cls, url: str) -> str:
+        return Endpoint(url=url).url
+
+
+class CredentialSpec(Document):
+    """How the gateway authenticates to the MCP server; absent = not at all. The caller's token never goes upstream."""
+
+    static_header: StaticHeaderSpec | None = None
+    client_credentials: ClientCredentialsSpec | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> CredentialSpec:
+        if (self.static_header is None) == (self.client_credentials is None):
+            raise ValueError("needs exactly one of 'staticHeader' and 'clientCredentials'")
+        return self
+
+
+class UpstreamTlsSpec(Document):
+    """TLS towards the MCP server; https endpoints use it. Empty `caFile`: the system's certificate authorities."""
+
+    server_name: str = Field(default="", max_length=255)
+    ca_file: str = Field(default="", max_length=500)
+
+
+class McpServerSpec(Document):
+    """One MCP server: where it is, how we authenticate to it, how much it may be asked."""
+
+    description: str = Field(default="", max_length=2000)
+    endpoints: tuple[Endpoint, ...] = Field(min_length=1, max_length=100)
+    credential: CredentialSpec | None = None
+    tls: UpstreamTlsSpec = Field(default_factory=UpstreamTlsSpec)
+    suspended: bool = False
+    max_body_bytes: int = Field(default=262_144, ge=1024, le=4_194_304)
+    timeout_ms: int = Field(default=0, ge=0, le=3_600_000)
+    max_concurrent_calls: int = Field(default=1024, ge=1, le=100_000)
+
+    @model_validator(mode="after")
+    def _endpoints_agree(self) -> McpServerSpec:
+        shapes = {(urlsplit(e.url).scheme, urlsplit(e.url).path, urlsplit(e.url).query) for e in self.endpoints}
+        if len(shapes) > 1:
+            raise ValueError("all endpoints must share scheme, path and query")
+        if len({e.url for e in self.endpoints}) != len(self.endpoints):
+            raise ValueError("an endpoint is named twice")
+        return self
+
+
+class PolicySetSpec(Document):
+    """Cedar policies. They govern their own namespace; those of `system` govern every namespace."""
+
+    description: str = Field(default="", max_length=2000)
+    cedar: str = Field(min_length=1, max_length=1_000_000)
+
+
+class SubjectSpec(Document):
+    """Somebody a role is given to. `name` is `provider/subject`, or short while exactly one provider is visible."""
+
+    kind: Literal["User", "Group", "Agent", "Workload"]
+    name: str = Field(min_length=1, max_length=500)
+
+
+class RoleBindingSpec(Document):
+    """Who holds `role` in this namespace. `legation:…` roles are operator roles and grant permissions on the registry."""
+
+    role: Annotated[str, StringConstraints(pattern=r"^(legation:)?[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+    subjects: tuple[SubjectSpec, ...] = Field(min_length=1, max_length=10_000)
+
+
+class ClaimMapping(Document):
+    """Which claims make the principal."""
+
+    subject: str = "sub"
+    groups: str = "groups"
+    agent: str = ""
+
+
+class IdentityProviderSpec(Document):
+    """An issuer of access tokens: by OIDC discovery, by `jwksUrl`, or with its keys inline (`jwks`)."""
+
+    issuer: str = Field(min_length=1, max_length=500)
+    jwks: dict[str, object] | None = None
+    jwks_url: str = Field(default="", max_length=2000)
+    algorithms: tuple[Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"], ...] = ("RS256", "ES256", "EdDSA")
+    audiences: tuple[str, ...] = Field(default=(), max_length=50)
+    token_types: tuple[str, ...] = Field(default=(), max_length=10)
+    trusted_namespaces: tuple[Name, ...] = Field(default=(), max_length=1000)
+    mapping: ClaimMapping = Field(default_factory=ClaimMapping)
+    allow_insecure_http: bool = False
+    operators_only: bool = False
+
+
+Spec = NamespaceSpec | McpServerSpec | PolicySetSpec | RoleBindingSpec | IdentityProviderSpec
+
+SPEC_OF_KIND: dict[Kind, type[Document]] = {
+    Kind.NAMESPACE: NamespaceSpec,
+    Kind.MCP_SERVER: McpServerSpec,
+    Kind.POLICY_SET: PolicySetSpec,
+    Kind.ROLE_BINDING: RoleBindingSpec,
+    Kind.IDENTITY_PROVIDER: IdentityProviderSpec,
+}
+
+PLURAL_OF_KIND: dict[Kind, str] = {
+    Kind.NAMESPACE: "namespaces",
+    Kind.MCP_SERVER: "mcp-servers",
+    Kind.POLICY_SET: "policy-sets",
+    Kind.ROLE_BINDING: "role-bindings",
+    Kind.IDENTITY_PROVIDER: "identity-providers",
+}

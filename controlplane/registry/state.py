@@ -1,0 +1,63 @@
+"""The whole registry at one revision, as frozen values: what `xds.snapshot`, the prober and `explain` read.
+
+Made by `registry.store.read_state`; secrets are still encrypted in it (`xds` decrypts what authorizers need).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
+from typing import Generic, TypeVar
+
+from controlplane.registry.spec import IdentityProviderSpec, McpServerSpec, NamespaceSpec, PolicySetSpec, RoleBindingSpec
+
+
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry(Generic[S]):
+    """One live registry entry. `uid` is never reused; `resource_revision` is the revision that last changed it (its ETag)."""
+
+    uid: str
+    namespace: str
+    name: str
+    spec: S
+    resource_revision: int
+
+    @property
+    def id(self) -> str:
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definition:
+    """One tool, prompt, resource or template that the prober read, and what an operator accepted of it.
+
+    `accepted` is the definition (MCP JSON) that was accepted, whole; None = never. Only accepted annotations and accepted
+    input schemas count. `digest` is "sha256:<hex>" of the RFC 8785 form of `document`.
+    """
+
+    kind: str  # "tool" | "prompt" | "resource" | "resource_template"
+    name: str  # tool or prompt name, resource URI, URI template
+    digest: str
+    document: Mapping[str, object]
+    accepted: Mapping[str, object] | None = None
+    accepted_digest: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryState:
+    """Everything at `revision`. Keys are entry ids (`namespace/name`; `definitions` by McpServer uid)."""
+
+    revision: int
+    committed_at: datetime
+    namespaces: Mapping[str, Entry[NamespaceSpec]] = field(default_factory=lambda: MappingProxyType({}))
+    mcp_servers: Mapping[str, Entry[McpServerSpec]] = field(default_factory=lambda: MappingProxyType({}))
+    policy_sets: Mapping[str, Entry[PolicySetSpec]] = field(default_factory=lambda: MappingProxyType({}))
+    role_bindings: Mapping[str, Entry[RoleBindingSpec]] = field(default_factory=lambda: MappingProxyType({}))
+    identity_providers: Mapping[str, Entry[IdentityProviderSpec]] = field(default_factory=lambda: MappingProxyType({}))
+    definitions: Mapping[str, tuple[Definition, ...]] = field(default_factory=lambda: MappingProxyType({}))

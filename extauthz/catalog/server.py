@@ -1,0 +1,94 @@
+"""The catalog of one revision: which MCP servers exist, where their calls may go, and which tools they have.
+
+Everything here is immutable and is replaced as a whole when a new revision arrives (`extauthz.subscription`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+
+class Effect(StrEnum):
+    """What a tool does to the world, from accepted annotations only. Not accepted = destructive."""
+
+    READ = "read"
+    WRITE = "write"
+    DESTRUCTIVE = "destructive"
+
+
+class ArgumentType(StrEnum):
+    """Types that an argument may have in a policy's context; the values are Cedar's names."""
+
+    STRING = "String"
+    LONG = "Long"
+    DECIMAL = "decimal"
+    BOOL = "Bool"
+    STRING_SET = "Set<String>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """One reviewed tool. Its identity is `namespace/server/name`, never its advertised name alone."""
+
+    name: str
+    digest: str = ""
+    effect: Effect = Effect.DESTRUCTIVE
+    idempotent: bool = False
+    arguments: Mapping[str, ArgumentType] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secret:
+    """Where a secret is: a file below the secrets directory, or its value. Never printed."""
+
+    file: str = ""
+    value: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaticHeader:
+    """The upstream is authenticated by one constant header."""
+
+    header: str
+    prefix: str
+    secret: Secret
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientCredentials:
+    """The upstream is authenticated by an access token of the OAuth client credentials grant (RFC 6749 section 4.4)."""
+
+    token_url: str
+    oauth_client_id: str
+    client_secret: Secret
+    scopes: tuple[str, ...] = ()
+    audience: str = ""
+    resource: str = ""
+
+
+UpstreamCredential = StaticHeader | ClientCredentials | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class McpServer:
+    """One registered MCP server as the authorizer knows it."""
+
+    uid: str
+    namespace: str
+    name: str
+    cluster: str
+    path: str
+    max_body_bytes: int = 256 * 1024
+    timeout_ms: int = 0
+    credential: UpstreamCredential = None
+    tools: Mapping[str, Tool] = field(default_factory=lambda: MappingProxyType({}))
+    prompts: frozenset[str] = frozenset()
+    suspended: bool = False
+
+    @property
+    def id(self) -> str:
+        """`namespace/name`, the Cedar id of `McpServer::"…"` and the xDS resource name."""
+        return f"{self.namespace}/{self.name}"

@@ -1,0 +1,47 @@
+"""Who asks, after verification. Produced by `identity.authenticator`, consumed by policy, audit and egress context."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import NewType
+
+VerifiedClaims = NewType("VerifiedClaims", Mapping[str, object])
+"""Claims of a token whose signature, issuer, times and audience were verified. Only `verify_access_token` makes one."""
+
+
+class PrincipalKind(StrEnum):
+    """Cedar entity types of principals, plus ours."""
+
+    USER = "User"
+    AGENT = "Agent"
+    WORKLOAD = "Workload"
+    SYSTEM = "System"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """One authenticated caller.
+
+    `id` is qualified by the identity provider (`acme-okta/ann`), and so is each of `groups` (`acme-okta/marketing`):
+    two issuers that both say "marketing" are two groups.
+    """
+
+    kind: PrincipalKind
+    id: str
+    provider: str
+    subject: str
+    issuer: str = ""
+    groups: tuple[str, ...] = ()
+    oauth_client_id: str = ""
+    access_token_id: str = ""
+    actor: str = ""
+    trusted_namespaces: tuple[str, ...] = ("*",)
+    expires_at_unix: float = 0.0
+    claims: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}), compare=False, repr=False)
+
+
+PROBER = Principal(kind=PrincipalKind.SYSTEM, id="system/prober", provider="system", subject="prober")
+"""Reads catalogs through the egress listener; list methods only."""

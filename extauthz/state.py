@@ -1,0 +1,141 @@
+"""Everything an authorizer decides by, at one revision. Built whole from our xDS resources, swapped whole, never edited.
+
+The control plane builds the very same value for `explain`, from the very same messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from extauthz.catalog.server import (
+    ArgumentType,
+    ClientCredentials,
+    Effect,
+    McpServer,
+    Secret,
+    StaticHeader,
+    Tool,
+    UpstreamCredential,
+)
+from extauthz.identity.provider import IdentityProvider
+from extauthz.policy.model import PolicyDocument, PolicyEngine, RoleBinding
+from extauthz.v1 import registry_pb2 as pb
+
+_EFFECTS = {pb.EFFECT_READ: Effect.READ, pb.EFFECT_WRITE: Effect.WRITE}
+_ARGUMENT_TYPES = {
+    pb.ARGUMENT_TYPE_STRING: ArgumentType.STRING,
+    pb.ARGUMENT_TYPE_INTEGER: ArgumentType.LONG,
+    pb.ARGUMENT_TYPE_NUMBER: ArgumentType.DECIMAL,
+    pb.ARGUMENT_TYPE_BOOLEAN: ArgumentType.BOOL,
+    pb.ARGUMENT_TYPE_STRING_SET: ArgumentType.STRING_SET,
+}
+_SUBJECT_KINDS = {pb.SUBJECT_KIND_USER: "User", pb.SUBJECT_KIND_GROUP: "Group", pb.SUBJECT_KIND_AGENT: "Agent", pb.SUBJECT_KIND_WORKLOAD: "Workload"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextKey:
+    """A MAC key of the egress context and when it may be used (Unix seconds)."""
+
+    key_id: str
+    key: bytes
+    not_before_unix: int
+    not_after_unix: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorizationState:
+    """What exists, who may do what, whom we trust: one revision, immutable."""
+
+    revision: int
+    mcp_servers: Mapping[str, McpServer]  # by id, "namespace/name"
+    policy: PolicyEngine
+    identity_providers: tuple[IdentityProvider, ...]
+    context_keys: tuple[ContextKey, ...]
+    committed_at_unix: float = 0.0
+
+
+def mcp_server_from_message(message: pb.McpServer) -> McpServer:
+    """One McpServer of the catalog. Effects that are absent or unknown are destructive."""
+    return McpServer(
+        uid=message.uid,
+        namespace=message.namespace,
+        name=message.name,
+        cluster=message.cluster,
+        path=message.path,
+        max_body_bytes=message.max_body_bytes,
+        timeout_ms=message.timeout_ms,
+        credential=_credential_from_message(message),
+        tools=MappingProxyType({tool.name: _tool_from_message(tool) for tool in message.tools}),
+        prompts=frozenset(prompt.name for prompt in message.prompts),
+        suspended=message.suspended,
+    )
+
+
+def _tool_from_message(message: pb.Tool) -> Tool:
+    arguments = {a.name: _ARGUMENT_TYPES[a.type] for a in message.arguments if a.type in _ARGUMENT_TYPES}
+    return Tool(
+        name=message.name,
+        digest=message.digest,
+        effect=_EFFECTS.get(message.effect, Effect.DESTRUCTIVE),
+        idempotent=message.idempotent,
+        arguments=MappingProxyType(arguments),
+    )
+
+
+def _credential_from_message(message: pb.McpServer) -> UpstreamCredential:
+    kind = message.credential.WhichOneof("kind")
+    if kind == "static_header":
+        header = message.credential.static_header
+        return StaticHeader(header=header.header, prefix=header.prefix, secret=_secret_from_message(header.secret))
+    if kind == "client_credentials":
+        grant = message.credential.client_credentials
+        return ClientCredentials(
+            token_url=grant.token_url,
+            oauth_client_id=grant.client_id,
+            client_secret=_secret_from_message(grant.client_secret),
+            scopes=tuple(grant.scopes),
+            audience=grant.audience,
+            resource=grant.resource,
+        )
+    return None
+
+
+def _secret_from_message(message: pb.Secret) -> Secret:
+    return Secret(file=message.file, value=message.value)
+
+
+def policy_document_from_message(message: pb.PolicySet) -> PolicyDocument:
+    return PolicyDocument(namespace=message.namespace, name=message.name, cedar=message.cedar)
+
+
+def role_binding_from_message(message: pb.RoleBinding) -> RoleBinding:
+    subjects = tuple((_SUBJECT_KINDS[s.kind], s.name) for s in message.subjects if s.kind in _SUBJECT_KINDS)
+    return RoleBinding(namespace=message.namespace, name=message.name, role=message.role, subjects=subjects)
+
+
+def identity_provider_from_message(message: pb.IdentityProvider) -> IdentityProvider:
+    return IdentityProvider(
+        id=message.id,
+        namespace=message.namespace,
+        name=message.name,
+        issuer=message.issuer,
+        jwks_json=message.jwks_json,
+        jwks_url=message.jwks_url,
+        algorithms=tuple(message.algorithms),
+        audiences=tuple(message.audiences),
+        token_types=tuple(message.required_token_types),
+        trusted_namespaces=tuple(message.trusted_namespaces),
+        subject_claim=message.subject_claim or "sub",
+        groups_claim=message.groups_claim or "groups",
+        agent_claim=message.agent_claim,
+        allow_insecure_http=message.allow_insecure_http,
+        operators_only=message.operators_only,
+    )
+
+
+def context_keys_from_messages(messages: Iterable[pb.ContextKey]) -> tuple[ContextKey, ...]:
+    return tuple(
+        ContextKey(key_id=m.key_id, key=m.key, not_before_unix=m.not_before_unix, not_after_unix=m.not_after_unix) for m in messages
+    )

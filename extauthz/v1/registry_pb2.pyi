@@ -1,0 +1,229 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Effect(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EFFECT_UNSPECIFIED: _ClassVar[Effect]
+    EFFECT_READ: _ClassVar[Effect]
+    EFFECT_WRITE: _ClassVar[Effect]
+    EFFECT_DESTRUCTIVE: _ClassVar[Effect]
+
+class ArgumentType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ARGUMENT_TYPE_UNSPECIFIED: _ClassVar[ArgumentType]
+    ARGUMENT_TYPE_STRING: _ClassVar[ArgumentType]
+    ARGUMENT_TYPE_INTEGER: _ClassVar[ArgumentType]
+    ARGUMENT_TYPE_NUMBER: _ClassVar[ArgumentType]
+    ARGUMENT_TYPE_BOOLEAN: _ClassVar[ArgumentType]
+    ARGUMENT_TYPE_STRING_SET: _ClassVar[ArgumentType]
+
+class SubjectKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SUBJECT_KIND_UNSPECIFIED: _ClassVar[SubjectKind]
+    SUBJECT_KIND_USER: _ClassVar[SubjectKind]
+    SUBJECT_KIND_GROUP: _ClassVar[SubjectKind]
+    SUBJECT_KIND_AGENT: _ClassVar[SubjectKind]
+    SUBJECT_KIND_WORKLOAD: _ClassVar[SubjectKind]
+EFFECT_UNSPECIFIED: Effect
+EFFECT_READ: Effect
+EFFECT_WRITE: Effect
+EFFECT_DESTRUCTIVE: Effect
+ARGUMENT_TYPE_UNSPECIFIED: ArgumentType
+ARGUMENT_TYPE_STRING: ArgumentType
+ARGUMENT_TYPE_INTEGER: ArgumentType
+ARGUMENT_TYPE_NUMBER: ArgumentType
+ARGUMENT_TYPE_BOOLEAN: ArgumentType
+ARGUMENT_TYPE_STRING_SET: ArgumentType
+SUBJECT_KIND_UNSPECIFIED: SubjectKind
+SUBJECT_KIND_USER: SubjectKind
+SUBJECT_KIND_GROUP: SubjectKind
+SUBJECT_KIND_AGENT: SubjectKind
+SUBJECT_KIND_WORKLOAD: SubjectKind
+
+class Revision(_message.Message):
+    __slots__ = ("revision", "committed_at_unix_ms")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    COMMITTED_AT_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    committed_at_unix_ms: int
+    def __init__(self, revision: _Optional[int] = ..., committed_at_unix_ms: _Optional[int] = ...) -> None: ...
+
+class McpServer(_message.Message):
+    __slots__ = ("uid", "namespace", "name", "cluster", "path", "max_body_bytes", "timeout_ms", "credential", "tools", "prompts", "suspended")
+    UID_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    MAX_BODY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    CREDENTIAL_FIELD_NUMBER: _ClassVar[int]
+    TOOLS_FIELD_NUMBER: _ClassVar[int]
+    PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    SUSPENDED_FIELD_NUMBER: _ClassVar[int]
+    uid: str
+    namespace: str
+    name: str
+    cluster: str
+    path: str
+    max_body_bytes: int
+    timeout_ms: int
+    credential: UpstreamCredential
+    tools: _containers.RepeatedCompositeFieldContainer[Tool]
+    prompts: _containers.RepeatedCompositeFieldContainer[Prompt]
+    suspended: bool
+    def __init__(self, uid: _Optional[str] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ..., cluster: _Optional[str] = ..., path: _Optional[str] = ..., max_body_bytes: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., credential: _Optional[_Union[UpstreamCredential, _Mapping]] = ..., tools: _Optional[_Iterable[_Union[Tool, _Mapping]]] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., suspended: _Optional[bool] = ...) -> None: ...
+
+class Tool(_message.Message):
+    __slots__ = ("name", "digest", "effect", "idempotent", "arguments")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    EFFECT_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENT_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    digest: str
+    effect: Effect
+    idempotent: bool
+    arguments: _containers.RepeatedCompositeFieldContainer[Argument]
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., effect: _Optional[_Union[Effect, str]] = ..., idempotent: _Optional[bool] = ..., arguments: _Optional[_Iterable[_Union[Argument, _Mapping]]] = ...) -> None: ...
+
+class Argument(_message.Message):
+    __slots__ = ("name", "type")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    type: ArgumentType
+    def __init__(self, name: _Optional[str] = ..., type: _Optional[_Union[ArgumentType, str]] = ...) -> None: ...
+
+class Prompt(_message.Message):
+    __slots__ = ("name", "digest")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    digest: str
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
+
+class UpstreamCredential(_message.Message):
+    __slots__ = ("static_header", "client_credentials")
+    STATIC_HEADER_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_CREDENTIALS_FIELD_NUMBER: _ClassVar[int]
+    static_header: StaticHeader
+    client_credentials: ClientCredentials
+    def __init__(self, static_header: _Optional[_Union[StaticHeader, _Mapping]] = ..., client_credentials: _Optional[_Union[ClientCredentials, _Mapping]] = ...) -> None: ...
+
+class StaticHeader(_message.Message):
+    __slots__ = ("header", "prefix", "secret")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    header: str
+    prefix: str
+    secret: Secret
+    def __init__(self, header: _Optional[str] = ..., prefix: _Optional[str] = ..., secret: _Optional[_Union[Secret, _Mapping]] = ...) -> None: ...
+
+class ClientCredentials(_message.Message):
+    __slots__ = ("token_url", "client_id", "client_secret", "scopes", "audience", "resource")
+    TOKEN_URL_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_SECRET_FIELD_NUMBER: _ClassVar[int]
+    SCOPES_FIELD_NUMBER: _ClassVar[int]
+    AUDIENCE_FIELD_NUMBER: _ClassVar[int]
+    RESOURCE_FIELD_NUMBER: _ClassVar[int]
+    token_url: str
+    client_id: str
+    client_secret: Secret
+    scopes: _containers.RepeatedScalarFieldContainer[str]
+    audience: str
+    resource: str
+    def __init__(self, token_url: _Optional[str] = ..., client_id: _Optional[str] = ..., client_secret: _Optional[_Union[Secret, _Mapping]] = ..., scopes: _Optional[_Iterable[str]] = ..., audience: _Optional[str] = ..., resource: _Optional[str] = ...) -> None: ...
+
+class Secret(_message.Message):
+    __slots__ = ("file", "value")
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    file: str
+    value: bytes
+    def __init__(self, file: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+
+class PolicySet(_message.Message):
+    __slots__ = ("namespace", "name", "cedar")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CEDAR_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    cedar: str
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., cedar: _Optional[str] = ...) -> None: ...
+
+class RoleBinding(_message.Message):
+    __slots__ = ("namespace", "name", "role", "subjects")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    SUBJECTS_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    role: str
+    subjects: _containers.RepeatedCompositeFieldContainer[Subject]
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., role: _Optional[str] = ..., subjects: _Optional[_Iterable[_Union[Subject, _Mapping]]] = ...) -> None: ...
+
+class Subject(_message.Message):
+    __slots__ = ("kind", "name")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    kind: SubjectKind
+    name: str
+    def __init__(self, kind: _Optional[_Union[SubjectKind, str]] = ..., name: _Optional[str] = ...) -> None: ...
+
+class IdentityProvider(_message.Message):
+    __slots__ = ("id", "namespace", "name", "issuer", "jwks_json", "jwks_url", "algorithms", "audiences", "trusted_namespaces", "subject_claim", "groups_claim", "agent_claim", "allow_insecure_http", "operators_only", "required_token_types")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ISSUER_FIELD_NUMBER: _ClassVar[int]
+    JWKS_JSON_FIELD_NUMBER: _ClassVar[int]
+    JWKS_URL_FIELD_NUMBER: _ClassVar[int]
+    ALGORITHMS_FIELD_NUMBER: _ClassVar[int]
+    AUDIENCES_FIELD_NUMBER: _ClassVar[int]
+    TRUSTED_NAMESPACES_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_CLAIM_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_CLAIM_FIELD_NUMBER: _ClassVar[int]
+    AGENT_CLAIM_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_INSECURE_HTTP_FIELD_NUMBER: _ClassVar[int]
+    OPERATORS_ONLY_FIELD_NUMBER: _ClassVar[int]
+    REQUIRED_TOKEN_TYPES_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    namespace: str
+    name: str
+    issuer: str
+    jwks_json: str
+    jwks_url: str
+    algorithms: _containers.RepeatedScalarFieldContainer[str]
+    audiences: _containers.RepeatedScalarFieldContainer[str]
+    trusted_namespaces: _containers.RepeatedScalarFieldContainer[str]
+    subject_claim: str
+    groups_claim: str
+    agent_claim: str
+    allow_insecure_http: bool
+    operators_only: bool
+    required_token_types: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ..., issuer: _Optional[str] = ..., jwks_json: _Optional[str] = ..., jwks_url: _Optional[str] = ..., algorithms: _Optional[_Iterable[str]] = ..., audiences: _Optional[_Iterable[str]] = ..., trusted_namespaces: _Optional[_Iterable[str]] = ..., subject_claim: _Optional[str] = ..., groups_claim: _Optional[str] = ..., agent_claim: _Optional[str] = ..., allow_insecure_http: _Optional[bool] = ..., operators_only: _Optional[bool] = ..., required_token_types: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ContextKey(_message.Message):
+    __slots__ = ("key_id", "key", "not_before_unix", "not_after_unix")
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    NOT_BEFORE_UNIX_FIELD_NUMBER: _ClassVar[int]
+    NOT_AFTER_UNIX_FIELD_NUMBER: _ClassVar[int]
+    key_id: str
+    key: bytes
+    not_before_unix: int
+    not_after_unix: int
+    def __init__(self, key_id: _Optional[str] = ..., key: _Optional[bytes] = ..., not_before_unix: _Optional[int] = ..., not_after_unix: _Optional[int] = ...) -> None: ...
