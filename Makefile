@@ -6,30 +6,72 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
-PROTOS := $(wildcard protos/extauthz/*/*.proto)
+ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test unit e2e check lint types imports protos protos-check conformance bench golden clean dev
+.PHONY: help run demo test unit functional e2e check lint types imports protos protos-check conformance bench golden clean dev
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(STAMP): pyproject.toml deploy/check_python.sh
+$(STAMP): pyproject.toml deploy/check_python.sh deploy/install.sh
 	@sh deploy/check_python.sh "$(PYTHON)"
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	@echo "Installing Legation into $(VENV) (the first time takes a minute or two) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@sh deploy/install.sh $(BIN)/python .
 	@touch $@
 
 $(DEV_STAMP): $(STAMP)
-	@echo "Installing what the tests need ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@echo "Installing what the tests and checks need ..."
+	@sh deploy/install.sh $(BIN)/python '.[dev]'
 	@touch $@
 
-dev: $(DEV_STAMP) ## install everything that development needs into .venv
+run: $(STAMP) ## install, start everything with the samples, show the tour, serve until Ctrl-C
+	@$(BIN)/legation up --demo $(ARGS)
+
+demo: $(STAMP) ## the same tour, then stop; fails when a step does not hold
+	@$(BIN)/legation up --demo --exit-after-tour $(ARGS)
+
+dev: $(DEV_STAMP) ## install everything that development needs
+
+test: $(DEV_STAMP) ## install what is needed and pass the whole test suite
+	@$(BIN)/python -m pytest $(ARGS)
+
+unit: $(DEV_STAMP) ## the tests that need no other process
+	@$(BIN)/python -m pytest tests/unit tests/architecture tests/golden $(ARGS)
+
+functional: $(DEV_STAMP) ## the tests of one process with its real neighbours
+	@$(BIN)/python -m pytest tests/functional $(ARGS)
+
+e2e: $(DEV_STAMP) ## the tests of the whole stack on the real Envoy
+	@$(BIN)/python -m pytest tests/e2e $(ARGS)
+
+conformance: $(DEV_STAMP) ## the MCP conformance suite, direct and through the gateway
+	@$(BIN)/python -m tests.conformance.run $(ARGS)
+
+bench: $(DEV_STAMP) ## measure cost per call, latency, edit-to-live, start time, memory
+	@$(BIN)/python -m bench $(ARGS)
+
+check: lint types imports protos-check ## everything a machine can say about the code
+
+lint: $(DEV_STAMP) ## ruff: rules and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(DEV_STAMP) ## mypy --strict
+	@$(BIN)/mypy
+
+imports: $(DEV_STAMP) ## the direction of imports (.importlinter)
+	@$(BIN)/lint-imports
 
 protos: $(DEV_STAMP) ## generate the Python messages from protos/
-	@$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. $(PROTOS)
+	@sh deploy/generate_messages.sh $(BIN)/python .
+
+protos-check: $(DEV_STAMP) ## fail when the generated messages differ from protos/
+	@sh deploy/check_messages.sh $(BIN)/python
+
+golden: $(DEV_STAMP) ## write the golden files anew; read the difference before committing
+	@UPDATE_GOLDEN=1 $(BIN)/python -m pytest tests/golden $(ARGS)
 
 clean: ## remove .venv, caches and the embedded deployment
 	rm -rf $(VENV) .legation .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
