@@ -1,0 +1,1 @@
+"""The demo: two sample MCP servers, a small registry, and the tour that shows what governs them."""
