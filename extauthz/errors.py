@@ -6,6 +6,7 @@
     ├── MessageError            the request is not one acceptable message 4xx
     ├── PolicyError             a policy or its schema is unusable
     ├── AddressError            an upstream address is refused
+    ├── FetchError              something of our own could not be fetched (keys, metadata, tokens)
     ├── CredentialError         an upstream credential cannot be had      502
     └── AuditError              a record could not be made durable        503
 
@@ -108,6 +109,10 @@ class PolicyError(LegationError):
 
 class AddressError(LegationError):
     """An address that we are asked to connect to is refused (SSRF rules); the text names the address and the rule."""
+
+
+class FetchError(LegationError):
+    """A request of our own (keys, metadata, an access token) had no usable answer; the text names the URL and the cause."""
 
 
 class CredentialError(LegationError):
