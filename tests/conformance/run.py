@@ -90,9 +90,8 @@ def main() -> int:
             return 2
     failures = 0
     for direct, governed in pairs:
-        print(
-            f"{direct.revision}: direct {direct.passed} passed {direct.failed} failed, gateway {governed.passed} passed {governed.failed} failed"
-        )
+        for way, run in (("direct", direct), ("through the gateway", governed)):
+            print(f"{run.revision} {way}: {run.passed} passed, {run.failed} failed")
         for sentence in differences(direct, governed):
             print(f"  {sentence}")
             failures += 1
