@@ -88,7 +88,8 @@ class OutboundHttp:
 
     async def get(self, url: str, *, max_bytes: int, insecure_http: bool = False) -> OutboundResponse:
         """GET `url` (JSON wanted). Raises `AddressError` or `FetchError`; plain http only with `insecure_http`."""
-        return await self._request("GET", url, body=None, headers={"Accept": "application/json"}, max_bytes=max_bytes, insecure_http=insecure_http)
+        accept = {"Accept": "application/json"}
+        return await self._request("GET", url, body=None, headers=accept, max_bytes=max_bytes, insecure_http=insecure_http)
 
     async def post_form(
         self, url: str, *, body: bytes, headers: Mapping[str, str], max_bytes: int, insecure_http: bool = False

@@ -1,0 +1,234 @@
+"""Step (1) of a decision: who asks. From `Authorization` headers to a `Principal`, or an `AuthenticationError`.
+
+    authenticate ──▶ (cache of verified tokens) ──▶ KeySource ──▶ verify_access_token ──▶ principal_from_claims
+
+A signature is checked once per token and key set; issuer, trust, audience and times are checked on every call. What an
+unauthenticated caller is told next (RFC 6750, RFC 9728) is built in `identity.challenge`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from extauthz.errors import AuthenticationError, Reason
+from extauthz.identity.access_token import (
+    MAX_ACCESS_TOKEN_BYTES,
+    TokenLimits,
+    check_audience,
+    check_times,
+    limits_of,
+    read_unverified_token,
+    verify_access_token,
+)
+from extauthz.identity.jwks import KeySet, KeySource
+from extauthz.identity.principal import Principal, PrincipalKind, VerifiedClaims
+from extauthz.identity.provider import IdentityProvider
+
+MAX_GROUPS = 500
+MAX_NAME_LENGTH = 500
+DEFAULT_WAIT_SECONDS = 0.4
+OPERATORS_API = ""
+"""The `namespace` of `authenticate` for the registry's own API."""
+
+_B64TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _VerifiedToken:
+    """One remembered verification: true while the provider is configured like this and has these keys."""
+
+    provider: IdentityProvider
+    keys: KeySet
+    limits: TokenLimits
+    principal: Principal
+
+
+class VerifiedTokens:
+    """Bounded memory of verifications, by the SHA-256 of the token. Share one across `Authenticator`s of one process."""
+
+    def __init__(self, *, max_entries: int = 10_000) -> None:
+        self._max_entries = max_entries
+        self._entries: OrderedDict[bytes, _VerifiedToken] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def find(self, digest: bytes) -> _VerifiedToken | None:
+        """The verification of this token, if remembered."""
+        found = self._entries.get(digest)
+        if found is not None:
+            self._entries.move_to_end(digest)
+        return found
+
+    def remember(self, digest: bytes, verified: _VerifiedToken) -> None:
+        """Keep a verification; the least recently used one goes when there are too many."""
+        self._entries[digest] = verified
+        self._entries.move_to_end(digest)
+        while len(self._entries) > self._max_entries:
+            self._entries.popitem(last=False)
+
+    def forget(self, digest: bytes) -> None:
+        """Drop a verification that no longer holds."""
+        self._entries.pop(digest, None)
+
+
+class Authenticator:
+    """Authenticates callers against the identity providers of one revision. Cheap to make anew with each revision."""
+
+    def __init__(
+        self,
+        identity_providers: Sequence[IdentityProvider],
+        key_source: KeySource,
+        clock: Callable[[], float] = time.time,
+        *,
+        verified_tokens: VerifiedTokens | None = None,
+    ) -> None:
+        self._providers = {provider.id: provider for provider in identity_providers}
+        self._by_issuer: dict[str, list[IdentityProvider]] = {}
+        for provider in sorted(identity_providers, key=lambda p: (p.namespace != "system", p.id)):
+            self._by_issuer.setdefault(provider.issuer, []).append(provider)
+        self._key_source = key_source
+        self._clock = clock
+        self._verified_tokens = VerifiedTokens() if verified_tokens is None else verified_tokens
+
+    async def authenticate(
+        self, authorization_headers: Sequence[str], *, resource_url: str, namespace: str, deadline: float | None = None
+    ) -> Principal:
+        """The caller whose access token this is, good for `resource_url` in `namespace` now.
+
+        `deadline` is event loop time; a provider's keys that are not there by then are `ISSUER_UNAVAILABLE`.
+        """
+        # (1) exactly one bearer token
+        access_token = parse_bearer(authorization_headers)
+        digest = hashlib.sha256(access_token.encode("ascii")).digest()
+
+        # (2) verified before, with keys and configuration that still hold
+        verified = self._verified_tokens.find(digest)
+        if verified is not None and not self._still_holds(verified):
+            self._verified_tokens.forget(digest)
+            verified = None
+        if verified is None or not is_admitted(verified.provider, namespace):
+            # (3) else verify it now, against the providers of its issuer that this namespace trusts
+            verified = await self._verify(access_token, resource_url, namespace, deadline)
+            self._verified_tokens.remember(digest, verified)
+            return verified.principal
+
+        # (4) good here and now
+        check_times(verified.limits, self._clock())
+        check_audience(verified.limits, (resource_url, *verified.provider.audiences))
+        return verified.principal
+
+    def _still_holds(self, verified: _VerifiedToken) -> bool:
+        provider = verified.provider
+        return self._providers.get(provider.id) == provider and self._key_source.current_keys(provider) is verified.keys
+
+    async def _verify(self, access_token: str, resource_url: str, namespace: str, deadline: float | None) -> _VerifiedToken:
+        unverified = read_unverified_token(access_token)
+        candidates = [p for p in self._by_issuer.get(unverified.unverified_issuer, ()) if is_admitted(p, namespace)]
+        refusal = AuthenticationError(Reason.ISSUER_UNKNOWN, "the access token's issuer is not trusted here")
+        if deadline is None:
+            deadline = asyncio.get_running_loop().time() + DEFAULT_WAIT_SECONDS
+        for index, provider in enumerate(candidates):
+            try:
+                keys = await self._key_source.keys_for(provider, unverified.unverified_kid, deadline)
+                audiences = (resource_url, *provider.audiences)
+                claims = verify_access_token(access_token, provider, keys, audiences=audiences, now=self._clock())
+                principal = principal_from_claims(claims, provider)
+            except AuthenticationError as error:
+                refusal = error if index == 0 else refusal
+                continue
+            return _VerifiedToken(provider=provider, keys=keys, limits=limits_of(claims), principal=principal)
+        raise refusal
+
+
+def parse_bearer(authorization_headers: Sequence[str]) -> str:
+    """The token of exactly one `Authorization: Bearer …` header (RFC 6750 section 2.1). Raises `AuthenticationError`."""
+    if not authorization_headers:
+        raise AuthenticationError(Reason.ACCESS_TOKEN_MISSING, "an access token is needed: send Authorization: Bearer")
+    if len(authorization_headers) > 1:
+        raise AuthenticationError(Reason.ACCESS_TOKEN_INVALID, "more than one Authorization header was sent")
+    scheme, separator, credentials = authorization_headers[0].strip(" \t").partition(" ")
+    if scheme.lower() != "bearer":
+        raise AuthenticationError(Reason.ACCESS_TOKEN_MISSING, "an access token is needed: send Authorization: Bearer")
+    access_token = credentials.lstrip(" ")
+    if len(access_token) > MAX_ACCESS_TOKEN_BYTES:
+        raise AuthenticationError(Reason.ACCESS_TOKEN_INVALID, "the access token is too large")
+    if not separator or not _B64TOKEN.fullmatch(access_token):
+        raise AuthenticationError(Reason.ACCESS_TOKEN_INVALID, "the Authorization header does not hold one bearer token")
+    return access_token
+
+
+def is_admitted(provider: IdentityProvider, namespace: str) -> bool:
+    """Whether this provider's principals may come to `namespace`; `OPERATORS_API` is open to providers of `system` only."""
+    if namespace == OPERATORS_API:
+        return provider.namespace == "system"
+    return not provider.operators_only and provider.trusts(namespace)
+
+
+def principal_from_claims(claims: VerifiedClaims, provider: IdentityProvider) -> Principal:
+    """Map verified claims to the caller, every name qualified by the provider. Raises `AuthenticationError`."""
+    subject = _name(claims, provider.subject_claim)
+    if not subject:
+        raise AuthenticationError(Reason.ACCESS_TOKEN_INVALID, f"the access token lacks the claim {provider.subject_claim}")
+    is_agent = bool(provider.agent_claim) and claims.get(provider.agent_claim) not in (None, False, "")
+    actor = _actor(claims)
+    trusted = (provider.trusted_namespaces or ("*",)) if provider.namespace == "system" else (provider.namespace,)
+    return Principal(
+        kind=PrincipalKind.AGENT if is_agent else PrincipalKind.USER,
+        id=f"{provider.id}/{subject}",
+        provider=provider.id,
+        subject=subject,
+        issuer=provider.issuer,
+        groups=tuple(f"{provider.id}/{group}" for group in _groups(claims, provider.groups_claim)),
+        oauth_client_id=_name(claims, "client_id") or _name(claims, "azp"),
+        access_token_id=_name(claims, "jti"),
+        actor=f"{provider.id}/{actor}" if actor else "",
+        trusted_namespaces=trusted,
+        expires_at_unix=limits_of(claims).expires_at,
+        claims=claims,
+    )
+
+
+def _groups(claims: VerifiedClaims, claim: str) -> list[str]:
+    """Groups in order, once each. A list that cannot be read whole is refused: a missing group could lift a `forbid`."""
+    elsewhere = claims.get("_claim_names")
+    if isinstance(elsewhere, Mapping) and claim in elsewhere:
+        raise AuthenticationError(Reason.ACCESS_TOKEN_INVALID, f"the access token does not hold its {claim} but points elsewhere for them")
+    value = claims.get(claim)
+    if value is None or value == "":
+        return []
+    members = [value] if isinstance(value, str) else value
+    if not isinstance(members, list) or len(members) > MAX_GROUPS:
+        raise AuthenticationError(
+            Reason.ACCESS_TOKEN_INVALID, f"the access token's claim {claim} is not a list of at most {MAX_GROUPS} names"
+        )
+    return list(dict.fromkeys(_checked_name(member, claim) for member in members))
+
+
+def _actor(claims: VerifiedClaims) -> str:
+    """RFC 8693 section 4.1: the current actor is the outermost `act`."""
+    act = claims.get("act")
+    if act is None:
+        return ""
+    if not isinstance(act, Mapping):
+        raise AuthenticationError(Reason.ACCESS_TOKEN_INVALID, "the access token's claim act is malformed")
+    return _checked_name(act.get("sub"), "act.sub")
+
+
+def _name(claims: VerifiedClaims, claim: str) -> str:
+    value = claims.get(claim)
+    return "" if value is None or value == "" else _checked_name(value, claim)
+
+
+def _checked_name(value: object, claim: str) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME_LENGTH or not value.isprintable():
+        raise AuthenticationError(
+            Reason.ACCESS_TOKEN_INVALID, f"the access token's claim {claim} is not a printable name of at most {MAX_NAME_LENGTH} characters"
+        )
+    return value

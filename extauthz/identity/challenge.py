@@ -1,0 +1,49 @@
+"""What a caller without a good access token is told: RFC 6750 challenges and RFC 9728 protected resource metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from extauthz.errors import Reason
+from extauthz.identity.provider import IdentityProvider
+
+_DESCRIPTIONS = {
+    Reason.ACCESS_TOKEN_EXPIRED: "the access token has expired",
+    Reason.AUDIENCE_MISMATCH: "the access token is meant for another resource",
+    Reason.ISSUER_UNKNOWN: "the access token's issuer is not trusted here",
+    Reason.ISSUER_UNAVAILABLE: "the keys of the access token's issuer cannot be read at the moment",
+}
+
+
+def www_authenticate(resource_metadata_url: str, reason: Reason | None = None, *, scope: str = "") -> str:
+    """The value of `WWW-Authenticate` for a 401. Without a token there is no `error` (RFC 6750 section 3.1)."""
+    parameters = []
+    if reason not in (None, Reason.ACCESS_TOKEN_MISSING):
+        description = _DESCRIPTIONS.get(reason, "the access token is not valid") if reason is not None else ""
+        parameters += [("error", "invalid_token"), ("error_description", description)]
+    if scope:
+        parameters.append(("scope", scope))
+    if resource_metadata_url:
+        parameters.append(("resource_metadata", resource_metadata_url))
+    return "Bearer " + ", ".join(f'{name}="{_quotable(value)}"' for name, value in parameters) if parameters else "Bearer"
+
+
+def protected_resource_metadata_url(resource_url: str) -> str:
+    """Where the metadata of a resource is: the well-known part goes between host and path (RFC 9728 section 3.1)."""
+    parts = urlsplit(resource_url)
+    return f"{parts.scheme}://{parts.netloc}/.well-known/oauth-protected-resource{parts.path}"
+
+
+def protected_resource_metadata(resource_url: str, identity_providers: Sequence[IdentityProvider]) -> dict[str, object]:
+    """The RFC 9728 document of one route. Issuers that are no URLs (inline keys) cannot be discovered and are left out."""
+    issuers = sorted({p.issuer for p in identity_providers if not p.operators_only and p.issuer.startswith(("https://", "http://"))})
+    metadata: dict[str, object] = {"resource": resource_url, "bearer_methods_supported": ["header"]}
+    if issuers:
+        metadata["authorization_servers"] = issuers
+    return metadata
+
+
+def _quotable(value: str) -> str:
+    """Only what RFC 6750 allows between quotes; anything else (quotes, line breaks, other alphabets) becomes `?`."""
+    return "".join(character if " " <= character <= "~" and character not in '"\\' else "?" for character in value)
