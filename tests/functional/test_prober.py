@@ -52,7 +52,7 @@ async def sdk_server(mcp_server: MCPServer, directory: Path) -> AsyncIterator[Pa
         config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
         uvicorn_server = uvicorn.Server(config)
         task = asyncio.create_task(uvicorn_server._serve(sockets=[listening]))
-        while not uvicorn_server.started:
+        while not uvicorn_server.started:  # noqa: ASYNC110 - uvicorn has a flag and no event
             await asyncio.sleep(0.01)
         yield path
         uvicorn_server.should_exit = True
@@ -303,14 +303,16 @@ async def test_readings_run_in_a_thread_of_their_own_and_can_be_cancelled(short_
         await asyncio.sleep(60)
         return web.Response()
 
-    async with scripted_server(short_directory, lambda method, params: never) as path:
-        async with ReaderThread(egress_address=f"unix:{path}", sign=lambda path: "signed", limits=ReadingLimits(seconds=30)) as reader:
-            reading = asyncio.create_task(reader.read("demo/crm"))
-            await asyncio.sleep(0.2)
-            reading.cancel()
-            started = time.monotonic()
-            with pytest.raises(asyncio.CancelledError):
-                await reading
+    async with (
+        scripted_server(short_directory, lambda method, params: never) as path,
+        ReaderThread(egress_address=f"unix:{path}", sign=lambda path: "signed", limits=ReadingLimits(seconds=30)) as reader,
+    ):
+        reading = asyncio.create_task(reader.read("demo/crm"))
+        await asyncio.sleep(0.2)
+        reading.cancel()
+        started = time.monotonic()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
 
     assert time.monotonic() - started < 2
 
