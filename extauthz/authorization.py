@@ -1,0 +1,99 @@
+"""Step (3) of a decision, on its own and pure: may this principal do this, at this revision?
+
+`extauthz.decision` asks it for live calls and the API's `explain` asks the very same function, so the two cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from extauthz.catalog.server import McpServer, Tool
+from extauthz.errors import Reason
+from extauthz.identity.principal import PROBER, Principal
+from extauthz.mcp.request import McpRequest, Target
+from extauthz.policy.model import AuthorizationRequest, Caller, Evaluation, ResourceKind
+from extauthz.state import AuthorizationState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether a request may be passed on. `mcp_server` is None when there is none for this caller."""
+
+    allowed: bool
+    reason: Reason
+    mcp_server: McpServer | None = None
+    tool: Tool | None = None
+    evaluation: Evaluation | None = None
+
+    def __bool__(self) -> bool:
+        raise TypeError("a Verdict has no truth value; read .allowed")
+
+
+def authorize(
+    state: AuthorizationState, principal: Principal, mcp_server_id: str, request: McpRequest, caller: Caller, *, explain: bool = False
+) -> Verdict:
+    """Decide about every target of the request; the first refusal is the answer. Never raises for what a client sent."""
+    mcp_server = state.mcp_servers.get(mcp_server_id)
+    if mcp_server is None:
+        return Verdict(allowed=False, reason=Reason.SERVER_NOT_FOUND)
+    if principal == PROBER:
+        return _for_prober(mcp_server, request)
+    if not state.policy.visible(principal, mcp_server):
+        return Verdict(allowed=False, reason=Reason.SERVER_NOT_FOUND, evaluation=_explained(state, principal, mcp_server, request, caller, explain))
+    if mcp_server.suspended:
+        return Verdict(allowed=False, reason=Reason.SERVER_SUSPENDED, mcp_server=mcp_server)
+    verdict = Verdict(allowed=False, reason=Reason.NO_MATCHING_PERMIT, mcp_server=mcp_server)
+    for target in request.targets:
+        verdict = _decide_target(state, principal, mcp_server, target, request.arguments, caller, explain=explain)
+        if not verdict.allowed:
+            return verdict
+    return verdict
+
+
+def _for_prober(mcp_server: McpServer, request: McpRequest) -> Verdict:
+    allowed = request.prober_may and not mcp_server.suspended
+    return Verdict(allowed=allowed, reason=Reason.ALLOWED if allowed else Reason.METHOD_UNKNOWN, mcp_server=mcp_server)
+
+
+def _explained(
+    state: AuthorizationState, principal: Principal, mcp_server: McpServer, request: McpRequest, caller: Caller, explain: bool  # noqa: FBT001
+) -> Evaluation | None:
+    if not explain or not request.targets:
+        return None
+    return state.policy.explain(_question(principal, mcp_server, request.targets[-1], request.arguments, caller))
+
+
+def _decide_target(
+    state: AuthorizationState,
+    principal: Principal,
+    mcp_server: McpServer,
+    target: Target,
+    arguments: Mapping[str, object],
+    caller: Caller,
+    *,
+    explain: bool,
+) -> Verdict:
+    if target.kind is ResourceKind.MCP_SERVER:
+        # Handshake and lists: `visible` has decided. What may be called is decided when it is called.
+        return Verdict(allowed=True, reason=Reason.ALLOWED, mcp_server=mcp_server)
+    tool = mcp_server.tools.get(target.name) if target.kind is ResourceKind.TOOL else None
+    if target.kind is ResourceKind.TOOL and tool is None:
+        return Verdict(allowed=False, reason=Reason.TOOL_UNKNOWN, mcp_server=mcp_server)
+    question = _question(principal, mcp_server, target, arguments, caller)
+    evaluation = state.policy.explain(question) if explain else state.policy.evaluate(question)
+    return Verdict(allowed=evaluation.allowed, reason=evaluation.reason, mcp_server=mcp_server, tool=tool, evaluation=evaluation)
+
+
+def _question(
+    principal: Principal, mcp_server: McpServer, target: Target, arguments: Mapping[str, object], caller: Caller
+) -> AuthorizationRequest:
+    return AuthorizationRequest(
+        principal=principal,
+        action=target.action,
+        resource_kind=target.kind,
+        mcp_server=mcp_server,
+        name=target.name,
+        arguments=arguments,
+        caller=caller,
+    )

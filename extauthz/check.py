@@ -1,0 +1,100 @@
+"""The adapter between Envoy's ext_authz messages and `decision`: a CheckRequest becomes a CheckInput, a Decision a CheckResponse."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import grpc
+
+from extauthz.decision import CheckInput, Decision, Passage
+from extauthz.wire import auth_pb2, common_pb2
+
+SERVICE = "envoy.service.auth.v3.Authorization"
+_OVERWRITE = 2  # HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+_OK, _PERMISSION_DENIED = grpc.StatusCode.OK.value[0], grpc.StatusCode.PERMISSION_DENIED.value[0]
+
+
+class Decides(Protocol):
+    """What the service needs of `decision.Decider`."""
+
+    async def decide(self, check: CheckInput) -> Decision: ...
+
+
+def check_service(decider: Decides) -> grpc.GenericRpcHandler:
+    """Envoy's Authorization service over `decider`, under its real name."""
+
+    async def check(request: auth_pb2.CheckRequest, _context: grpc.aio.ServicerContext[auth_pb2.CheckRequest, auth_pb2.CheckResponse]) -> auth_pb2.CheckResponse:
+        return check_response(await decider.decide(check_input(request)))
+
+    return grpc.method_handlers_generic_handler(
+        SERVICE,
+        {
+            "Check": grpc.unary_unary_rpc_method_handler(
+                check,
+                request_deserializer=auth_pb2.CheckRequest.FromString,
+                response_serializer=auth_pb2.CheckResponse.SerializeToString,
+            )
+        },
+    )
+
+
+def check_input(request: auth_pb2.CheckRequest) -> CheckInput:
+    """What Envoy says about a request. Header names are lower-cased; repeated headers stay separate (encode_raw_headers)."""
+    attributes = request.attributes
+    http = attributes.request.http
+    headers: dict[str, list[str]] = {}
+    for header in http.header_map.headers:
+        value = header.raw_value.decode("latin-1") if header.raw_value else header.value
+        headers.setdefault(header.key.lower(), []).append(value)
+    for name, value in http.headers.items():
+        headers.setdefault(name.lower(), [value])
+    return CheckInput(
+        listener=attributes.context_extensions.get("listener", "ingress"),
+        http_method=http.method,
+        path=http.path,
+        host=http.host,
+        headers=headers,
+        body=http.raw_body or http.body.encode("utf-8"),
+        downstream_address=attributes.source.address.socket_address.address,
+        peer_principal=attributes.source.principal,
+        envoy_request_id=headers.get("x-request-id", [""])[0],
+    )
+
+
+def check_response(decision: Decision) -> auth_pb2.CheckResponse:
+    """The decision as Envoy obeys it. The dynamic metadata joins access log and audit, and tells local replies from ours."""
+    response = auth_pb2.CheckResponse()
+    response.dynamic_metadata.update(
+        {
+            "verdict": "deny" if decision.passage is None else "allow",
+            "decision_id": decision.decision_id,
+            "reason": decision.reason.value,
+            "revision": str(decision.revision),
+        }
+    )
+    if decision.passage is not None:
+        response.status.code = _OK
+        _write_passage(response.ok_response, decision.passage, decision.decision_id)
+        return response
+    response.status.code = _PERMISSION_DENIED
+    denied = response.denied_response
+    if decision.answer is None:
+        denied.status.code = 503
+        return response
+    denied.status.code = decision.answer.status
+    denied.body = decision.answer.body
+    for name, value in (*decision.answer.headers, ("x-legation-decision-id", decision.decision_id)):
+        denied.headers.append(_set_header(name, value))
+    return response
+
+
+def _write_passage(ok: auth_pb2.OkHttpResponse, passage: Passage, decision_id: str) -> None:
+    routing = (("x-legation-cluster", passage.cluster), ("x-legation-lane", passage.lane), (":path", passage.path))
+    for name, value in (*routing, *passage.set_headers):
+        ok.headers.append(_set_header(name, value))
+    ok.headers_to_remove.extend(passage.remove_headers)
+    ok.response_headers_to_add.append(_set_header("x-legation-decision-id", decision_id))
+
+
+def _set_header(name: str, value: str) -> common_pb2.HeaderValueOption:
+    return common_pb2.HeaderValueOption(header=common_pb2.HeaderValue(key=name, value=value), append_action=_OVERWRITE)

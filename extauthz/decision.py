@@ -1,0 +1,427 @@
+"""The decision about one request: the heart of the product, read from top to bottom.
+
+    (0) shape: path, host, origin, size            nobody is asked who they are for a request that cannot be served
+    (1) who asks                                   `identity.authenticator` or the signed egress context
+    (2) for what                                   `mcp.request`: one strict parse of the whole body
+    (3) may they                                   `authorization.authorize`: catalog and policy at one revision
+    (4) as whom upstream                           `credentials`: never with the caller's own token
+    (5) on the record, durable before the answer   `audit.wal`
+
+A decision starts as a denial and stays one unless every step succeeded. `check.py` is the adapter to Envoy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from extauthz import answer
+from extauthz.answer import Answer
+from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord
+from extauthz.authorization import Verdict, authorize
+from extauthz.catalog.server import McpServer, Tool
+from extauthz.door import Door, Place
+from extauthz.egress_context import verify_egress_context
+from extauthz.errors import AuditError, AuthenticationError, CredentialError, MessageError, Reason
+from extauthz.identity.principal import PROBER, Principal
+from extauthz.mcp.era import Era
+from extauthz.mcp.request import McpRequest, parse_request
+from extauthz.policy.model import Caller, ResourceKind
+from extauthz.state import AuthorizationState
+
+logger = structlog.get_logger(__name__)
+
+LANE_DIRECT = "direct"
+LANE_STREAM = "stream"
+EGRESS_CONTEXT_HEADER = "legation-context"
+_FAILURES = frozenset(
+    {
+        Reason.INTERNAL_ERROR,
+        Reason.AUDIT_UNAVAILABLE,
+        Reason.NOT_READY,
+        Reason.REGISTRY_STALE,
+        Reason.ISSUER_UNAVAILABLE,
+        Reason.UPSTREAM_CREDENTIAL_UNAVAILABLE,
+        Reason.POLICY_EVALUATION_ERROR,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckInput:
+    """One request as Envoy described it. `headers` has lower-case names and every value as sent; `path` may hold a query."""
+
+    listener: str  # "ingress" | "egress"
+    http_method: str
+    path: str
+    host: str
+    headers: Mapping[str, Sequence[str]] = field(repr=False)
+    body: bytes = field(default=b"", repr=False)
+    downstream_address: str = ""
+    peer_principal: str = ""
+    envoy_request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """How an allowed request goes on: the one cluster, the registered path, and the headers that the upstream gets."""
+
+    cluster: str
+    lane: str
+    path: str
+    set_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    remove_headers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """The outcome: either a `passage` (allowed) or an `answer` (refused), never both."""
+
+    decision_id: str
+    reason: Reason
+    revision: int
+    passage: Passage | None = None
+    answer: Answer | None = None
+
+    def __bool__(self) -> bool:
+        raise TypeError("a Decision has no truth value; read .passage and .answer")
+
+
+class StateReader(Protocol):
+    """Where the current state is read: None = not loaded yet; `stale` = too old to decide by."""
+
+    def current(self) -> AuthorizationState | None: ...
+
+    def stale(self) -> bool: ...
+
+    async def authenticate(self, authorization_headers: Sequence[str], *, resource_url: str, namespace: str) -> Principal: ...
+
+
+class CredentialReader(Protocol):
+    """Where upstream credentials come from."""
+
+    async def headers_for(self, mcp_server: McpServer, deadline: float) -> list[tuple[str, str]]: ...
+
+
+class Recorder(Protocol):
+    """Makes a record durable or raises AuditError."""
+
+    async def append(self, record: AuditRecord) -> None: ...
+
+
+class _Refused(Exception):  # noqa: N818 - control flow inside this module
+    """A step has refused; carries what to tell."""
+
+    def __init__(self, reason: Reason, given: Answer | None = None) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+        self.given = given
+
+
+@dataclass(slots=True, kw_only=True)
+class _Case:
+    """What is known so far about the request being decided; the record is filled as the steps learn."""
+
+    check: CheckInput
+    record: AuditRecord
+    state: AuthorizationState | None = None
+    place: Place | None = None
+    request: McpRequest | None = None
+    id_json: str = "null"
+    www_authenticate: str = ""
+
+
+class Decider:
+    """Decides. One per process; everything it needs is given, nothing is fetched but through these collaborators."""
+
+    def __init__(
+        self,
+        *,
+        state: StateReader,
+        door: Door,
+        credentials: CredentialReader,
+        audit: Recorder,
+        timeout_ms: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._state = state
+        self._door = door
+        self._credentials = credentials
+        self._audit = audit
+        self._timeout_s = timeout_ms / 1000
+        self._clock = clock
+
+    async def decide(self, check: CheckInput) -> Decision:
+        """Decide about one request. Never raises but for cancellation: whatever fails is a refusal, and on the record."""
+        started = time.perf_counter()
+        case = self._opened(check)
+        reason, passage, given = Reason.INTERNAL_ERROR, None, None
+        try:
+            passage = await self._passage(case, deadline=started + self._timeout_s)
+            reason = Reason.ALLOWED
+        except _Refused as refused:
+            reason, given = refused.reason, refused.given
+        except asyncio.CancelledError:
+            case.record.abandoned = True
+            await asyncio.shield(self._put_on_record(case, Reason.INTERNAL_ERROR, None, None, started))
+            raise
+        except Exception as error:  # noqa: BLE001 - the edge of the process: whatever happened, the call is not made
+            logger.error("decision failed", decision_id=case.record.decision_id, error=type(error).__name__, exc_info=error)
+        if passage is None and given is None:
+            given = self._refusal(case, reason)
+        return await self._put_on_record(case, reason, passage, given, started)
+
+    def _opened(self, check: CheckInput) -> _Case:
+        decision_id = secrets.token_urlsafe(16)
+        record = AuditRecord(decision_id=decision_id, at_unix_us=int(self._clock() * 1_000_000))
+        record.http_method = check.http_method[:16]
+        record.path = check.path.partition("?")[0][:500]
+        record.downstream_address = check.downstream_address
+        record.envoy_request_id = check.envoy_request_id
+        record.body_bytes = len(check.body)
+        record.user_agent = _first(check.headers, "user-agent")[:200]
+        record.trace_id = _trace_id(_first(check.headers, "traceparent"))
+        return _Case(check=check, record=record)
+
+    async def _passage(self, case: _Case, deadline: float) -> Passage:
+        # (0) shape
+        place = self._enter(case)
+        # (1) who asks
+        principal = await self._who(case, place)
+        # (2) for what
+        request = self._what(case)
+        # (3) may they
+        verdict = self._may(case, place, principal, request)
+        assert verdict.mcp_server is not None  # noqa: S101 - an allowed verdict names its server
+        # (4) as whom upstream; (5) is `_put_on_record`, for refusals too
+        return await self._upstream(case, verdict.mcp_server, verdict.tool, request, deadline)
+
+    def _enter(self, case: _Case) -> Place:
+        """(0) The path names a server, the host and origin are ours, the registry is loaded."""
+        check = case.check
+        try:
+            place = self._door.enter(check.listener, check.http_method, check.path, check.host, check.headers)
+        except MessageError as error:
+            raise self._malformed(case, error) from error
+        if place is None:
+            raise _Refused(Reason.SERVER_NOT_FOUND)
+        case.place = place
+        case.record.namespace, case.record.mcp_server = place.namespace, place.name
+        if place.refused is not None:
+            raise _Refused(place.refused)
+        state = self._state.current()
+        if place.metadata:
+            raise self._metadata(case, place, state)
+        if state is None:
+            raise _Refused(Reason.NOT_READY)
+        case.state = state
+        case.record.revision = state.revision
+        if self._state.stale():
+            raise _Refused(Reason.REGISTRY_STALE)
+        return place
+
+    def _metadata(self, case: _Case, place: Place, state: AuthorizationState | None) -> _Refused:
+        # The same for every well-formed path: it must not tell which servers exist.
+        case.record.event = AuditEvent.METADATA
+        providers = state.identity_providers if state is not None else ()
+        return _Refused(Reason.ALLOWED, answer.metadata(self._door.metadata_document(place, providers)))
+
+    async def _who(self, case: _Case, place: Place) -> Principal:
+        """(1) The access token's principal, or at the egress listener the one that an authorizer or the prober signed for."""
+        check, state = case.check, case.state
+        assert state is not None  # noqa: S101 - _enter has set it
+        case.www_authenticate = self._door.challenge(place, None)
+        try:
+            if check.listener == "egress":
+                principal = self._signed_context(case, state)
+            else:
+                principal = await self._state.authenticate(
+                    check.headers.get("authorization", ()), resource_url=place.resource_url, namespace=place.namespace
+                )
+        except AuthenticationError as error:
+            case.www_authenticate = self._door.challenge(place, error.reason)
+            raise _Refused(error.reason) from error
+        case.record.principal = principal
+        case.record.roles = state.policy.roles_of(principal, place.namespace)
+        return principal
+
+    def _signed_context(self, case: _Case, state: AuthorizationState) -> Principal:
+        values = case.check.headers.get(EGRESS_CONTEXT_HEADER, ())
+        if len(values) != 1:
+            raise AuthenticationError(Reason.EGRESS_CONTEXT_INVALID, "the signed context is missing")
+        context = verify_egress_context(values[0], state.context_keys, self._clock())
+        place = case.place
+        if place is None or (context.mcp_server_id and context.mcp_server_id != place.mcp_server_id):
+            raise AuthenticationError(Reason.EGRESS_CONTEXT_INVALID, "the signed context is for another server")
+        case.record.parent_decision_id = context.decision_id
+        return PROBER if context.kind == "prober" else context.principal
+
+    def _what(self, case: _Case) -> McpRequest:
+        """(2) One strict parse of the whole body, within the size that this server allows."""
+        check, state, place = case.check, case.state, case.place
+        assert state is not None and place is not None  # noqa: S101, PT018 - _enter has set them
+        server = state.mcp_servers.get(place.mcp_server_id)
+        if len(check.body) > (server.max_body_bytes if server is not None else self._door.default_body_bytes):
+            raise _Refused(Reason.BODY_TOO_LARGE)
+        self._door.refuse_partial(check.headers)
+        try:
+            request = parse_request(check.http_method, check.headers, check.body)
+        except MessageError as error:
+            raise self._malformed(case, error) from error
+        case.request, case.id_json = request, request.id_json
+        _describe(case.record, check, request)
+        return request
+
+    def _may(self, case: _Case, place: Place, principal: Principal, request: McpRequest) -> Verdict:
+        """(3) Catalog and policy at one revision."""
+        state = case.state
+        assert state is not None  # noqa: S101 - _enter has set it
+        caller = Caller(
+            era=request.era.value,
+            mtls=bool(case.check.peer_principal),
+            issuer=principal.issuer,
+            address=case.check.downstream_address,
+            now_unix=self._clock(),
+        )
+        verdict = authorize(state, principal, place.mcp_server_id, request, caller)
+        record = case.record
+        record.server = verdict.mcp_server
+        record.policy_engine = state.policy.name
+        if verdict.tool is not None:
+            record.tool_digest, record.effect = verdict.tool.digest, verdict.tool.effect.value
+        if verdict.evaluation is not None:
+            record.determining_policies = verdict.evaluation.determining_policies
+            record.policy_errors = verdict.evaluation.errors
+        if not verdict.allowed:
+            raise _Refused(verdict.reason)
+        return verdict
+
+    async def _upstream(self, case: _Case, mcp_server: McpServer, tool: Tool | None, request: McpRequest, deadline: float) -> Passage:
+        """(4) The registered address and credential; the caller's own credentials stay here."""
+        remaining = max(deadline - time.perf_counter(), 0.0)
+        try:
+            async with asyncio.timeout(remaining):
+                credential_headers = await self._credentials.headers_for(mcp_server, remaining)
+        except (CredentialError, TimeoutError) as error:
+            logger.warning("upstream credential unavailable", mcp_server=mcp_server.id, cause=str(error) or "timeout")
+            raise _Refused(Reason.UPSTREAM_CREDENTIAL_UNAVAILABLE) from error
+        lane = LANE_STREAM if request.streaming else LANE_DIRECT
+        case.record.lane, case.record.cluster = lane, mcp_server.cluster
+        set_names = {name for name, _ in credential_headers}
+        remove = [name for name in ("authorization", EGRESS_CONTEXT_HEADER) if name not in set_names and name in case.check.headers]
+        if request.era is Era.LEGACY:
+            # Legacy servers do not read these; a lying copy must not reach anything that does.
+            remove += [name for name in case.check.headers if name in {"mcp-method", "mcp-name"} or name.startswith("mcp-param-")]
+        return Passage(
+            cluster=mcp_server.cluster,
+            lane=lane,
+            path=mcp_server.path,
+            set_headers=(*credential_headers, *_resilience(mcp_server, tool, request)),
+            remove_headers=tuple(remove),
+        )
+
+    async def _put_on_record(
+        self, case: _Case, reason: Reason, passage: Passage | None, given: Answer | None, started: float
+    ) -> Decision:
+        """(5) The record is durable before Envoy hears anything; without a record there is no call."""
+        record = case.record
+        record.reason = reason.value
+        if reason is Reason.ALLOWED:
+            record.decision = AuditDecision.ALLOW
+        else:
+            record.decision = AuditDecision.ERROR if reason in _FAILURES else AuditDecision.DENY
+            told = answer.TOLD.get(reason)
+            record.sentence = record.sentence or (told.sentence if told else "")
+        record.http_status = given.status if given is not None else 0
+        record.latency_us = int((time.perf_counter() - started) * 1_000_000)
+        try:
+            await self._audit.append(record)
+        except AuditError as error:
+            logger.error("audit record lost", decision_id=record.decision_id, error=str(error))
+            reason, passage, given = Reason.AUDIT_UNAVAILABLE, None, self._refusal(case, Reason.AUDIT_UNAVAILABLE)
+        return Decision(decision_id=record.decision_id, reason=reason, revision=record.revision, passage=passage, answer=given)
+
+    def _refusal(self, case: _Case, reason: Reason) -> Answer:
+        era = case.request.era if case.request is not None else None
+        return answer.refusal(
+            reason, era=era, id_json=case.id_json, decision_id=case.record.decision_id, www_authenticate=case.www_authenticate
+        )
+
+    def _malformed(self, case: _Case, error: MessageError) -> _Refused:
+        case.id_json = error.request_id_json
+        case.record.request_id_json = "" if error.request_id_json == "null" else error.request_id_json
+        case.record.sentence = error.sentence
+        given = answer.malformed(
+            error.reason,
+            error.sentence,
+            status=error.status,
+            code=error.code,
+            id_json=error.request_id_json,
+            decision_id=case.record.decision_id,
+            data=error.data,
+        )
+        return _Refused(error.reason, given)
+
+
+def _resilience(mcp_server: McpServer, tool: Tool | None, request: McpRequest) -> list[tuple[str, str]]:
+    """Timeouts and retries, as headers that only we can set. A connection that was never made is always safe to try again."""
+    headers: list[tuple[str, str]] = []
+    if mcp_server.timeout_ms and not request.streaming:
+        headers.append(("x-envoy-upstream-rq-timeout-ms", str(mcp_server.timeout_ms)))
+    retry_on = "connect-failure,refused-stream"
+    if tool is not None and (tool.idempotent or tool.effect.value == "read"):
+        retry_on += ",reset"
+    headers += [("x-envoy-retry-on", retry_on), ("x-envoy-max-retries", "2")]
+    return headers
+
+
+def _describe(record: AuditRecord, check: CheckInput, request: McpRequest) -> None:
+    record.era = request.era.value
+    record.protocol_version = request.protocol_version
+    record.method = request.method or (check.http_method if request.message_class is None else request.message_class.value)
+    record.request_id_json = "" if request.id_json == "null" else request.id_json
+    record.tool = request.tool
+    for target in request.targets:
+        if target.kind is ResourceKind.PROMPT:
+            record.prompt = target.name
+        elif target.kind is ResourceKind.MCP_RESOURCE:
+            record.mcp_resource_uri = target.name
+    if request.has_arguments:
+        record.arguments_digest = _digest(request.arguments)
+    record.event = _event_of(check, request)
+
+
+def _digest(arguments: Mapping[str, object]) -> str:
+    """SHA-256 of the arguments as JSON with sorted keys and no white space: equal arguments, equal digest."""
+    text = json.dumps(arguments, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return "sha256:" + hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _event_of(check: CheckInput, request: McpRequest) -> AuditEvent:
+    if request.method == "tools/call":
+        return AuditEvent.TOOL_CALL
+    if check.http_method == "GET":
+        return AuditEvent.MCP_STREAM
+    if check.http_method == "DELETE":
+        return AuditEvent.MCP_SESSION_END
+    return AuditEvent.MCP_MESSAGE
+
+
+def _first(headers: Mapping[str, Sequence[str]], name: str) -> str:
+    values = headers.get(name, ())
+    return values[0] if values else ""
+
+
+def _trace_id(traceparent: str) -> str:
+    """The trace id of a W3C traceparent, or "" when it is not one."""
+    parts = traceparent.split("-")
+    is_one = len(parts) == 4 and len(parts[1]) == 32 and all(c in "0123456789abcdef" for c in parts[1])
+    return parts[1] if is_one else ""

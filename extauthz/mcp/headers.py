@@ -1,0 +1,117 @@
+"""The headers of MCP over HTTP: at most one of each, known versions only, equal to the body where the era demands it.
+
+Headers are a copy for intermediaries; the body decides. A header that lies is refused in the modern era (-32020) and removed
+in the legacy one, where servers do not read it (MCP 2026-07-28, basic/transports, "Standard request headers").
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+
+from extauthz.errors import MessageError, Reason
+from extauthz.mcp.era import LEGACY_VERSIONS, MODERN_VERSIONS, SUPPORTED_VERSIONS, Era
+from extauthz.mcp.jsonrpc import INVALID_PARAMS, INVALID_REQUEST, Message, MessageClass
+
+HEADER_MISMATCH = -32020
+UNSUPPORTED_PROTOCOL_VERSION = -32022
+
+HeaderMap = Mapping[str, Sequence[str]]
+
+META_VERSION = "io.modelcontextprotocol/protocolVersion"
+META_CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
+_SINGLE_HEADERS = ("mcp-protocol-version", "mcp-method", "mcp-name", "mcp-session-id", "content-type", "content-encoding", "last-event-id")
+_NAME_MEMBER = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+
+
+def refuse_repeated(headers: HeaderMap) -> None:
+    """Refuse a header that must stand alone and does not: two receivers would choose differently."""
+    for name in _SINGLE_HEADERS:
+        if len(headers.get(name, ())) > 1:
+            raise MessageError(Reason.HEADER_REPEATED, f"the header {name} is sent more than once", status=400, code=INVALID_REQUEST)
+
+
+def protocol_version(headers: HeaderMap) -> str:
+    """The version that the header names, or "" when absent (legacy rules apply); an unknown one is refused (-32022)."""
+    values = headers.get("mcp-protocol-version", ())
+    if not values:
+        return ""
+    version = values[0]
+    if version not in SUPPORTED_VERSIONS:
+        raise MessageError(
+            Reason.PROTOCOL_VERSION_UNSUPPORTED,
+            "this MCP protocol version is not supported",
+            status=400,
+            code=UNSUPPORTED_PROTOCOL_VERSION,
+            data={"supported": list(SUPPORTED_VERSIONS), "requested": version[:64]},
+        )
+    return version
+
+
+def era_of(version: str) -> Era:
+    """The era of a version that `protocol_version` returned."""
+    return Era.MODERN if version in MODERN_VERSIONS else Era.LEGACY
+
+
+def check_equality(message: Message, headers: HeaderMap, version: str) -> None:
+    """Refuse headers that say something else than the body (modern), or a modern body under legacy headers."""
+    meta = message.params.get("_meta")
+    body_version = meta.get(META_VERSION) if isinstance(meta, dict) else None
+    if era_of(version) is Era.LEGACY:
+        if body_version is not None and body_version not in LEGACY_VERSIONS:
+            raise _mismatch(message, "the body names a protocol version that the header MCP-Protocol-Version does not")
+        return
+    if message.message_class is MessageClass.REQUEST:
+        _require_meta(message, meta)
+    if body_version is not None and body_version != version:
+        raise _mismatch(message, "the header MCP-Protocol-Version differs from the body")
+    _check_method_header(message, headers)
+    _check_name_header(message, headers)
+
+
+def _require_meta(message: Message, meta: object) -> None:
+    if not isinstance(meta, dict) or not isinstance(meta.get(META_VERSION), str) or not isinstance(meta.get(META_CAPABILITIES), dict):
+        raise MessageError(
+            Reason.INVALID_PARAMS,
+            f"params._meta must hold {META_VERSION} and {META_CAPABILITIES}",
+            status=400,
+            code=INVALID_PARAMS,
+            request_id_json=message.id_json,
+        )
+
+
+def _check_method_header(message: Message, headers: HeaderMap) -> None:
+    values = headers.get("mcp-method", ())
+    if not values:
+        if message.message_class is MessageClass.REQUEST:
+            raise _mismatch(message, "the header Mcp-Method is missing")
+        return
+    if values[0].strip() != message.method:
+        raise _mismatch(message, "the header Mcp-Method differs from the body")
+
+
+def _check_name_header(message: Message, headers: HeaderMap) -> None:
+    values = headers.get("mcp-name", ())
+    member = _NAME_MEMBER.get(message.method)
+    if member is None:
+        return
+    if not values:
+        raise _mismatch(message, "the header Mcp-Name is missing")
+    if decoded_header(values[0], message) != message.params.get(member):
+        raise _mismatch(message, "the header Mcp-Name differs from the body")
+
+
+def decoded_header(value: str, message: Message) -> str:
+    """The text behind the `=?base64?…?=` sentinel, or the value itself (MCP 2026-07-28, header value encoding)."""
+    value = value.strip(" \t")
+    if not (value.startswith("=?base64?") and value.endswith("?=")):
+        return value
+    try:
+        return base64.b64decode(value[9:-2], validate=True).decode("utf-8", "strict")
+    except (binascii.Error, UnicodeDecodeError) as error:
+        raise _mismatch(message, "a header value is not valid base64 of UTF-8 text") from error
+
+
+def _mismatch(message: Message, sentence: str) -> MessageError:
+    return MessageError(Reason.HEADER_MISMATCH, sentence, status=400, code=HEADER_MISMATCH, request_id_json=message.id_json)

@@ -1,0 +1,186 @@
+"""One HTTP request on an MCP path, read strictly and once: what it asks, in which era, about which tool, prompt or resource.
+
+`parse_request` is step (2) of `extauthz.decision`; nobody unauthenticated gets this far.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from collections.abc import Mapping
+
+from extauthz.errors import MessageError, Reason
+from extauthz.mcp import headers as mcp_headers
+from extauthz.mcp.era import METHODS, Era, MethodRule, Scope
+from extauthz.mcp.headers import HeaderMap
+from extauthz.mcp.jsonrpc import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, Message, MessageClass, parse_message
+from extauthz.policy.model import Action, ResourceKind
+
+MAX_NAME_CHARACTERS = 2000
+MAX_TARGETS = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One thing that the message is about and that must be decided."""
+
+    action: Action
+    kind: ResourceKind
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class McpRequest:
+    """What is asked. `targets` are all decided; every one must be allowed. `method` is "" for a response or a bare stream."""
+
+    era: Era
+    protocol_version: str
+    method: str
+    id_json: str = "null"
+    message_class: MessageClass | None = None
+    targets: tuple[Target, ...] = ()
+    arguments: Mapping[str, object] = field(default_factory=dict, repr=False)
+    has_arguments: bool = False
+    prober_may: bool = False
+    streaming: bool = False
+
+    @property
+    def tool(self) -> str:
+        return next((target.name for target in self.targets if target.kind is ResourceKind.TOOL), "")
+
+
+def parse_request(http_method: str, headers: HeaderMap, body: bytes) -> McpRequest:
+    """Read the request; raises `MessageError` for everything that is not exactly one acceptable MCP request."""
+    mcp_headers.refuse_repeated(headers)
+    version = mcp_headers.protocol_version(headers)
+    if http_method == "POST":
+        return _parse_post(headers, body, version)
+    return _parse_bodiless(http_method, headers, body, version)
+
+
+def _parse_post(headers: HeaderMap, body: bytes, version: str) -> McpRequest:
+    _require_json(headers)
+    message = parse_message(body)
+    era = mcp_headers.era_of(version)
+    mcp_headers.check_equality(message, headers, version)
+    if message.message_class is MessageClass.RESPONSE:
+        return _response(message, era, version)
+    rule = _rule_of(message, era)
+    arguments = message.params.get("arguments")
+    if arguments is not None and not isinstance(arguments, dict):
+        raise _invalid_params(message, "params.arguments must be an object")
+    return McpRequest(
+        era=era,
+        protocol_version=version,
+        method=message.method,
+        id_json=message.id_json,
+        message_class=message.message_class,
+        targets=_targets(message, rule),
+        arguments=arguments if arguments is not None else {},
+        has_arguments=arguments is not None,
+        prober_may=rule.prober,
+        streaming=rule.scope is Scope.SUBSCRIPTIONS,
+    )
+
+
+def _parse_bodiless(http_method: str, headers: HeaderMap, body: bytes, version: str) -> McpRequest:
+    if http_method not in {"GET", "DELETE"} or mcp_headers.era_of(version) is Era.MODERN:
+        raise MessageError(
+            Reason.HTTP_METHOD_REFUSED, f"{http_method[:16]} is not part of this protocol version; use POST", status=405, code=INVALID_REQUEST
+        )
+    if body:
+        raise MessageError(Reason.INVALID_REQUEST, f"a {http_method} request must not have a body", status=400, code=INVALID_REQUEST)
+    if http_method == "DELETE" and not headers.get("mcp-session-id"):
+        raise MessageError(Reason.INVALID_REQUEST, "DELETE ends a session and needs the header Mcp-Session-Id", status=400, code=INVALID_REQUEST)
+    server = Target(action=Action.TOOLS_LIST, kind=ResourceKind.MCP_SERVER)
+    return McpRequest(
+        era=Era.LEGACY, protocol_version=version, method="", targets=(server,), prober_may=True, streaming=http_method == "GET"
+    )
+
+
+def _require_json(headers: HeaderMap) -> None:
+    encoding = headers.get("content-encoding", ("identity",))[0].strip().lower()
+    if encoding not in {"", "identity"}:
+        raise MessageError(
+            Reason.CONTENT_ENCODING_REFUSED, "the body must not be compressed", status=415, code=INVALID_REQUEST
+        )
+    media_type, _, parameters = headers.get("content-type", ("",))[0].partition(";")
+    charset = parameters.strip().lower().replace('"', "").removeprefix("charset=").strip()
+    if media_type.strip().lower() != "application/json" or charset not in {"", "utf-8", "utf8"}:
+        raise MessageError(
+            Reason.CONTENT_TYPE_REFUSED, "the header Content-Type must be application/json (UTF-8)", status=415, code=INVALID_REQUEST
+        )
+
+
+def _response(message: Message, era: Era, version: str) -> McpRequest:
+    """A client's answer to a server's request: legacy only, and only on a server that exists for the caller."""
+    if era is Era.MODERN:
+        raise MessageError(
+            Reason.INVALID_REQUEST, "responses are not sent to servers in this protocol version", status=400, code=INVALID_REQUEST
+        )
+    server = Target(action=Action.TOOLS_LIST, kind=ResourceKind.MCP_SERVER)
+    return McpRequest(
+        era=era, protocol_version=version, method="", id_json=message.id_json, message_class=MessageClass.RESPONSE, targets=(server,)
+    )
+
+
+def _rule_of(message: Message, era: Era) -> MethodRule:
+    rule = METHODS.get(message.method)
+    if rule is None or era not in rule.eras:
+        status = 404 if era is Era.MODERN else 200
+        raise MessageError(
+            Reason.METHOD_UNKNOWN, "this method is not served", status=status, code=METHOD_NOT_FOUND, request_id_json=message.id_json
+        )
+    if rule.message_class is not message.message_class:
+        wanted = "needs an id" if rule.message_class is MessageClass.REQUEST else "must not have an id"
+        raise MessageError(
+            Reason.INVALID_REQUEST, f"{message.method} {wanted}", status=400, code=INVALID_REQUEST, request_id_json=message.id_json
+        )
+    return rule
+
+
+def _targets(message: Message, rule: MethodRule) -> tuple[Target, ...]:
+    if rule.scope in {Scope.TOOL, Scope.PROMPT}:
+        return (Target(action=rule.action, kind=rule.resource_kind, name=_name(message, message.params, "name")),)
+    if rule.scope is Scope.MCP_RESOURCE:
+        return (Target(action=rule.action, kind=rule.resource_kind, name=_name(message, message.params, "uri")),)
+    if rule.scope is Scope.COMPLETION:
+        return (_completion_target(message),)
+    server = Target(action=rule.action, kind=ResourceKind.MCP_SERVER)
+    if rule.scope is Scope.SUBSCRIPTIONS:
+        return (server, *_subscribed(message))
+    return (server,)
+
+
+def _name(message: Message, place: Mapping[str, object], member: str) -> str:
+    name = place.get(member)
+    if not isinstance(name, str) or not name or len(name) > MAX_NAME_CHARACTERS:
+        raise _invalid_params(message, f"{member} must be a string of 1 to {MAX_NAME_CHARACTERS} characters")
+    return name
+
+
+def _completion_target(message: Message) -> Target:
+    ref = message.params.get("ref")
+    if isinstance(ref, dict) and ref.get("type") == "ref/prompt":
+        return Target(action=Action.PROMPTS_GET, kind=ResourceKind.PROMPT, name=_name(message, ref, "name"))
+    if isinstance(ref, dict) and ref.get("type") == "ref/resource":
+        return Target(action=Action.RESOURCES_READ, kind=ResourceKind.MCP_RESOURCE, name=_name(message, ref, "uri"))
+    raise _invalid_params(message, "params.ref must be a ref/prompt or a ref/resource")
+
+
+def _subscribed(message: Message) -> tuple[Target, ...]:
+    # The filter stands in params.notifications; a server that read it in params directly must find nothing there either.
+    uris: list[object] = []
+    for place in (message.params, message.params.get("notifications")):
+        listed = place.get("resourceSubscriptions") if isinstance(place, dict) else None
+        if listed is None:
+            continue
+        if not isinstance(listed, list) or len(listed) > MAX_TARGETS:
+            raise _invalid_params(message, f"resourceSubscriptions must be a list of at most {MAX_TARGETS} URIs")
+        uris.extend(listed)
+    return tuple(
+        Target(action=Action.RESOURCES_READ, kind=ResourceKind.MCP_RESOURCE, name=_name(message, {"uri": uri}, "uri")) for uri in uris
+    )
+
+
+def _invalid_params(message: Message, sentence: str) -> MessageError:
+    return MessageError(Reason.INVALID_PARAMS, sentence, status=400, code=INVALID_PARAMS, request_id_json=message.id_json)

@@ -1,0 +1,184 @@
+"""How a new revision takes effect in an authorizer: messages become one immutable state, swapped in one assignment.
+
+    discovery stream ──▶ `Subscription.take(resources, revision)` ──▶ AuthorizationState ──▶ read by every decision
+
+What did not change since the last revision is reused as it is, so a change costs what changed. A state that cannot be built
+raises, the Revision is NACKed with its words, and the last good state keeps deciding. The last good copy is also kept on
+disk, without secrets and MAC keys, for a restart while every control plane is away; it serves at most `max_staleness`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Generic, TypeVar
+
+import structlog
+
+from extauthz import discovery
+from extauthz.catalog.server import McpServer
+from extauthz.discovery import StagedResources
+from extauthz.errors import AuthenticationError, Reason
+from extauthz.identity.authenticator import Authenticator
+from extauthz.identity.jwks import KeySource
+from extauthz.identity.principal import Principal
+from extauthz.identity.provider import IdentityProvider
+from extauthz.policy.cedar import CedarEngine
+from extauthz.policy.model import PolicyDocument, RoleBinding
+from extauthz.state import (
+    AuthorizationState,
+    context_keys_from_messages,
+    identity_provider_from_message,
+    mcp_server_from_message,
+    policy_document_from_message,
+    role_binding_from_message,
+)
+from extauthz.v1 import registry_pb2 as pb
+
+logger = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+
+class _Decoded(Generic[T]):
+    """Values of one type by resource name; decodes again only what has other bytes than last time."""
+
+    def __init__(self, decode: Callable[[bytes], T]) -> None:
+        self._decode = decode
+        self._bytes: Mapping[str, bytes] = {}
+        self.values: dict[str, T] = {}
+
+    def updated(self, resources: Mapping[str, bytes]) -> _Decoded[T]:
+        """A new value for `resources`; this one is left as it was, in case the revision is refused."""
+        result = _Decoded(self._decode)
+        result._bytes = resources
+        for name, payload in resources.items():
+            known = self._bytes.get(name)
+            same = known is payload or known == payload
+            result.values[name] = self.values[name] if same else self._decode(payload)
+        return result
+
+
+class Subscription:
+    """The state that decisions read, and how it is replaced."""
+
+    def __init__(
+        self, *, key_source: KeySource, cache_file: Path | None, max_staleness_seconds: int, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._key_source = key_source
+        self._cache_file = cache_file
+        self._max_staleness_seconds = max_staleness_seconds
+        self._clock = clock
+        self._state: AuthorizationState | None = None
+        self._authenticator: Authenticator | None = None
+        self._last_contact = clock()
+        self._connected: Callable[[], bool] = lambda: False
+        self._servers = _Decoded(lambda data: mcp_server_from_message(pb.McpServer.FromString(data)))
+        self._documents = _Decoded(lambda data: policy_document_from_message(pb.PolicySet.FromString(data)))
+        self._bindings = _Decoded(lambda data: role_binding_from_message(pb.RoleBinding.FromString(data)))
+        self._providers = _Decoded(lambda data: identity_provider_from_message(pb.IdentityProvider.FromString(data)))
+
+    def current(self) -> AuthorizationState | None:
+        """The state to decide by, None before the first revision."""
+        return self._state
+
+    def stale(self) -> bool:
+        """Whether the control plane has been away for longer than the state may be trusted."""
+        if self._connected():
+            self._last_contact = self._clock()
+        return self._clock() - self._last_contact > self._max_staleness_seconds
+
+    def watch_connection(self, connected: Callable[[], bool]) -> None:
+        """Tell where to read whether the control plane is there."""
+        self._connected = connected
+
+    async def authenticate(self, authorization_headers: Sequence[str], *, resource_url: str, namespace: str) -> Principal:
+        """The principal of an access token, by the identity providers of the current state."""
+        if self._authenticator is None:
+            raise AuthenticationError(Reason.ISSUER_UNKNOWN, "no identity provider is registered")
+        return await self._authenticator.authenticate(authorization_headers, resource_url=resource_url, namespace=namespace)
+
+    def take(self, resources: StagedResources, revision: int) -> None:
+        """Swap to a revision as a whole, or raise `LegationError` or ValueError and change nothing."""
+        servers = self._servers.updated(resources.get(discovery.MCP_SERVER, {}))
+        documents = self._documents.updated(resources.get(discovery.POLICY_SET, {}))
+        bindings = self._bindings.updated(resources.get(discovery.ROLE_BINDING, {}))
+        providers = self._providers.updated(resources.get(discovery.IDENTITY_PROVIDER, {}))
+        state = AuthorizationState(
+            revision=revision,
+            mcp_servers=MappingProxyType(servers.values),
+            policy=self._policy(tuple(documents.values.values()), tuple(bindings.values.values()), servers.values),
+            identity_providers=tuple(providers.values.values()),
+            context_keys=context_keys_from_messages(
+                pb.ContextKey.FromString(data) for data in resources.get(discovery.CONTEXT_KEY, {}).values()
+            ),
+        )
+        if self._state is None or self._state.identity_providers != state.identity_providers:
+            self._replace_authenticator(state.identity_providers)
+        self._servers, self._documents, self._bindings, self._providers = servers, documents, bindings, providers
+        self._state = state
+        self._last_contact = self._clock()
+
+    def _policy(
+        self, documents: tuple[PolicyDocument, ...], bindings: tuple[RoleBinding, ...], mcp_servers: Mapping[str, McpServer]
+    ) -> CedarEngine:
+        if self._state is not None and isinstance(self._state.policy, CedarEngine):
+            return self._state.policy.rebuilt(documents, bindings, mcp_servers)
+        return CedarEngine.build(documents, bindings, mcp_servers)
+
+    def _replace_authenticator(self, providers: tuple[IdentityProvider, ...]) -> None:
+        self._authenticator = Authenticator(providers, self._key_source, self._clock)
+
+    def read_last_good(self) -> StagedResources:
+        """The copy on disk: taken as the state when it is young enough. Returns what to offer the control plane as held."""
+        if self._cache_file is None or not self._cache_file.is_file():
+            return {}
+        try:
+            held = json.loads(self._cache_file.read_bytes())
+            age = self._clock() - float(held["written_at_unix"])
+            resources = {t: {n: bytes.fromhex(v) for n, v in named.items()} for t, named in held["resources"].items()}
+            if age > self._max_staleness_seconds:
+                logger.warning("last good copy is too old", age_seconds=int(age))
+                return {}
+            self.take(resources, int(held["revision"]))
+            self._last_contact = self._clock() - age
+        except Exception as error:  # noqa: BLE001 - a damaged copy must not keep an authorizer from asking the control plane
+            logger.warning("last good copy is unusable", error=str(error))
+            return {}
+        logger.info("deciding by the last good copy", revision=held["revision"], age_seconds=int(age))
+        return resources
+
+    def write_last_good(self, resources: StagedResources, revision: int) -> None:
+        """Keep a copy for the next start, atomically, mode 0600, without secrets and MAC keys. Blocks; call it in a thread."""
+        if self._cache_file is None:
+            return
+        kept = {
+            type_url: {name: _without_secrets(type_url, data).hex() for name, data in named.items()}
+            for type_url, named in resources.items()
+            if type_url != discovery.CONTEXT_KEY
+        }
+        text = json.dumps({"written_at_unix": self._clock(), "revision": revision, "resources": kept})
+        temporary = self._cache_file.with_suffix(".new")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self._cache_file)
+
+
+def _without_secrets(type_url: str, data: bytes) -> bytes:
+    """The same resource without secret values; a server that needs one answers 502 until the control plane is back."""
+    if type_url != discovery.MCP_SERVER:
+        return data
+    message = pb.McpServer.FromString(data)
+    kind = message.credential.WhichOneof("kind")
+    if kind == "static_header":
+        message.credential.static_header.secret.ClearField("value")
+    elif kind == "client_credentials":
+        message.credential.client_credentials.client_secret.ClearField("value")
+    return message.SerializeToString()

@@ -1,0 +1,142 @@
+"""The write-ahead audit log: durable before the answer, whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from extauthz.audit.reader import AuditReader
+from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord
+from extauthz.audit.wal import AuditLog
+from extauthz.errors import AuditError
+from extauthz.identity.principal import Principal, PrincipalKind
+
+
+def record(number: int, **facts: object) -> AuditRecord:
+    return AuditRecord(decision_id=f"d{number}", at_unix_us=1_700_000_000_000_000 + number, reason="allowed", **facts)  # type: ignore[arg-type]
+
+
+async def test_what_was_appended_can_be_read_back_with_every_fact(tmp_path: Path) -> None:
+    log = AuditLog(directory=tmp_path, writer_id="a-1")
+    log.open()
+    ann = Principal(kind=PrincipalKind.USER, id="okta/ann", provider="okta", subject="ann", groups=("okta/marketing",))
+
+    await log.append(record(1, event=AuditEvent.TOOL_CALL, decision=AuditDecision.ALLOW, principal=ann, roles=("demo/marketing",)))
+    log.close()
+
+    (found,), _ = AuditReader(tmp_path).read(after="", limit=10)
+    assert (found["decision"], found["event"], found["sequence"], found["writer_id"]) == ("allow", "tool_call", 1, "a-1")
+    assert found["principal"] == {
+        "kind": "User", "id": "okta/ann", "provider": "okta", "subject": "ann", "groups": ["okta/marketing"], "roles": ["demo/marketing"],
+    }  # fmt: skip
+    assert str(found["at"]).startswith("2023-11-14T22:13:20.000001")
+
+
+async def test_records_are_on_disk_when_append_returns(tmp_path: Path) -> None:
+    log = AuditLog(directory=tmp_path, writer_id="a-1")
+    log.open()
+
+    await asyncio.gather(*(log.append(record(number)) for number in range(200)))
+
+    found, _ = AuditReader(tmp_path).read(after="", limit=1000)
+    assert [r["sequence"] for r in found] == list(range(1, 201))
+    log.close()
+
+
+async def test_a_torn_tail_is_not_a_record(tmp_path: Path) -> None:
+    log = AuditLog(directory=tmp_path, writer_id="a-1")
+    log.open()
+    await log.append(record(1))
+    await log.append(record(2))
+    log.close()
+    (file,) = tmp_path.glob("*.wal")
+    os.truncate(file, file.stat().st_size - 3)
+
+    found, _ = AuditReader(tmp_path).read(after="", limit=10)
+
+    assert [r["decision_id"] for r in found] == ["d1"]
+
+
+async def test_a_flipped_byte_is_not_a_record(tmp_path: Path) -> None:
+    log = AuditLog(directory=tmp_path, writer_id="a-1")
+    log.open()
+    await log.append(record(1))
+    log.close()
+    (file,) = tmp_path.glob("*.wal")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+    assert AuditReader(tmp_path).read(after="", limit=10)[0] == []
+
+
+async def test_a_cursor_gives_what_came_after_it(tmp_path: Path) -> None:
+    log = AuditLog(directory=tmp_path, writer_id="a-1")
+    log.open()
+    await log.append(record(1))
+    reader = AuditReader(tmp_path)
+    _, cursor = reader.read(after="", limit=10)
+
+    await log.append(record(2))
+    await log.append(record(3))
+
+    first, cursor = reader.read(after=cursor, limit=1)
+    second, cursor = reader.read(after=cursor, limit=1)
+    third, _ = reader.read(after=cursor, limit=1)
+    assert [r["decision_id"] for r in first + second + third] == ["d2", "d3"]
+    log.close()
+
+
+@pytest.mark.parametrize("cursor", ["x", "e30x", "WzFd", "eyJhIjotMX0"])
+def test_what_is_no_cursor_is_refused(cursor: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cursor"):
+        AuditReader(tmp_path).read(after=cursor, limit=1)
+
+
+async def test_a_full_segment_is_followed_by_another_and_nothing_is_lost(tmp_path: Path) -> None:
+    log = AuditLog(directory=tmp_path, writer_id="a-1", segment_bytes=200)
+    log.open()
+
+    for number in range(20):
+        await log.append(record(number))
+    log.close()
+
+    assert len(list(tmp_path.glob("*.wal"))) > 3
+    assert len(AuditReader(tmp_path).read(after="", limit=100)[0]) == 20
+
+
+async def test_a_disk_that_cannot_be_written_is_an_error_and_the_log_recovers(tmp_path: Path) -> None:
+    directory = tmp_path / "audit"
+    log = AuditLog(directory=directory, writer_id="a-1", segment_bytes=1)
+    log.open()
+    await log.append(record(1))
+    directory.rename(tmp_path / "away")
+
+    with pytest.raises(AuditError, match="cannot be written"):
+        await log.append(record(2))
+
+    (tmp_path / "away").rename(directory)
+    await log.append(record(3))
+    log.close()
+    assert [r["decision_id"] for r in AuditReader(directory).read(after="", limit=10)[0]] == ["d1", "d3"]
+
+
+async def test_a_closed_log_refuses(tmp_path: Path) -> None:
+    log = AuditLog(directory=tmp_path, writer_id="a-1")
+    log.open()
+    log.close()
+
+    with pytest.raises(AuditError, match="closed"):
+        await log.append(record(1))
+
+
+async def test_files_of_the_log_are_private(tmp_path: Path) -> None:
+    log = AuditLog(directory=tmp_path, writer_id="a-1")
+    log.open()
+    (file,) = tmp_path.glob("*.wal")
+
+    assert file.stat().st_mode & 0o777 == 0o600
+    log.close()
