@@ -1,0 +1,1 @@
+"""The registry: documents, their rules, their history, one door for every change."""

@@ -92,7 +92,7 @@ class SecretReference(Document):
 class StaticHeaderSpec(Document):
     """`header: <prefix><secret>` on every call."""
 
-    header: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,100}$")] = "Authorization"
+    header: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,100}$")] = "authorization"
     prefix: str = Field(default="Bearer ", max_length=50)
     secret: SecretReference
 

@@ -1,0 +1,127 @@
+"""Opens the registry's database: SQLite (one machine) or PostgreSQL, migrated to this release's schema under a lock.
+
+Next: `registry.store`, the only module that runs statements on the engine made here.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from extauthz.errors import ConfigurationError
+
+HEAD_REVISION = "0001"
+"""The schema this release reads and writes; a test compares it with the newest migration."""
+
+WRITE_OPTION = "legation_write"
+"""Execution option of connections that are going to write: SQLite takes its write lock at once (BEGIN IMMEDIATE)."""
+
+_MIGRATION_LOCK = 5_317_642_901  # pg_advisory_xact_lock: any constant that is ours
+
+
+def open_database(url: str) -> Engine:
+    """An engine on a database at `HEAD_REVISION`.
+
+    Raises `ConfigurationError` when the URL is unusable, nobody answers, or a newer release has migrated the database.
+    """
+    engine = _make_engine(url)
+    try:
+        _migrate(engine)
+    except OperationalError as error:
+        engine.dispose()
+        raise ConfigurationError(f"LEGATION_DATABASE_URL: cannot open {_shown(url)}: {_first_line(error)}") from error
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a SQLite database file."""
+    return f"sqlite:///{path}"
+
+
+def _make_engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise ConfigurationError("LEGATION_DATABASE_URL must be sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME") from error
+    if parsed.get_backend_name() == "sqlite":
+        if not parsed.database or parsed.database == ":memory:":
+            raise ConfigurationError("LEGATION_DATABASE_URL: SQLite needs a file (sqlite:///PATH); a registry in memory would forget everything")
+        _create_private(Path(parsed.database))
+        engine = create_engine(parsed, connect_args={"timeout": 10}, pool_size=4, max_overflow=8)
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    if parsed.get_backend_name() == "postgresql":
+        try:
+            return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=4, max_overflow=8)
+        except ModuleNotFoundError as error:
+            raise ConfigurationError("PostgreSQL needs psycopg: pip install 'legation[postgresql]'") from error
+    raise ConfigurationError(f"LEGATION_DATABASE_URL: {parsed.get_backend_name()} is not supported; use sqlite:/// or postgresql+psycopg://")
+
+
+def _create_private(path: Path) -> None:
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise ConfigurationError(f"LEGATION_DATABASE_URL: cannot open {path}: {error.strerror}") from error
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # transactions begin where `_begin_sqlite` says, not at the driver's discretion
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(WRITE_OPTION)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _migrate(engine: Engine) -> None:
+    with engine.connect() as connection:
+        found = _schema_revision(connection)
+    if found == HEAD_REVISION:
+        return  # the usual start: alembic is not even imported
+    with engine.connect().execution_options(**{WRITE_OPTION: True}) as connection, connection.begin():
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+        _upgrade(connection, _schema_revision(connection))
+
+
+def _schema_revision(connection: Connection) -> str:
+    if not inspect(connection).has_table("alembic_version"):
+        return ""
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar() or ""
+
+
+def _upgrade(connection: Connection, found: str) -> None:
+    from alembic import command  # noqa: PLC0415 - 0.3 s of import, needed once in the life of a database
+    from alembic.config import Config  # noqa: PLC0415
+    from alembic.script import ScriptDirectory  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "registry" / "migrations").replace("%", "%%"))
+    config.attributes["connection"] = connection
+    if found and found not in {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}:
+        raise ConfigurationError(
+            f"the database is at schema {found}, which this release does not know (its newest is {HEAD_REVISION}): "
+            "a newer Legation has migrated it. Start that release, or restore a backup from before the upgrade"
+        )
+    command.upgrade(config, "head")
+
+
+def _shown(url: str) -> str:
+    return make_url(url).render_as_string(hide_password=True)
+
+
+def _first_line(error: OperationalError) -> str:
+    return str(error.orig).strip().splitlines()[0] if error.orig else "no answer"

@@ -1,0 +1,112 @@
+"""What operators may do in the registry: permissions, the operator roles that hold them, and the one rule about granting.
+
+Roles `legation:…` are given by `RoleBinding`. Bound in the namespace `system` they hold everywhere, else in that namespace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+from controlplane.registry.spec import SYSTEM_NAMESPACE, Kind
+from controlplane.registry.state import RegistryState
+from extauthz.identity.principal import Principal
+
+
+class Permission(StrEnum):
+    """Alphabetical; the values are documented."""
+
+    AUDIT_READ = "audit:read"
+    CATALOG_ACCEPT = "catalog:accept"
+    POLICY_EXPLAIN = "policy:explain"
+    REGISTRY_IDENTITY_PROVIDER_WRITE = "registry:identity-provider:write"
+    REGISTRY_MCP_SERVER_WRITE = "registry:mcp-server:write"
+    REGISTRY_NAMESPACE_WRITE = "registry:namespace:write"
+    REGISTRY_POLICY_SET_WRITE = "registry:policy-set:write"
+    REGISTRY_READ = "registry:read"
+    REGISTRY_ROLE_BINDING_WRITE = "registry:role-binding:write"
+
+
+OPERATOR_ROLE_PREFIX = "legation:"
+ADMINISTRATOR = "legation:administrator"
+
+_EDITOR = frozenset(Permission) - {Permission.REGISTRY_IDENTITY_PROVIDER_WRITE, Permission.REGISTRY_NAMESPACE_WRITE}
+
+PERMISSIONS_OF_ROLE: Mapping[str, frozenset[Permission]] = MappingProxyType(
+    {
+        ADMINISTRATOR: frozenset(Permission),
+        "legation:auditor": frozenset({Permission.AUDIT_READ, Permission.REGISTRY_READ}),
+        "legation:editor": _EDITOR,
+        "legation:viewer": frozenset({Permission.REGISTRY_READ}),
+    }
+)
+
+WRITE_OF_KIND: Mapping[Kind, Permission] = MappingProxyType(
+    {
+        Kind.NAMESPACE: Permission.REGISTRY_NAMESPACE_WRITE,
+        Kind.MCP_SERVER: Permission.REGISTRY_MCP_SERVER_WRITE,
+        Kind.POLICY_SET: Permission.REGISTRY_POLICY_SET_WRITE,
+        Kind.ROLE_BINDING: Permission.REGISTRY_ROLE_BINDING_WRITE,
+        Kind.IDENTITY_PROVIDER: Permission.REGISTRY_IDENTITY_PROVIDER_WRITE,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permissions:
+    """What one operator holds, by namespace; what is held in `system` is held everywhere."""
+
+    by_namespace: Mapping[str, frozenset[Permission]]
+
+    def allows(self, permission: Permission, namespace: str) -> bool:
+        """The one check of a permission. `namespace` "" or "system" asks for everywhere."""
+        if permission in self.by_namespace.get(SYSTEM_NAMESPACE, frozenset()):
+            return True
+        return bool(namespace) and permission in self.by_namespace.get(namespace, frozenset())
+
+    def allows_all(self, permissions: Iterable[Permission], namespace: str) -> bool:
+        """Whether all of these are held there."""
+        return all(self.allows(permission, namespace) for permission in permissions)
+
+    def allows_somewhere(self, permission: Permission) -> bool:
+        """Whether it is held in any namespace."""
+        return any(permission in held for held in self.by_namespace.values())
+
+    def namespaces_with(self, permission: Permission) -> frozenset[str] | None:
+        """Where it is held; None = everywhere."""
+        if self.allows(permission, SYSTEM_NAMESPACE):
+            return None
+        return frozenset(namespace for namespace, held in self.by_namespace.items() if permission in held)
+
+
+NOTHING = Permissions(by_namespace=MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operator:
+    """Who uses the API, and what they may do there."""
+
+    principal: Principal
+    permissions: Permissions
+
+    @property
+    def id(self) -> str:
+        return self.principal.id
+
+
+def permissions_of(principal: Principal, state: RegistryState) -> Permissions:
+    """What the operator roles bound to this principal, or to one of its groups, add up to."""
+    subjects = {(principal.kind.value, principal.id), *(("Group", group) for group in principal.groups)}
+    held: dict[str, frozenset[Permission]] = {}
+    for binding in state.role_bindings.values():
+        granted = PERMISSIONS_OF_ROLE.get(binding.spec.role)
+        if granted is not None and any((subject.kind, subject.name) in subjects for subject in binding.spec.subjects):
+            held[binding.namespace] = held.get(binding.namespace, frozenset()) | granted
+    return Permissions(by_namespace=MappingProxyType(held))
+
+
+def scope_of(kind: Kind, namespace: str, name: str) -> str:
+    """The namespace whose permissions govern an entry: its own, for a Namespace the one that it is."""
+    return name if kind is Kind.NAMESPACE else namespace

@@ -1,0 +1,275 @@
+"""The registry in SQL: consistent reads, and one write transaction at a time that takes the next revision.
+
+`read_state` reads everything once; afterwards `read_changes(since)` costs what changed. Both are synchronous: callers on the
+event loop use a thread. Who may do what, and whether it makes sense, was decided before (`registry.service`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, Select, func, select
+
+from controlplane.database import WRITE_OPTION
+from controlplane.registry.changes import ChangeSet, advance
+from controlplane.registry.entry import EntryKey, Json, StoredEntry, state_entry_of
+from controlplane.registry.models import CHANGE, COUNTER, DEFINITION, ENTRY, PROBE, REVISION
+from controlplane.registry.spec import Kind
+from controlplane.registry.state import Definition, RegistryState
+from controlplane.registry.transaction import WriteTransaction
+
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+CATALOG = "Catalog"
+"""`change.kind` of what happened to a server's definitions; its `uid` is the server's."""
+
+_IN_LIMIT = 500  # both databases bind far more; this keeps statements cacheable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionRecord:
+    """Who committed what when."""
+
+    revision: int
+    committed_at: datetime
+    actor: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryItem:
+    """One change of one entry. `before` and `after` are documents without secrets."""
+
+    revision: int
+    committed_at: datetime
+    actor: str
+    message: str
+    op: str
+    uid: str
+    before: Json | None
+    after: Json | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredProbe:
+    """How the last probe of a server went."""
+
+    succeeded: bool
+    at: datetime
+    era: str
+    message: str
+
+
+class RegistryStore:
+    """Reads and writes the registry. Thread-safe; writers are serialised by the database."""
+
+    def __init__(self, engine: Engine, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    def close(self) -> None:
+        """Give the database's connections back."""
+        self._engine.dispose()
+
+    def read_revision(self) -> int:
+        """The revision committed last."""
+        with self._reading() as connection:
+            return _revision(connection)
+
+    def read_state(self) -> RegistryState:
+        """Everything at the current revision."""
+        empty = RegistryState(revision=0, committed_at=BEGINNING)
+        with self._reading() as connection:
+            revision = _revision(connection)
+            rows = connection.execute(_entries().where(ENTRY.c.deleted_at.is_(None)))
+            entries = {(entry.kind, _id(entry)): state_entry_of(entry) for entry in map(stored_entry, rows)}
+            changes = ChangeSet(
+                since=0,
+                revision=revision,
+                committed_at=_committed_at(connection, revision),
+                entries=entries,
+                definitions=_definitions(connection, None),
+            )
+        return advance(empty, changes)
+
+    def read_changes(self, since: int) -> ChangeSet:
+        """What differs between revision `since` and now, at the cost of what changed."""
+        with self._reading() as connection:
+            return read_changes(connection, since)
+
+    def list_entries(
+        self, kind: Kind, *, namespaces: Collection[str] | None = None, names: Collection[str] | None = None
+    ) -> tuple[int, list[StoredEntry]]:
+        """Live entries of a kind in order of namespace and name, and the revision they were read at. None = all."""
+        statement = _entries().where(ENTRY.c.kind == kind.value, ENTRY.c.deleted_at.is_(None))
+        if namespaces is not None:
+            statement = statement.where(ENTRY.c.namespace.in_(sorted(namespaces)))
+        if names is not None:
+            statement = statement.where(ENTRY.c.name.in_(sorted(names)))
+        with self._reading() as connection:
+            rows = connection.execute(statement.order_by(ENTRY.c.namespace, ENTRY.c.name))
+            return _revision(connection), [stored_entry(row) for row in rows]
+
+    def read_entry(self, key: EntryKey) -> StoredEntry | None:
+        """The live entry of this kind, namespace and name."""
+        with self._reading() as connection:
+            return read_entry(connection, key)
+
+    def read_probes(self, uids: Collection[str]) -> dict[str, StoredProbe]:
+        """The last probe of each of these servers that was ever probed."""
+        found: dict[str, StoredProbe] = {}
+        with self._reading() as connection:
+            for part in _chunks(uids):
+                for row in connection.execute(select(PROBE).where(PROBE.c.server_uid.in_(part))):
+                    found[row.server_uid] = StoredProbe(succeeded=row.succeeded, at=row.at, era=row.era, message=row.message)
+        return found
+
+    def read_history(self, key: EntryKey, *, limit: int = 100) -> list[HistoryItem]:
+        """What happened to the entry (and to earlier ones of the same name), newest first."""
+        kind, namespace, name = key
+        kinds = [kind.value, CATALOG] if kind is Kind.MCP_SERVER else [kind.value]
+        statement = (
+            select(CHANGE, REVISION.c.committed_at, REVISION.c.actor, REVISION.c.message)
+            .join(REVISION, REVISION.c.id == CHANGE.c.revision)
+            .where(CHANGE.c.kind.in_(kinds), CHANGE.c.namespace == namespace, CHANGE.c.name == name)
+            .order_by(CHANGE.c.id.desc())
+            .limit(limit)
+        )
+        with self._reading() as connection:
+            return [_history_item(row) for row in connection.execute(statement)]
+
+    def read_revision_record(self, revision: int) -> RevisionRecord | None:
+        """Who committed this revision and when; None when there is no such revision."""
+        with self._reading() as connection:
+            row = connection.execute(select(REVISION).where(REVISION.c.id == revision)).first()
+        return None if row is None else RevisionRecord(revision=row.id, committed_at=row.committed_at, actor=row.actor, message=row.message)
+
+    @contextmanager
+    def transaction(self, *, actor: str, message: str = "") -> Iterator[WriteTransaction]:
+        """One write. What is put into it becomes the next revision when the block ends; nothing is kept when it raises."""
+        with self._writing() as connection:
+            current = connection.execute(select(COUNTER.c.revision).with_for_update()).scalar_one()
+            transaction = WriteTransaction(connection, current=current, at=self._clock(), actor=actor, message=message)
+            yield transaction
+            transaction.finish()
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with self._engine.connect() as connection:
+            if connection.dialect.name == "postgresql":  # SQLite's read transactions are snapshots anyway
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")  # noqa: PLW2901
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with self._engine.connect() as connection, connection.execution_options(**{WRITE_OPTION: True}).begin():
+            yield connection
+
+
+def stored_entry(row: Row[Any]) -> StoredEntry:
+    """The value of an entry row."""
+    return StoredEntry(
+        uid=row.uid,
+        kind=Kind(row.kind),
+        namespace=row.namespace,
+        name=row.name,
+        spec=row.spec,
+        labels=row.labels,
+        annotations=row.annotations,
+        resource_revision=row.resource_revision,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+def read_entry(connection: Connection, key: EntryKey) -> StoredEntry | None:
+    """The live entry of this key, in the caller's transaction."""
+    kind, namespace, name = key
+    live = ENTRY.c.deleted_at.is_(None)
+    row = connection.execute(_entries().where(live, ENTRY.c.kind == kind.value, ENTRY.c.namespace == namespace, ENTRY.c.name == name)).first()
+    return None if row is None else stored_entry(row)
+
+
+def read_changes(connection: Connection, since: int) -> ChangeSet:
+    """`RegistryStore.read_changes` in the caller's transaction."""
+    revision = _revision(connection)
+    touched = connection.execute(
+        select(CHANGE.c.kind, CHANGE.c.namespace, CHANGE.c.name, CHANGE.c.uid).where(CHANGE.c.revision > since).distinct()
+    ).all()
+    keys = {(Kind(row.kind), _entry_id(row.namespace, row.name)): row.uid for row in touched if row.kind != CATALOG}
+    uids = {row.uid for row in touched}
+    servers = {row.uid for row in touched if row.kind in (CATALOG, Kind.MCP_SERVER.value)}
+    live: dict[tuple[Kind, str], StoredEntry] = {}
+    for part in _chunks(uids):
+        for row in connection.execute(_entries().where(ENTRY.c.uid.in_(part), ENTRY.c.deleted_at.is_(None))):
+            entry = stored_entry(row)
+            live[entry.kind, _id(entry)] = entry
+    return ChangeSet(
+        since=since,
+        revision=revision,
+        committed_at=_committed_at(connection, revision),
+        entries={key: state_entry_of(live[key]) if key in live else None for key in keys},
+        definitions=_definitions(connection, servers) if servers else {},
+    )
+
+
+def _definitions(connection: Connection, uids: Collection[str] | None) -> dict[str, tuple[Definition, ...]]:
+    table = DEFINITION
+    order = (table.c.server_uid, table.c.kind, table.c.position, table.c.name)
+    statement = select(table).where(table.c.present.is_(True)).order_by(*order)
+    found: dict[str, list[Definition]] = {} if uids is None else {uid: [] for uid in uids}
+    for part in [None] if uids is None else _chunks(uids):
+        for row in connection.execute(statement if part is None else statement.where(table.c.server_uid.in_(part))):
+            definition = Definition(
+                kind=row.kind,
+                name=row.name,
+                digest=row.digest,
+                document=row.document,
+                accepted=row.accepted_document,
+                accepted_digest=row.accepted_digest,
+            )
+            found.setdefault(row.server_uid, []).append(definition)
+    return {uid: tuple(definitions) for uid, definitions in found.items()}
+
+
+def _entries() -> Select[Any]:
+    return select(ENTRY)
+
+
+def _revision(connection: Connection) -> int:
+    return int(connection.execute(select(func.max(COUNTER.c.revision))).scalar_one())
+
+
+def _committed_at(connection: Connection, revision: int) -> datetime:
+    return connection.execute(select(REVISION.c.committed_at).where(REVISION.c.id == revision)).scalar() or BEGINNING
+
+
+def _history_item(row: Any) -> HistoryItem:
+    return HistoryItem(
+        revision=row.revision,
+        committed_at=row.committed_at,
+        actor=row.actor,
+        message=row.message,
+        op=row.op,
+        uid=row.uid,
+        before=row.before,
+        after=row.after,
+    )
+
+
+def _id(entry: StoredEntry) -> str:
+    return _entry_id(entry.namespace, entry.name)
+
+
+def _entry_id(namespace: str, name: str) -> str:
+    return f"{namespace}/{name}" if namespace else name
+
+
+def _chunks(values: Collection[str]) -> Iterator[list[str]]:
+    ordered = sorted(values)
+    for start in range(0, len(ordered), _IN_LIMIT):
+        yield ordered[start : start + _IN_LIMIT]

@@ -1,0 +1,64 @@
+"""Whom a subject's name means. Stored names are qualified by identity provider: `acme-okta/marketing`.
+
+A short name is resolved while exactly one provider is visible to the namespace, and is stored qualified: a provider that is
+added later can never change whom an existing binding means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from controlplane.registry.spec import SYSTEM_NAMESPACE, IdentityProviderSpec, SubjectSpec
+from controlplane.registry.state import Entry
+
+Providers = Mapping[str, Entry[IdentityProviderSpec]]
+
+_SPIFFE = "spiffe://"
+
+
+class SubjectError(ValueError):
+    """The name means nobody, or more than one."""
+
+
+def provider_id(namespace: str, name: str) -> str:
+    """What qualifies the principals of an identity provider."""
+    return name if namespace == SYSTEM_NAMESPACE else f"{namespace}.{name}"
+
+
+def visible_providers(providers: Providers, namespace: str) -> dict[str, Entry[IdentityProviderSpec]]:
+    """The providers whose principals may act in `namespace` (`system`: those of `system`), by provider id."""
+    return {
+        provider_id(entry.namespace, entry.name): entry
+        for entry in providers.values()
+        if entry.namespace == namespace
+        or (entry.namespace == SYSTEM_NAMESPACE and (not entry.spec.trusted_namespaces or namespace in entry.spec.trusted_namespaces))
+    }
+
+
+def resolve_subject(subject: SubjectSpec, *, namespace: str, providers: Providers) -> str:
+    """The qualified name of a subject of a binding in `namespace`; raises `SubjectError` with what to write instead."""
+    if subject.kind == "Workload":
+        if not subject.name.startswith(_SPIFFE):
+            raise SubjectError(f"a Workload is named by its SPIFFE ID (spiffe://...), got {subject.name!r}")
+        return subject.name
+    visible = visible_providers(providers, namespace)
+    qualifier, slash, rest = subject.name.partition("/")
+    if slash:
+        if qualifier in visible and rest:
+            return subject.name
+        known = ", ".join(sorted(visible)) or "none"
+        raise SubjectError(
+            f"{subject.name!r} names the identity provider {qualifier!r}, which is not trusted in namespace {namespace} (trusted: {known})"
+        )
+    return f"{only_provider(visible, namespace, subject.name)}/{subject.name}"
+
+
+def only_provider(visible: Mapping[str, Entry[IdentityProviderSpec]], namespace: str, name: str) -> str:
+    """The id of the one provider that a short name can belong to; those for operators only do not count."""
+    candidates = sorted(provider for provider, entry in visible.items() if not entry.spec.operators_only)
+    if len(candidates) == 1:
+        return candidates[0]
+    if not candidates:
+        raise SubjectError(f"{name!r} cannot be resolved: namespace {namespace} trusts no identity provider yet; register one first")
+    choices = " or ".join(f"{provider}/{name}" for provider in candidates)
+    raise SubjectError(f"{name!r} is ambiguous in namespace {namespace}: write {choices}")

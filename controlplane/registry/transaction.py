@@ -1,0 +1,132 @@
+"""One write to the registry: entries, definitions and their changes, all under the revision that follows the current one.
+
+Made by `RegistryStore.transaction`, which holds the counter row's lock: that is why the next revision is known here already,
+and why revisions are gap-free and in commit order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from controlplane.registry.entry import Json, StoredEntry, declared_document
+from controlplane.registry.models import CHANGE, COUNTER, DEFINITION, ENTRY, PROBE, REVISION
+from controlplane.registry.probe import ProbedDefinition, ProbeResult
+
+CREATED, UPDATED, DELETED, PROBED, ACCEPTED = "created", "updated", "deleted", "probed", "accepted"
+_CATALOG = "Catalog"
+
+
+
+class WriteTransaction:
+    """What a writer may do. Nothing is visible to anybody before the transaction has ended well."""
+
+    def __init__(self, connection: Connection, *, current: int, at: datetime, actor: str, message: str) -> None:
+        self.connection = connection
+        self.current = current
+        self.at = at
+        self._actor = actor
+        self._message = message
+        self._touched = False
+
+    @property
+    def next_revision(self) -> int:
+        """The revision that this transaction commits, if it writes anything."""
+        return self.current + 1
+
+    @property
+    def revision(self) -> int:
+        """The revision that is current when this transaction has committed."""
+        return self.next_revision if self._touched else self.current
+
+    def create(self, entry: StoredEntry) -> StoredEntry:
+        """Add an entry; its revision and times are set here."""
+        stored = replace(entry, resource_revision=self.next_revision, created_at=self.at, updated_at=self.at)
+        self.connection.execute(ENTRY.insert().values(**_entry_values(stored), uid=stored.uid, created_at=stored.created_at))
+        self._record(stored, CREATED, before=None, after=declared_document(stored))
+        return stored
+
+    def update(self, before: StoredEntry, entry: StoredEntry) -> StoredEntry:
+        """Replace an entry's content."""
+        stored = replace(entry, resource_revision=self.next_revision, created_at=before.created_at, updated_at=self.at)
+        self.connection.execute(ENTRY.update().where(ENTRY.c.uid == before.uid).values(**_entry_values(stored)))
+        self._record(stored, UPDATED, before=declared_document(before), after=declared_document(stored))
+        return stored
+
+    def delete(self, entry: StoredEntry) -> None:
+        """Soft-delete an entry: its row stays for history, without its secrets; a new one of its name gets a new uid."""
+        shown = declared_document(entry)
+        values = {"deleted_at": self.at, "updated_at": self.at, "resource_revision": self.next_revision, "spec": shown["spec"]}
+        self.connection.execute(ENTRY.update().where(ENTRY.c.uid == entry.uid).values(**values))
+        self.connection.execute(DEFINITION.delete().where(DEFINITION.c.server_uid == entry.uid))
+        self.connection.execute(PROBE.delete().where(PROBE.c.server_uid == entry.uid))
+        self._record(entry, DELETED, before=shown, after=None)
+
+    def put_definitions(self, server: StoredEntry, probed: Sequence[ProbedDefinition], *, before_digest: str, digest: str) -> None:
+        """Replace what the server presents. What was accepted stays accepted, also while it is not presented."""
+        mine = DEFINITION.c.server_uid == server.uid
+        known = {(row.kind, row.name) for row in self.connection.execute(DEFINITION.select().where(mine))}
+        self.connection.execute(DEFINITION.delete().where(mine, DEFINITION.c.accepted_digest == ""))
+        self.connection.execute(DEFINITION.update().where(mine).values(present=False))
+        kept = {(row.kind, row.name) for row in self.connection.execute(DEFINITION.select().where(mine))} & known
+        for position, definition in enumerate(probed):
+            values = {"digest": definition.digest, "document": dict(definition.document), "present": True, "position": position}
+            if (definition.kind, definition.name) in kept:
+                this = (mine, DEFINITION.c.kind == definition.kind, DEFINITION.c.name == definition.name)
+                self.connection.execute(DEFINITION.update().where(*this).values(**values))
+                continue
+            unaccepted = {"accepted_digest": "", "accepted_by": "", "accepted_revision": 0}
+            row = {"server_uid": server.uid, "kind": definition.kind, "name": definition.name}
+            self.connection.execute(DEFINITION.insert().values(**row, **values, **unaccepted))
+        self._record_catalog(server, PROBED, before={"digest": before_digest}, after={"digest": digest})
+
+    def put_probe(self, server_uid: str, result: ProbeResult) -> None:
+        """Remember how a probe went. Status only: makes no revision."""
+        values = {"succeeded": not result.error, "at": result.at, "era": result.era, "message": result.message[:2000]}
+        if result.error:
+            values.pop("era")
+        if self.connection.execute(PROBE.update().where(PROBE.c.server_uid == server_uid).values(**values)).rowcount == 0:
+            self.connection.execute(PROBE.insert().values(**{"era": ""} | values, server_uid=server_uid))
+
+    def accept_definitions(self, server: StoredEntry, *, digest: str, accepted: list[Json]) -> None:
+        """All that the server presents now is what an operator has reviewed."""
+        mine = (DEFINITION.c.server_uid == server.uid, DEFINITION.c.present.is_(True))
+        self.connection.execute(DEFINITION.delete().where(DEFINITION.c.server_uid == server.uid, DEFINITION.c.present.is_(False)))
+        values = {"accepted_by": self._actor, "accepted_at": self.at, "accepted_revision": self.next_revision}
+        copied = {"accepted_digest": DEFINITION.c.digest, "accepted_document": DEFINITION.c.document}
+        self.connection.execute(DEFINITION.update().where(*mine).values(**values, **copied))
+        self._record_catalog(server, ACCEPTED, before=None, after={"digest": digest, "definitions": accepted})
+
+    def finish(self) -> None:
+        """Take the revision, if anything was written."""
+        if not self._touched:
+            return
+        self.connection.execute(COUNTER.update().values(revision=self.next_revision))
+        values = {"id": self.next_revision, "committed_at": self.at, "actor": self._actor, "message": self._message[:1000]}
+        self.connection.execute(REVISION.insert().values(**values))
+
+    def _record(self, entry: StoredEntry, op: str, *, before: Json | None, after: Json | None) -> None:
+        self._touched = True
+        values = {"kind": entry.kind.value, "namespace": entry.namespace, "name": entry.name, "uid": entry.uid}
+        self.connection.execute(CHANGE.insert().values(revision=self.next_revision, op=op, before=before, after=after, **values))
+
+    def _record_catalog(self, server: StoredEntry, op: str, *, before: Json | None, after: Json | None) -> None:
+        self._touched = True
+        values = {"kind": _CATALOG, "namespace": server.namespace, "name": server.name, "uid": server.uid}
+        self.connection.execute(CHANGE.insert().values(revision=self.next_revision, op=op, before=before, after=after, **values))
+
+
+def _entry_values(entry: StoredEntry) -> Json:
+    return {
+        "kind": entry.kind.value,
+        "namespace": entry.namespace,
+        "name": entry.name,
+        "spec": entry.spec,
+        "labels": dict(entry.labels),
+        "annotations": dict(entry.annotations),
+        "resource_revision": entry.resource_revision,
+        "updated_at": entry.updated_at,
+    }
