@@ -1,0 +1,110 @@
+"""`audit`: the records of decisions, and those to come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from controlplane.cli.invocation import Command, Invocation, pass_invocation
+from controlplane.cli.outcome import Outcome
+from controlplane.cli.terminal import Cell, json_text, note, printable, say, say_document, say_table, yaml_text
+
+if TYPE_CHECKING:
+    from controlplane.client import JsonObject
+
+_WHAT = ("tool", "prompt", "mcp_resource_uri", "method", "http_method")
+_STYLE_OF_DECISION = {"allow": "good", "deny": "bad", "error": "bad"}
+
+
+@click.command(cls=Command)
+@click.option("-F", "--follow", is_flag=True, help="Print records as they are written, until Ctrl-C.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many records, newest last.")
+@click.option("--after", default="", metavar="CURSOR", help="Only records after this cursor (`next` of -o json).")
+@click.option("--decision", type=click.Choice(["allow", "deny", "error"]), help="Only these.")
+@click.option("--server", default="", metavar="NS/NAME", help="Only calls of this server.")
+@click.option("--principal", default="", metavar="PROVIDER/NAME", help="Only calls of this principal.")
+@click.option("--tool", default="", help="Only calls of this tool.")
+@pass_invocation
+def audit(
+    invocation: Invocation, *, follow: bool, limit: int, after: str, decision: str | None, server: str, principal: str, tool: str
+) -> int:
+    """Print the records of decisions: who called what, what was decided, by which policies."""
+    query = {"limit": limit, "after": after, "decision": decision or "", "server": server, "principal": principal, "tool": tool}
+    with invocation.api() as api:
+        if follow:
+            return _follow(invocation, api.follow("/v1/audit", {**query, "follow": True}))
+        answer = api.get("/v1/audit", query)
+    if invocation.for_machines:
+        say_document(answer, invocation.output)
+    elif answer["items"]:
+        say_table(["TIME", "DECISION", "PRINCIPAL", "TARGET", "REASON", "DECISION ID"], [_row(record) for record in answer["items"]])
+    else:
+        note("no records")
+    return Outcome.DONE
+
+
+def _follow(invocation: Invocation, records: Iterable[JsonObject]) -> int:
+    for record in records:
+        if invocation.output == "json":
+            say(json_text(record, indent=None))
+        elif invocation.output == "yaml":
+            say("---\n" + yaml_text([record]))
+        else:
+            _say_line(record)
+    note("the stream ended: the control plane stopped or restarted", "doubt")
+    return Outcome.UNREACHABLE
+
+
+def _say_line(record: JsonObject) -> None:
+    at, decision, principal, target, reason, decision_id = (cell if isinstance(cell, str) else cell[0] for cell in _row(record))
+    shown = click.style(f"{printable(decision):<5}", fg="green" if decision == "allow" else "red")
+    say(f"{printable(at)}  {shown}  " + "  ".join(printable(part) for part in (principal, target, reason, decision_id)))
+
+
+def _row(record: JsonObject) -> list[Cell]:
+    decision = _word(record.get("decision"))
+    return [
+        _time(record),
+        (decision, _STYLE_OF_DECISION.get(decision, "")),
+        _principal(record.get("principal")),
+        _target(record),
+        str(record.get("reason") or "-"),
+        str(record.get("decision_id") or "-"),
+    ]
+
+
+def _word(value: object) -> str:
+    return str(value or "").removeprefix("AUDIT_DECISION_").lower()
+
+
+def _time(record: JsonObject) -> str:
+    at: Any = record.get("at") or record.get("at_unix_us")
+    if isinstance(at, str) and not at.isdigit():
+        return at
+    try:
+        return datetime.fromtimestamp(int(at) / 1_000_000, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    except (TypeError, ValueError, OverflowError):
+        return "-"
+
+
+def _principal(principal: object) -> str:
+    if isinstance(principal, dict):
+        return str(principal.get("id") or "-")
+    return str(principal or "-")
+
+
+def _target(record: JsonObject) -> str:
+    namespace, server = record.get("namespace") or "", record.get("mcp_server") or ""
+    server_id = server if "/" in server or not namespace else f"{namespace}/{server}"
+    what = (
+        record.get("tool")
+        or record.get("prompt")
+        or record.get("mcp_resource_uri")
+        or record.get("method")
+        or record.get("http_method")
+        or ""
+    )
+    return " ".join(part for part in (server_id or str(record.get("path") or ""), str(what)) if part) or "-"

@@ -1,0 +1,77 @@
+"""`explain`: asks the deployment's own decider, without calling anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from controlplane.cli.caller import arguments_of
+from controlplane.cli.entry import namespace_option, split_server
+from controlplane.cli.invocation import Command, Invocation, pass_invocation
+from controlplane.cli.outcome import Outcome
+from controlplane.cli.terminal import printable, say, say_document
+
+if TYPE_CHECKING:
+    from controlplane.client import JsonObject
+
+
+@click.command(cls=Command)
+@click.argument("server")
+@click.argument("tool", required=False, default="")
+@click.argument("arguments", required=False, default="{}", metavar="[JSON]")
+@click.option("--as", "name", required=True, metavar="NAME", help="Who would ask.")
+@click.option("--group", "groups", multiple=True, metavar="GROUP", help="A group that NAME is in.")
+@click.option("--kind", type=click.Choice(["user", "agent", "workload"]), default="user", help="What NAME is (default user).")
+@click.option("--provider", default="local", show_default=True, help="The identity provider that vouches for NAME.")
+@click.option("--method", default="tools/call", show_default=True, help="The MCP method, when it is not a tool call.")
+@namespace_option
+@pass_invocation
+def explain(
+    invocation: Invocation,
+    *,
+    server: str,
+    tool: str,
+    arguments: str,
+    name: str,
+    groups: tuple[str, ...],
+    kind: str,
+    provider: str,
+    method: str,
+    namespace: str,
+) -> int:
+    """Say what the gateway would decide if NAME called TOOL of SERVER (ns/name), and which policies make it so. Exit code 1 when denied."""
+    if method == "tools/call" and not tool:
+        raise click.UsageError("name the TOOL, or another --method")
+    question: dict[str, Any] = {
+        "principal": {"as": name, "groups": list(groups), "kind": kind.capitalize(), "provider": provider},
+        "method": method,
+        "arguments": arguments_of(arguments),
+    }
+    if tool:
+        question["tool"] = tool
+    with invocation.api() as api:
+        question["server"] = "/".join(split_server(api, server, namespace))
+        answer = api.post("/v1/explain", question)
+    if invocation.for_machines:
+        say_document(answer, invocation.output)
+    else:
+        _say(answer)
+    return Outcome.DONE if answer.get("decision") == "allow" else Outcome.NO
+
+
+def _say(answer: JsonObject) -> None:
+    allowed = answer.get("decision") == "allow"
+    say(printable(f"{answer.get('decision')}: {answer.get('sentence') or answer.get('reason')}"), "good" if allowed else "bad")
+    _say_list("reason", [answer.get("reason")])
+    _say_list("decided by", answer.get("determining_policies"))
+    _say_list("roles held", answer.get("roles"))
+    _say_list("a role that would be enough", answer.get("missing_roles"))
+    _say_list("evaluation errors", answer.get("errors"))
+    _say_list("registry revision", [answer.get("revision")])
+
+
+def _say_list(label: str, values: object) -> None:
+    shown = ", ".join(printable(value) for value in values if value not in (None, "")) if isinstance(values, list) else ""
+    if shown:
+        say(f"  {label}: {shown}")

@@ -1,0 +1,191 @@
+"""`get`, `describe` and `history`: reading the registry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from controlplane.cli.accept import say_tools
+from controlplane.cli.entry import KindArgument, id_of, locate, namespace_option, read_entry
+from controlplane.cli.invocation import Command, Invocation, pass_invocation
+from controlplane.cli.outcome import Outcome
+from controlplane.cli.terminal import Cell, json_text, printable, say, say_document, say_table, yaml_text
+from controlplane.client import entry_path
+from controlplane.registry.spec import PLURAL_OF_KIND, Kind
+
+if TYPE_CHECKING:
+    from controlplane.client import ApiClient, JsonObject
+
+
+@click.command(cls=Command)
+@click.argument("kind", type=KindArgument(all_allowed=True))
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@namespace_option
+@pass_invocation
+def get(invocation: Invocation, *, kind: Kind | str, names: tuple[str, ...], namespace: str) -> int:
+    """List the entries of KIND (`all`: of every kind), or print those named. `-o yaml` prints what apply takes back."""
+    kinds = list(Kind) if kind == "all" else [Kind(kind)]
+    if kind == "all" and names:
+        raise click.UsageError("`get all` takes no name")
+    with invocation.api() as api:
+        found = {one: _entries(api, one, names, namespace) for one in kinds}
+    items = [item for listed in found.values() for item in listed]
+    if invocation.output == "json":
+        say(json_text(items[0] if len(names) == 1 else {"items": items}))
+    elif invocation.output == "yaml":
+        say(yaml_text(items))
+    else:
+        for one, listed in found.items():
+            _say_list(one, listed, heading=kind == "all")
+    return Outcome.DONE
+
+
+def _entries(api: ApiClient, kind: Kind, names: tuple[str, ...], namespace: str) -> list[JsonObject]:
+    if names:
+        return [read_entry(api, kind, *locate(api, kind, name, namespace)) for name in names]
+    items: list[JsonObject] = api.get(entry_path(PLURAL_OF_KIND[kind], namespace))["items"]
+    if kind is Kind.NAMESPACE and namespace:
+        items = [item for item in items if id_of(item) == namespace]
+    return items
+
+
+def _say_list(kind: Kind, items: list[JsonObject], *, heading: bool) -> None:
+    if not items:
+        if not heading:
+            click.echo(f"no {PLURAL_OF_KIND[kind]}", err=True)
+        return
+    if heading:
+        say(f"\n{kind.value}", "strong")
+    columns, row_of = _TABLES[kind]
+    say_table(columns, [row_of(item) for item in items])
+
+
+def _revision(item: JsonObject) -> str:
+    return str((item.get("metadata") or {}).get("resourceRevision", ""))
+
+
+def _probe(item: JsonObject) -> Cell:
+    if (item.get("spec") or {}).get("suspended"):
+        return "suspended", "doubt"
+    status = item.get("status") or {}
+    for condition in status.get("conditions") or []:
+        if condition.get("type") == "Probed":
+            return {"True": ("yes", "good"), "False": ("no", "bad")}.get(str(condition.get("status")), ("not yet", "faint"))
+    return "not yet", "faint"
+
+
+def _server_row(item: JsonObject) -> list[Cell]:
+    status, spec = item.get("status") or {}, item.get("spec") or {}
+    endpoints = spec.get("endpoints") or [{}]
+    more = f" (+{len(endpoints) - 1})" if len(endpoints) > 1 else ""
+    tools = f"{status.get('acceptedTools', 0)} of {status.get('tools', 0)}"
+    return [id_of(item), str(endpoints[0].get("url", "")) + more, _probe(item), str(status.get("era") or "-"), tools, _revision(item)]
+
+
+def _namespace_row(item: JsonObject) -> list[Cell]:
+    return [id_of(item), str((item.get("spec") or {}).get("description") or "-"), _revision(item)]
+
+
+def _policy_row(item: JsonObject) -> list[Cell]:
+    spec = item.get("spec") or {}
+    return [id_of(item), str(spec.get("description") or "-"), str(str(spec.get("cedar") or "").count(";")), _revision(item)]
+
+
+def _binding_row(item: JsonObject) -> list[Cell]:
+    spec = item.get("spec") or {}
+    subjects = [f"{subject.get('kind')} {subject.get('name')}" for subject in spec.get("subjects") or []]
+    shown = ", ".join(subjects[:4]) + (f" and {len(subjects) - 4} more" if len(subjects) > 4 else "")
+    return [id_of(item), str(spec.get("role") or ""), shown, _revision(item)]
+
+
+def _provider_row(item: JsonObject) -> list[Cell]:
+    spec = item.get("spec") or {}
+    keys = "inline" if spec.get("jwks") else str(spec.get("jwksUrl") or "by discovery")
+    return [id_of(item), str(spec.get("issuer") or ""), keys, "operators" if spec.get("operatorsOnly") else "all", _revision(item)]
+
+
+_TABLES: dict[Kind, tuple[list[str], Any]] = {
+    Kind.NAMESPACE: (["NAME", "DESCRIPTION", "REVISION"], _namespace_row),
+    Kind.MCP_SERVER: (["NAME", "ENDPOINT", "PROBED", "ERA", "ACCEPTED", "REVISION"], _server_row),
+    Kind.POLICY_SET: (["NAME", "DESCRIPTION", "POLICIES", "REVISION"], _policy_row),
+    Kind.ROLE_BINDING: (["NAME", "ROLE", "SUBJECTS", "REVISION"], _binding_row),
+    Kind.IDENTITY_PROVIDER: (["NAME", "ISSUER", "KEYS", "FOR", "REVISION"], _provider_row),
+}
+
+
+@click.command(cls=Command)
+@click.argument("kind", type=KindArgument())
+@click.argument("name")
+@namespace_option
+@pass_invocation
+def describe(invocation: Invocation, *, kind: Kind, name: str, namespace: str) -> int:
+    """Show one entry with its status; for an MCP server also its tools."""
+    with invocation.api() as api:
+        namespace, name = locate(api, kind, name, namespace)
+        document = read_entry(api, kind, namespace, name)
+        catalog = api.get(entry_path(PLURAL_OF_KIND[kind], namespace, name, "tools")) if kind is Kind.MCP_SERVER else None
+    if invocation.for_machines:
+        say_document({**document, "catalog": catalog["items"]} if catalog else document, invocation.output)
+        return Outcome.DONE
+    _say_described(document)
+    if catalog and catalog["items"]:
+        say("\ntools", "strong")
+        say_tools(catalog)
+    return Outcome.DONE
+
+
+def _say_described(document: JsonObject) -> None:
+    metadata, status = document.get("metadata") or {}, dict(document.get("status") or {})
+    say(printable(f"{document.get('kind')} {id_of(document)}"), "strong")
+    for key in ("uid", "resourceRevision", "labels", "annotations"):
+        if metadata.get(key):
+            say(f"  {key}: {printable(json_text(metadata[key], indent=None) if isinstance(metadata[key], dict) else metadata[key])}")
+    say("\nspec", "strong")
+    for line in yaml_text([document.get("spec") or {}]).splitlines():
+        say(f"  {printable(line)}")
+    conditions = status.pop("conditions", None) or []
+    if not conditions and not status:
+        return
+    say("\nstatus", "strong")
+    for key, value in status.items():
+        say(f"  {printable(key)}: {printable(value if isinstance(value, str | int) else json_text(value, indent=None))}")
+    for condition in conditions:
+        style = {"True": "good", "False": "bad"}.get(str(condition.get("status")), "doubt")
+        say(
+            printable(
+                f"  {condition.get('type')}: {condition.get('status')} at {condition.get('at')} {condition.get('message') or ''}"
+            ).rstrip(),
+            style,
+        )
+
+
+@click.command(cls=Command)
+@click.argument("kind", type=KindArgument())
+@click.argument("name")
+@namespace_option
+@pass_invocation
+def history(invocation: Invocation, *, kind: Kind, name: str, namespace: str) -> int:
+    """Show who changed an entry, when, and in which revision."""
+    with invocation.api() as api:
+        namespace, name = locate(api, kind, name, namespace)
+        answer = api.get(entry_path(PLURAL_OF_KIND[kind], namespace, name, "history"))
+    if invocation.for_machines:
+        say_document(answer, invocation.output)
+        return Outcome.DONE
+    rows: list[list[Cell]] = [[_first(item, *keys) for _, *keys in _HISTORY] for item in answer["items"]]
+    say_table([column for column, *_ in _HISTORY], rows)
+    return Outcome.DONE
+
+
+_HISTORY = (
+    ("REVISION", "revision", "resource_revision"),
+    ("AT", "at", "committed_at"),
+    ("ACTOR", "actor"),
+    ("ACTION", "action"),
+    ("MESSAGE", "message"),
+)
+
+
+def _first(item: JsonObject, *keys: str) -> str:
+    return next((str(item[key]) for key in keys if item.get(key) not in (None, "")), "-")
