@@ -1,0 +1,1 @@
+"""Who asks: identity providers, access tokens, and the principal that a verified token makes."""

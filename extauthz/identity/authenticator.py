@@ -26,9 +26,21 @@ from extauthz.identity.access_token import (
     read_unverified_token,
     verify_access_token,
 )
+from extauthz.identity.challenge import protected_resource_metadata, www_authenticate
 from extauthz.identity.jwks import KeySet, KeySource
 from extauthz.identity.principal import Principal, PrincipalKind, VerifiedClaims
 from extauthz.identity.provider import IdentityProvider
+
+__all__ = [
+    "OPERATORS_API",
+    "Authenticator",
+    "VerifiedTokens",
+    "is_admitted",
+    "parse_bearer",
+    "principal_from_claims",
+    "protected_resource_metadata",
+    "www_authenticate",
+]
 
 MAX_GROUPS = 500
 MAX_NAME_LENGTH = 500

@@ -1,0 +1,195 @@
+"""The signed context of the egress listener: on whose behalf our own processes call an MCP server.
+
+Only authorizers (and the control plane for its prober) hold the MAC keys, which arrive with the registry's state and overlap
+while they rotate. The header is `<base64url of compact JSON>.<base64url of HMAC-SHA256>`; the JSON names its key. Verification
+is strict: one encoding, every member present and of its type, nothing else. The inner decision is made anew; this says only who.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from extauthz.errors import AuthenticationError, Reason
+from extauthz.identity.principal import Principal, PrincipalKind
+from extauthz.state import ContextKey
+
+MAX_HEADER_BYTES = 32 * 1024
+MAX_LIFETIME_SECONDS = 3600
+AUDIENCE = "egress"
+KINDS = frozenset({"prober", "call"})
+_PURPOSE = b"legation egress context v1\x00"  # separates this use of the key from any other
+_MEMBERS = {"aud": str, "did": str, "exp": float, "kid": str, "kind": str, "prn": dict, "rev": int, "srv": str}
+_PRINCIPAL_MEMBERS = {
+    "act": str,
+    "cid": str,
+    "exp": float,
+    "grp": list,
+    "id": str,
+    "iss": str,
+    "jti": str,
+    "kind": str,
+    "ns": list,
+    "prv": str,
+    "sub": str,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EgressContext:
+    """Who stands behind a call of ours. `mcp_server_id` empty = any server; `kind` "prober" = list methods only."""
+
+    decision_id: str
+    principal: Principal
+    mcp_server_id: str
+    revision: int
+    expires_at_unix: float
+    audience: str = AUDIENCE
+    kind: str = "call"
+
+
+def sign_egress_context(context: EgressContext, key: ContextKey) -> str:
+    """The header value for `context`. Claims of the principal's token stay behind. Raises ValueError for an unusable one."""
+    if context.kind not in KINDS or context.audience != AUDIENCE:
+        raise ValueError("an egress context is of kind prober or call, for audience egress")
+    payload = {
+        "aud": context.audience,
+        "did": context.decision_id,
+        "exp": float(context.expires_at_unix),
+        "kid": key.key_id,
+        "kind": context.kind,
+        "prn": _principal_members(context.principal),
+        "rev": context.revision,
+        "srv": context.mcp_server_id,
+    }
+    body = _encode(_canonical(payload))
+    header = f"{body}.{_encode(_mac(body, key))}"
+    if len(header) > MAX_HEADER_BYTES:
+        raise ValueError(f"an egress context must not be larger than {MAX_HEADER_BYTES} bytes")
+    return header
+
+
+def verify_egress_context(header: str, keys: Sequence[ContextKey], now: float) -> EgressContext:
+    """The context that one of `keys` signed and that is good at `now`; else `AuthenticationError` (`EGRESS_CONTEXT_INVALID`)."""
+    if len(header) > MAX_HEADER_BYTES or header.count(".") != 1 or not header.isascii():
+        raise _invalid("is not one signed context")
+    body, _, signature = header.partition(".")
+    # (1) the MAC, by the one key that is named and in use
+    payload = _parse(body)
+    key = next((k for k in keys if k.key_id == payload["kid"] and k.not_before_unix <= now < k.not_after_unix), None)
+    if key is None:
+        raise _invalid("is signed with a key that is not in use")
+    if not hmac.compare_digest(_decode(signature), _mac(body, key)):
+        raise _invalid("has a wrong signature")
+    # (2) what it says
+    if payload["aud"] != AUDIENCE or payload["kind"] not in KINDS:
+        raise _invalid("is for another purpose")
+    if not now < payload["exp"] <= now + MAX_LIFETIME_SECONDS:
+        raise _invalid("has expired or lives too long")
+    return EgressContext(
+        decision_id=payload["did"],
+        principal=_principal(payload["prn"]),
+        mcp_server_id=payload["srv"],
+        revision=payload["rev"],
+        expires_at_unix=payload["exp"],
+        audience=payload["aud"],
+        kind=payload["kind"],
+    )
+
+
+def signing_key(keys: Sequence[ContextKey], now: float) -> ContextKey | None:
+    """The key to sign with now: of those in use the one that lasts longest."""
+    in_use = [key for key in keys if key.not_before_unix <= now < key.not_after_unix]
+    return max(in_use, key=lambda key: (key.not_after_unix, key.key_id), default=None)
+
+
+def _principal_members(principal: Principal) -> dict[str, object]:
+    return {
+        "act": principal.actor,
+        "cid": principal.oauth_client_id,
+        "exp": float(principal.expires_at_unix),
+        "grp": list(principal.groups),
+        "id": principal.id,
+        "iss": principal.issuer,
+        "jti": principal.access_token_id,
+        "kind": principal.kind.value,
+        "ns": list(principal.trusted_namespaces),
+        "prv": principal.provider,
+        "sub": principal.subject,
+    }
+
+
+def _principal(members: object) -> Principal:
+    checked = _check_members(members, _PRINCIPAL_MEMBERS)
+    if not all(isinstance(name, str) for name in (*checked["grp"], *checked["ns"])):
+        raise _invalid("is malformed")
+    try:
+        kind = PrincipalKind(checked["kind"])
+    except ValueError as error:
+        raise _invalid("is malformed") from error
+    return Principal(
+        kind=kind,
+        id=checked["id"],
+        provider=checked["prv"],
+        subject=checked["sub"],
+        issuer=checked["iss"],
+        groups=tuple(checked["grp"]),
+        oauth_client_id=checked["cid"],
+        access_token_id=checked["jti"],
+        actor=checked["act"],
+        trusted_namespaces=tuple(checked["ns"]),
+        expires_at_unix=checked["exp"],
+    )
+
+
+def _parse(body: str) -> dict[str, Any]:
+    raw = _decode(body)
+    try:
+        payload = json.loads(raw)
+        canonical = _canonical(payload)
+    except (ValueError, RecursionError) as error:
+        raise _invalid("is malformed") from error
+    if canonical != raw:
+        raise _invalid("is not in its one canonical form")
+    return _check_members(payload, _MEMBERS)
+
+
+def _check_members(payload: object, members: dict[str, type]) -> dict[str, Any]:
+    if not isinstance(payload, dict) or payload.keys() != members.keys():
+        raise _invalid("is malformed")
+    if not all(type(payload[name]) is kind for name, kind in members.items()) or not math.isfinite(payload["exp"]):
+        raise _invalid("is malformed")
+    return payload
+
+
+def _canonical(payload: object) -> bytes:
+    return json.dumps(payload, separators=(",", ":"), sort_keys=True, ensure_ascii=True, allow_nan=False).encode("ascii")
+
+
+def _mac(body: str, key: ContextKey) -> bytes:
+    return hmac.new(key.key, _PURPOSE + body.encode("ascii"), hashlib.sha256).digest()
+
+
+def _encode(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
+
+
+def _decode(text: str) -> bytes:
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise _invalid("is malformed") from error
+    if _encode(raw) != text:
+        raise _invalid("is malformed")
+    return raw
+
+
+def _invalid(what: str) -> AuthenticationError:
+    return AuthenticationError(Reason.EGRESS_CONTEXT_INVALID, f"the egress context {what}")
