@@ -1,0 +1,108 @@
+"""The table that `make bench` prints and `bench/RESULTS.md` holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bench.load import Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallRun:
+    """One load: who answered, how it was loaded, what it cost each process (microseconds of CPU per call)."""
+
+    target: str
+    shape: str
+    outcome: Outcome
+    cpu_us: dict[str, float]
+
+    @property
+    def total_cpu_us(self) -> float:
+        return sum(self.cpu_us.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditRun:
+    """Edits of one registry: from the request to the first call that Envoy served by the new configuration."""
+
+    servers: int
+    edits: int
+    p50_ms: float
+    p95_ms: float
+    failed_calls: int
+    load_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Idle:
+    """Start and memory. `first_seconds`: an empty data directory; `again_seconds`: the second start."""
+
+    first_seconds: float
+    again_seconds: float
+    memory_mb: dict[str, float]
+
+
+@dataclass(kw_only=True)
+class Report:
+    """Everything of one run."""
+
+    commit: str
+    machine: str
+    measured_at: str
+    idle: Idle | None = None
+    calls: list[CallRun] = field(default_factory=list)
+    edits: list[EditRun] = field(default_factory=list)
+
+    def text(self) -> str:
+        """Markdown."""
+        parts = [
+            "# Results",
+            f"`make bench` at commit `{self.commit}` on {self.measured_at}; {self.machine}.",
+            "Numbers of one run; CPU per call is the steadiest of them.",
+            *self._calls(),
+            *self._edits(),
+            *self._idle(),
+        ]
+        return "\n".join(parts) + "\n"
+
+    def _calls(self) -> list[str]:
+        if not self.calls:
+            return []
+        roles = sorted({role for run in self.calls for role in run.cpu_us})
+        lines = ["", "## Calls", "CPU in microseconds per call, all threads; latency in milliseconds.", ""]
+        lines.append(
+            "| target | load | calls/s | p50 | p99 | failed | " + " | ".join(f"{role} CPU" for role in roles) + " | CPU in all | ratio |"
+        )
+        lines.append("|---|---|---|---|---|---|" + "---|" * (len(roles) + 2))
+        plain = {run.shape: run.total_cpu_us for run in self.calls if run.target == "plain Envoy"}
+        for run in self.calls:
+            outcome = run.outcome
+            costs = " | ".join(f"{run.cpu_us[role]:.0f}" if role in run.cpu_us else "" for role in roles)
+            ratio = run.total_cpu_us / plain[run.shape] if plain.get(run.shape) else float("nan")
+            lines.append(
+                f"| {run.target} | {run.shape} | {outcome.calls / outcome.seconds:.0f} | {outcome.p50_ms:.2f} | {outcome.p99_ms:.2f} "
+                f"| {outcome.failed} | {costs} | {run.total_cpu_us:.0f} | {ratio:.1f} |"
+            )
+        return lines
+
+    def _edits(self) -> list[str]:
+        if not self.edits:
+            return []
+        lines = ["", "## Edit to live", "From the request that changes an address to the first call that the new address answered.", ""]
+        lines.append("| servers | edits | p50 ms | p95 ms | failed calls | applying all of them, s |")
+        lines.append("|---|---|---|---|---|---|")
+        lines.extend(
+            f"| {run.servers} | {run.edits} | {run.p50_ms:.1f} | {run.p95_ms:.1f} | {run.failed_calls} | {run.load_seconds:.1f} |"
+            for run in self.edits
+        )
+        return lines
+
+    def _idle(self) -> list[str]:
+        if self.idle is None:
+            return []
+        lines = ["", "## Start and memory", ""]
+        first, again = self.idle.first_seconds, self.idle.again_seconds
+        lines.append(f"Ready {first:.1f} s after `legation up` in an empty directory, {again:.1f} s the next time.")
+        lines.append("Proportional set size, idle, in MB: " + ", ".join(f"{role} {mb:.0f}" for role, mb in self.idle.memory_mb.items()))
+        lines.append(f"In all: {sum(self.idle.memory_mb.values()):.0f} MB.")
+        return lines
