@@ -1,0 +1,93 @@
+"""What the documents say is what the code does: settings, errors, audit fields, dependencies, make targets."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+from extauthz.answer import TOLD
+from extauthz.errors import Reason
+from extauthz.v1 import audit_pb2
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+
+def rows(file: str) -> dict[str, list[str]]:
+    """Table rows by the code in their first column."""
+    return {
+        cells[0].strip("`"): cells
+        for line in (DOCS / file).read_text().splitlines()
+        if line.startswith("| `") and (cells := [cell.strip() for cell in line.strip("|").split(" | ")])
+    }
+
+
+def test_every_reason_is_documented_and_no_other() -> None:
+    text = (DOCS / "errors.md").read_text().split("## On the API")[0]
+    documented = set(re.findall(r"^\| `([a-z_]+)` \|", text, re.MULTILINE))
+
+    assert documented == {reason.value for reason in Reason}
+
+
+def test_the_documented_status_and_code_of_a_refusal_are_those_that_are_sent() -> None:
+    documented = rows("errors.md")
+    for reason, told in TOLD.items():
+        cells = documented[reason.value]
+
+        assert (cells[1], cells[2]) == (str(told.status), str(told.code)), reason
+
+
+def test_every_audit_field_is_documented_and_no_other() -> None:
+    text = (DOCS / "audit-fields.md").read_text()
+    sections = dict(zip(re.findall(r"^## (\w+)$", text, re.MULTILINE), re.split(r"^## \w+$", text, flags=re.MULTILINE)[1:], strict=True))
+    expected = {
+        "AuditRecord": [field.name for field in audit_pb2.AuditRecord.DESCRIPTOR.fields],
+        "AuditPrincipal": [field.name for field in audit_pb2.AuditPrincipal.DESCRIPTOR.fields],
+        "Events": [value.name for value in audit_pb2.AuditEvent.DESCRIPTOR.values if value.number],
+        "Decisions": [value.name for value in audit_pb2.AuditDecision.DESCRIPTOR.values if value.number],
+    }
+    for section, names in expected.items():
+        assert re.findall(r"^\| `(\w+)` \|", sections[section], re.MULTILINE) == names
+
+
+def test_every_dependency_is_documented_with_its_licence_and_no_other() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {name_of(requirement) for requirement in _requirements(project)}
+    documented = {name.lower(): cells for name, cells in rows("dependencies.md").items()}
+
+    assert set(documented) == declared
+    assert all(cells[3] for cells in documented.values())
+
+
+def _requirements(project: dict[str, object]) -> Iterator[str]:
+    dependencies, optional = project["dependencies"], project["optional-dependencies"]
+    assert isinstance(dependencies, list)
+    assert isinstance(optional, dict)
+    yield from dependencies
+    for extra in optional.values():
+        yield from extra
+
+
+def name_of(requirement: str) -> str:
+    """The distribution of a requirement."""
+    return re.split(r"[\[<>=!~; ]", requirement, maxsplit=1)[0].lower()
+
+
+def test_every_local_link_leads_somewhere() -> None:
+    broken = [
+        f"{page.name}: {target}"
+        for page in [*ROOT.glob("*.md"), *DOCS.glob("*.md")]
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+        if "://" not in target and not (page.parent / target).exists()
+    ]
+
+    assert not broken
+
+
+def test_the_readme_names_only_make_targets_that_exist() -> None:
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z0-9-]+)\b", (ROOT / "README.md").read_text()))
+
+    assert named <= targets | {"it", "sure"}
