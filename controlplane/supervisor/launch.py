@@ -1,0 +1,29 @@
+"""Becomes another program that dies with its parent: `python -I -S launch.py PARENT_PID PROGRAM ARGUMENT...`.
+
+Run by path, never imported by the supervisor. The kernel kills the program when the supervisor ends, however it ends, so that a
+killed supervisor leaves nothing behind. (Setting this between fork and exec in the supervisor itself is unsafe beside threads.)
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: list[str]) -> None:
+    """Ask the kernel for the signal, make sure the parent still lives, become the program."""
+    parent, program = int(arguments[1]), arguments[2:]
+    if sys.platform == "linux":
+        import ctypes  # noqa: PLC0415 - only Linux has prctl
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            sys.exit(1)
+    os.execv(program[0], program)  # noqa: S606 - no shell is wanted
+
+
+if __name__ == "__main__":
+    main(sys.argv)

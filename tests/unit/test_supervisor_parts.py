@@ -1,0 +1,219 @@
+"""What the supervisor is made of: one per data directory, ports, children that restart and die with it, bounded logs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from controlplane.supervisor import log_file, plan, port
+from controlplane.supervisor.child import Child
+from controlplane.supervisor.http import get_readiness
+from controlplane.supervisor.lock import locked
+from extauthz.errors import ConfigurationError
+from extauthz.runtime import Deployment
+
+PYTHON = sys.executable
+
+
+def python(code: str, *, name: str = "child", stop_seconds: float = 2.0) -> plan.Process:
+    return plan.Process(name=name, command=(PYTHON, "-c", code), environ=plan.child_environ(os.environ), stop_seconds=stop_seconds)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+async def until(condition, seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not hold in time"
+        await asyncio.sleep(0.01)
+
+
+class Deaths:
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, float]] = []
+
+    def __call__(self, child: Child, returncode: int, pause: float) -> None:
+        self.seen.append((returncode, pause))
+
+
+def test_a_second_supervisor_on_the_same_data_directory_is_told_who_runs(tmp_path):
+    with (
+        locked(tmp_path),
+        pytest.raises(ConfigurationError, match=rf"already running in .* \(process {os.getpid()}\).*--data-dir"),
+        locked(tmp_path),
+    ):
+        pass
+
+
+def test_the_lock_is_free_again_afterwards(tmp_path):
+    with locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
+
+
+def test_a_taken_port_is_named_with_its_holder_and_the_flag_that_changes_it():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        taken = listener.getsockname()[1]
+
+        with pytest.raises(ConfigurationError) as caught:
+            port.require_free(taken, what="the gateway", change_with="--gateway-port")
+
+        assert f"port {taken} for the gateway is taken by" in str(caught.value)
+        assert f"(process {os.getpid()})" in str(caught.value)
+        assert "--gateway-port" in str(caught.value)
+        assert port.free_port(taken) != taken
+
+
+def test_a_free_port_is_kept():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        free = listener.getsockname()[1]
+
+    port.require_free(free, what="the gateway", change_with="--gateway-port")
+    assert port.free_port(free) == free
+
+
+def test_children_get_our_settings_and_nothing_else_of_the_callers_environment():
+    caller = {
+        "PATH": "/bin",
+        "HOME": "/h",
+        "PYTHONPATH": "/evil",
+        "AWS_SECRET_ACCESS_KEY": "s",
+        "LEGATION_LOG_LEVEL": "debug",
+        "LEGATION_XDS_LISTEN": "unix:/evil",
+    }
+    deployment = Deployment(data_dir=Path("/data"), runtime_dir=Path("/run/l"))
+
+    environ = plan.child_environ(caller, plan.settings_of(deployment, 8080, caller))
+
+    assert "PYTHONPATH" not in environ
+    assert "AWS_SECRET_ACCESS_KEY" not in environ
+    assert environ["LEGATION_LOG_LEVEL"] == "debug"
+    assert environ["LEGATION_XDS_LISTEN"] == "unix:/run/l/ads.sock"
+    assert environ["PATH"] == "/bin"
+
+
+def test_a_plain_child_gets_no_settings_at_all():
+    assert not [name for name in plan.child_environ({"PATH": "/bin", "LEGATION_LOG_LEVEL": "debug"}) if name.startswith("LEGATION_")]
+
+
+async def test_a_dead_child_is_reported_and_started_again(tmp_path):
+    deaths = Deaths()
+    child = Child(python("import time; time.sleep(60)"), log_dir=tmp_path, report=deaths)
+    await child.start()
+    first = child.pid
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: child.pid not in {None, first})
+    await child.stop()
+
+    assert deaths.seen == [(-signal.SIGKILL, 0.1)]
+    assert child.pid is None
+
+
+async def test_pauses_grow_while_a_child_keeps_dying(tmp_path):
+    deaths = Deaths()
+    child = Child(python("raise SystemExit(7)"), log_dir=tmp_path, report=deaths)
+    await child.start()
+    await until(lambda: len(deaths.seen) == 3)
+    started = time.monotonic()
+    await child.stop()
+
+    assert [code for code, _ in deaths.seen] == [7, 7, 7]
+    assert [pause for _, pause in deaths.seen] == [0.1, 0.5, 1.0]
+    assert time.monotonic() - started < 0.5
+
+
+async def test_a_child_that_ignores_sigterm_is_killed_with_its_own_children(tmp_path):
+    code = (
+        "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']).pid, flush=True); time.sleep(60)"
+    )
+    child = Child(python(code, stop_seconds=0.3), log_dir=tmp_path, report=Deaths())
+    await child.start()
+    await until(lambda: (tmp_path / "child.log").read_text().strip() != "")
+    grandchild = int((tmp_path / "child.log").read_text())
+    await child.stop()
+
+    await until(lambda: not alive(grandchild))
+
+
+async def test_nothing_survives_a_killed_supervisor():
+    code = f"""
+import asyncio, pathlib
+from controlplane.supervisor.child import Child
+from controlplane.supervisor.plan import Process
+async def main():
+    import os, tempfile
+    directory = pathlib.Path(tempfile.mkdtemp())
+    process = Process(name='child', command=({PYTHON!r}, '-c', 'import time; time.sleep(60)'), environ=dict(os.environ))
+    child = Child(process, log_dir=directory, report=lambda *_: None)
+    await child.start()
+    print(child.pid, flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+    supervisor = subprocess.Popen([PYTHON, "-c", code], stdout=subprocess.PIPE)  # noqa: ASYNC220 - a test may block
+    child = int(supervisor.stdout.readline())
+    await asyncio.sleep(0.2)
+    assert alive(child)
+    supervisor.kill()
+    supervisor.communicate()
+
+    await until(lambda: not alive(child))
+
+
+def test_logs_begin_anew_and_keep_the_last_run(tmp_path):
+    log = tmp_path / "x.log"
+    log.write_text("last run")
+
+    log_file.start_log(log)
+    descriptor = log_file.open_log(log)
+    os.write(descriptor, b"this run\n" * 100)
+    log_file.bound_log(log, max_bytes=100)
+    os.write(descriptor, b"after\n")
+    os.close(descriptor)
+
+    assert log.read_text() == "after\n"
+    assert log_file.tail(log) == ["after"]
+    assert "this run" in (tmp_path / "x.log.1").read_text()
+
+
+async def test_nobody_at_the_gateway_is_not_ready():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        nobody = listener.getsockname()[1]
+
+    status, why = await get_readiness(nobody)
+
+    assert status == 0
+    assert why
+
+
+async def test_what_the_gateway_says_about_readiness_is_read():
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\n\r\nno authorizer yet")
+        await writer.drain()
+        writer.close()
+
+    gateway = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with gateway:
+        status, why = await get_readiness(gateway.sockets[0].getsockname()[1])
+
+    assert (status, why) == (503, "no authorizer yet")
