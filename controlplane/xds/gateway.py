@@ -1,0 +1,66 @@
+"""What the constant part of every Envoy's configuration depends on: addresses, limits, certificates. Never a registry entry."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from extauthz.errors import ConfigurationError
+
+IDENTITY_SECRET = "legation-identity"  # noqa: S105 - a name
+"""Static secret of the bootstrap: Envoy's own certificate for links between our processes."""
+AUTHORITY_SECRET = "legation-authority"  # noqa: S105 - a name
+"""Static secret of the bootstrap: who may stand at the other end of these links."""
+
+MAX_BODY_BYTES = 4 * 1024 * 1024
+"""Largest request that Envoy buffers for a decision; the authorizer refuses at the limit of each server, which is lower."""
+
+_SYSTEM_CA_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem", "/etc/ssl/ca-bundle.pem")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings:
+    """Addresses are `unix:/path` or `host:port`. `link_tls`: TCP links between our processes use the bootstrap's secrets."""
+
+    gateway_listen: str
+    egress_listen: str
+    authorizer_addresses: tuple[str, ...]
+    api_address: str
+    check_timeout_ms: int = 500
+    link_tls: bool = False
+    system_ca_file: str = ""
+    requests_per_second: int = 20_000
+
+    def __post_init__(self) -> None:
+        if not self.authorizer_addresses:
+            raise ConfigurationError("LEGATION_AUTHORIZER_ADDRESSES is empty: Envoy must be told at least one authorizer")
+        for address in (self.gateway_listen, self.egress_listen, self.api_address, *self.authorizer_addresses):
+            parse_address(address)
+
+    @property
+    def upstream_ca_file(self) -> str:
+        """The file with the certificate authorities that https upstreams are checked against."""
+        return self.system_ca_file or find_system_ca_file()
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """`unix:/path` gives (path, -1), `host:port` gives (host, port); raises `ConfigurationError` for anything else."""
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path.startswith("/"):
+            raise ConfigurationError(f"{text!r}: the path of a Unix socket must be absolute")
+        return path, -1
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 <= int(port) <= 65535:
+        raise ConfigurationError(f"{text!r} is neither unix:/path nor host:port")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def find_system_ca_file(candidates: Sequence[str] = _SYSTEM_CA_FILES) -> str:
+    """Where this system keeps its certificate authorities (Envoy is expected on a like system)."""
+    for candidate in (ssl.get_default_verify_paths().cafile, *candidates):
+        if candidate and Path(candidate).is_file():
+            return candidate
+    return candidates[0]

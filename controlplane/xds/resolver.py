@@ -1,0 +1,91 @@
+"""Host names of endpoints, resolved by us: every answer is checked against the address rules and pinned into EDS.
+
+Envoy never resolves a registered name itself, so a name cannot move to an inner address after it was checked (DNS rebinding).
+An answer that fails or is refused leaves the last good one in place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from controlplane.registry.state import RegistryState
+from extauthz.address import parse_host_literal
+from extauthz.errors import AddressError
+
+ResolvedHosts = Mapping[str, tuple[str, ...]]
+"""Addresses by host name (or literal); sorted, so that the same answer gives the same bytes."""
+
+RESOLUTION_TIMEOUT_SECONDS = 2.0
+CONCURRENT_RESOLUTIONS = 16
+
+logger = logging.getLogger(__name__)
+
+
+class HostResolution(Protocol):
+    """What is needed of `extauthz.address.AddressRules`."""
+
+    async def resolve(self, host: str, port: int) -> list[str]:
+        """Every address of `host`, each of them checked; raises `AddressError`."""
+
+
+def port_of(url: str) -> int:
+    """The port of a registered URL, or its scheme's own."""
+    parts = urlsplit(url)
+    return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def hosts_of(state: RegistryState) -> frozenset[str]:
+    """Every host that a registered endpoint names."""
+    return frozenset(urlsplit(e.url).hostname or "" for entry in state.mcp_servers.values() for e in entry.spec.endpoints)
+
+
+class Resolver:
+    """Keeps `resolved` current for the hosts it is asked about. Only checked addresses ever enter it."""
+
+    def __init__(self, *, rules: HostResolution) -> None:
+        self._rules = rules
+        self._resolved: dict[str, tuple[str, ...]] = {}
+        self._limit = asyncio.Semaphore(CONCURRENT_RESOLUTIONS)
+
+    @property
+    def resolved(self) -> ResolvedHosts:
+        """The last good answers."""
+        return MappingProxyType(dict(self._resolved))
+
+    async def learn(self, hosts: Iterable[str]) -> None:
+        """Resolve those of `hosts` that are not known yet, and forget hosts that are no longer asked for."""
+        wanted = set(hosts)
+        for gone in self._resolved.keys() - wanted:
+            del self._resolved[gone]
+        await self._resolve(wanted - self._resolved.keys())
+
+    async def refresh(self) -> bool:
+        """Resolve every name again; whether any answer changed."""
+        before = dict(self._resolved)
+        await self._resolve(host for host in before if not _is_literal(host))
+        return before != self._resolved
+
+    async def _resolve(self, hosts: Iterable[str]) -> None:
+        await asyncio.gather(*(self._resolve_one(host) for host in sorted(hosts)))
+
+    async def _resolve_one(self, host: str) -> None:
+        async with self._limit:
+            try:
+                async with asyncio.timeout(RESOLUTION_TIMEOUT_SECONDS):
+                    self._resolved[host] = tuple(sorted(await self._rules.resolve(host, 0)))
+            except (AddressError, TimeoutError) as error:
+                reason = str(error) or f"{host} was not resolved in {RESOLUTION_TIMEOUT_SECONDS:g} s"
+                logger.warning("endpoint host not usable", extra={"host": host, "reason": reason, "kept": self._resolved.get(host, ())})
+                self._resolved.setdefault(host, ())
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        return parse_host_literal(host) is not None
+    except AddressError:
+        return False

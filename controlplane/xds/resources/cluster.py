@@ -1,0 +1,171 @@
+"""CDS: a cluster per MCP server, and the two of our own processes."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+from envoy_data_plane.envoy.config.cluster import v3 as cluster
+from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
+from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstream
+from envoy_data_plane.envoy.type.matcher import v3 as matcher
+from envoy_data_plane.google.protobuf import Any, Struct
+
+from controlplane.registry.spec import McpServerSpec
+from controlplane.xds.cluster_name import server_names
+from controlplane.xds.gateway import GatewaySettings
+from controlplane.xds.resources.typed import ADS, TLS_SOCKET, is_name, link_tls_context, load_assignment, pack
+
+AUTHORIZER_CLUSTER = "legation-authorizer"
+API_CLUSTER = "legation-api"
+
+HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+# uvicorn and Node close idle connections after 5 s; a connection that we close first never swallows a call that must not
+# be repeated.
+PLAIN_IDLE_SECONDS = 4
+TLS_IDLE_SECONDS = 50
+
+
+def make_mcp_cluster(name: str, spec: McpServerSpec, *, ca_file: str) -> cluster.Cluster:
+    """The cluster of one MCP server; its endpoints come by EDS under the same name."""
+    secure = urlsplit(spec.endpoints[0].url).scheme == "https"
+    names = server_names(spec)
+    sockets = {host: _tls_socket(host, spec.tls.ca_file or ca_file) for host in names}
+    return cluster.Cluster(
+        name=name,
+        type=cluster.ClusterDiscoveryType.EDS,
+        eds_cluster_config=cluster.ClusterEdsClusterConfig(eds_config=ADS, service_name=name),
+        connect_timeout=timedelta(seconds=5),
+        per_connection_buffer_limit_bytes=1024 * 1024,
+        lb_policy=cluster.ClusterLbPolicy.LEAST_REQUEST,
+        circuit_breakers=_breakers(spec.max_concurrent_calls),
+        outlier_detection=_outlier_detection(),
+        upstream_connection_options=cluster.UpstreamConnectionOptions(
+            tcp_keepalive=core.TcpKeepalive(keepalive_probes=3, keepalive_time=30, keepalive_interval=10)
+        ),
+        typed_extension_protocol_options={HTTP_OPTIONS: _tls_options() if secure else _http1_options(PLAIN_IDLE_SECONDS)},
+        transport_socket=next(iter(sockets.values())) if len(sockets) == 1 else None,
+        transport_socket_matches=[
+            cluster.ClusterTransportSocketMatch(name=host, match=Struct.from_dict({"host": host}), transport_socket=socket)
+            for host, socket in sorted(sockets.items())
+        ]
+        if len(sockets) > 1
+        else [],
+    )
+
+
+def make_authorizer_cluster(settings: GatewaySettings) -> cluster.Cluster:
+    """Where ext_authz asks: one endpoint per authorizer process, gRPC over HTTP/2."""
+    several = len(settings.authorizer_addresses) > 1
+    return cluster.Cluster(
+        name=AUTHORIZER_CLUSTER,
+        type=_static_type(settings.authorizer_addresses),
+        load_assignment=load_assignment(AUTHORIZER_CLUSTER, settings.authorizer_addresses),
+        connect_timeout=timedelta(milliseconds=min(settings.check_timeout_ms, 1000)),
+        lb_policy=cluster.ClusterLbPolicy.LEAST_REQUEST,
+        circuit_breakers=_breakers(100_000),
+        outlier_detection=_outlier_detection() if several else None,
+        typed_extension_protocol_options={HTTP_OPTIONS: _http2_options()},
+        transport_socket=_link_socket(settings, settings.authorizer_addresses[0], "authorizer"),
+    )
+
+
+def make_api_cluster(settings: GatewaySettings) -> cluster.Cluster:
+    """The control plane's HTTP API."""
+    return cluster.Cluster(
+        name=API_CLUSTER,
+        type=_static_type((settings.api_address,)),
+        load_assignment=load_assignment(API_CLUSTER, (settings.api_address,)),
+        connect_timeout=timedelta(seconds=1),
+        circuit_breakers=_breakers(1024),
+        typed_extension_protocol_options={HTTP_OPTIONS: _http1_options(TLS_IDLE_SECONDS)},
+        transport_socket=_link_socket(settings, settings.api_address, "control-plane"),
+    )
+
+
+def _static_type(addresses: tuple[str, ...]) -> cluster.ClusterDiscoveryType:
+    return cluster.ClusterDiscoveryType.STRICT_DNS if any(is_name(text) for text in addresses) else cluster.ClusterDiscoveryType.STATIC
+
+
+def _breakers(limit: int) -> cluster.CircuitBreakers:
+    """The same limit for calls (DEFAULT) and for long streams (HIGH): idle streams never use up the budget of calls."""
+    return cluster.CircuitBreakers(
+        thresholds=[
+            cluster.CircuitBreakersThresholds(
+                priority=priority, max_connections=limit, max_pending_requests=limit, max_requests=limit, max_retries=max(3, limit // 10)
+            )
+            for priority in (core.RoutingPriority.DEFAULT, core.RoutingPriority.HIGH)
+        ]
+    )
+
+
+def _outlier_detection() -> cluster.OutlierDetection:
+    return cluster.OutlierDetection(
+        consecutive_gateway_failure=5,
+        enforcing_consecutive_gateway_failure=100,
+        enforcing_consecutive_5xx=0,
+        enforcing_success_rate=0,
+        interval=timedelta(seconds=5),
+        base_ejection_time=timedelta(seconds=10),
+        max_ejection_percent=50,
+    )
+
+
+def _http1_options(idle_seconds: int) -> Any:
+    return pack(
+        upstream.HttpProtocolOptions(
+            common_http_protocol_options=core.HttpProtocolOptions(idle_timeout=timedelta(seconds=idle_seconds)),
+            explicit_http_config=upstream.HttpProtocolOptionsExplicitHttpConfig(http_protocol_options=core.Http1ProtocolOptions()),
+        )
+    )
+
+
+def _http2_options() -> Any:
+    return pack(
+        upstream.HttpProtocolOptions(
+            explicit_http_config=upstream.HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=core.Http2ProtocolOptions())
+        )
+    )
+
+
+def _tls_options() -> Any:
+    """HTTP/1.1 or HTTP/2, whichever the upstream chooses by ALPN."""
+    return pack(
+        upstream.HttpProtocolOptions(
+            common_http_protocol_options=core.HttpProtocolOptions(idle_timeout=timedelta(seconds=TLS_IDLE_SECONDS)),
+            auto_config=upstream.HttpProtocolOptionsAutoHttpConfig(
+                http_protocol_options=core.Http1ProtocolOptions(), http2_protocol_options=core.Http2ProtocolOptions()
+            ),
+        )
+    )
+
+
+def _tls_socket(server_name: str, ca_file: str) -> core.TransportSocket:
+    """TLS that insists on the registered name: SNI and subject alternative name."""
+    expected = tls.SubjectAltNameMatcher(san_type=_san_type(server_name), matcher=matcher.StringMatcher(exact=server_name))
+    context = tls.UpstreamTlsContext(
+        sni="" if _is_literal(server_name) else server_name,
+        common_tls_context=tls.CommonTlsContext(
+            tls_params=tls.TlsParameters(tls_minimum_protocol_version=tls.TlsParametersTlsProtocol.TLSv1_2),
+            validation_context=tls.CertificateValidationContext(
+                trusted_ca=core.DataSource(filename=ca_file), match_typed_subject_alt_names=[expected]
+            ),
+        ),
+    )
+    return core.TransportSocket(name=TLS_SOCKET, typed_config=pack(context))
+
+
+def _san_type(server_name: str) -> tls.SubjectAltNameMatcherSanType:
+    return tls.SubjectAltNameMatcherSanType.IP_ADDRESS if _is_literal(server_name) else tls.SubjectAltNameMatcherSanType.DNS
+
+
+def _is_literal(server_name: str) -> bool:
+    return ":" in server_name or server_name.replace(".", "").isdecimal()
+
+
+def _link_socket(settings: GatewaySettings, address: str, peer: str) -> core.TransportSocket | None:
+    if not settings.link_tls or address.startswith("unix:"):
+        return None
+    return core.TransportSocket(name=TLS_SOCKET, typed_config=pack(tls.UpstreamTlsContext(common_tls_context=link_tls_context(peer))))

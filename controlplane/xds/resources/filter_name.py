@@ -1,0 +1,11 @@
+"""Names of HTTP filters. A misspelt key of `typed_per_filter_config` is accepted silently by Envoy: these are the only ones."""
+
+from __future__ import annotations
+
+LOCAL_RATELIMIT = "envoy.filters.http.local_ratelimit"
+EXT_AUTHZ = "envoy.filters.http.ext_authz"
+CUSTOM_RESPONSE = "envoy.filters.http.custom_response"
+ROUTER = "envoy.filters.http.router"
+
+HTTP_FILTERS = (LOCAL_RATELIMIT, CUSTOM_RESPONSE, EXT_AUTHZ, ROUTER)
+"""In the order of the filter chain."""

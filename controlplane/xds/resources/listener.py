@@ -1,0 +1,158 @@
+"""LDS: the public listener and the egress listener, with the filters in their order. Constant: nothing volatile stands here.
+
+    local rate limit ──▶ custom response (acts on answers, lanes only) ──▶ ext_authz ──▶ router
+
+Before the first filter the connection manager removes the headers that only we may set, normalises the path and refuses what
+two parsers could read in two ways.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import betterproto2
+from envoy_data_plane.envoy.config.common.mutation_rules import v3 as mutation_rules
+from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.config.listener import v3 as listener
+from envoy_data_plane.envoy.extensions.filters.http.custom_response import v3 as custom_response
+from envoy_data_plane.envoy.extensions.filters.http.ext_authz import v3 as ext_authz
+from envoy_data_plane.envoy.extensions.filters.http.local_ratelimit import v3 as local_ratelimit
+from envoy_data_plane.envoy.extensions.filters.http.router import v3 as router
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
+from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation import v3 as early_mutation
+from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
+from envoy_data_plane.envoy.type import v3 as envoy_type
+from envoy_data_plane.envoy.type.matcher import v3 as matcher
+
+from controlplane.xds.gateway import MAX_BODY_BYTES, GatewaySettings
+from controlplane.xds.resources import filter_name
+from controlplane.xds.resources.cluster import AUTHORIZER_CLUSTER
+from controlplane.xds.resources.local_reply import make_local_replies
+from controlplane.xds.resources.typed import ADS, TLS_SOCKET, address, link_tls_context, pack
+
+INGRESS = "ingress"
+EGRESS = "egress"
+
+_ONLY_OURS = ("x-legation-", "x-envoy-")
+_IDENTITY_OF_PROXIES = ("x-forwarded-", "forwarded", "x-real-ip")
+
+# Headers that an authorizer's answer never has reason to touch. Host and method are already refused by Envoy's default rules.
+_UNTOUCHABLE = r"^(host|connection|content-length|transfer-encoding|te|upgrade|keep-alive|proxy-.*|x-forwarded-.*)$"
+
+
+def make_ingress_listener(settings: GatewaySettings) -> listener.Listener:
+    """The public door."""
+    stripped = (*_ONLY_OURS, "legation-", *_IDENTITY_OF_PROXIES)
+    return _listener(INGRESS, settings.gateway_listen, _connection_manager(INGRESS, settings, stripped), None)
+
+
+def make_egress_listener(settings: GatewaySettings) -> listener.Listener:
+    """The inner door of our own processes: a Unix socket of ours, or TCP with mutual TLS. Keeps the signed context."""
+    secured = settings.link_tls and not settings.egress_listen.startswith("unix:")
+    manager = _connection_manager(EGRESS, settings, (*_ONLY_OURS, *_IDENTITY_OF_PROXIES))
+    return _listener(EGRESS, settings.egress_listen, manager, _egress_socket() if secured else None)
+
+
+def _listener(name: str, listen: str, manager: hcm.HttpConnectionManager, socket: core.TransportSocket | None) -> listener.Listener:
+    network_filter = listener.Filter(name="envoy.filters.network.http_connection_manager", typed_config=pack(manager))
+    return listener.Listener(
+        name=name,
+        address=address(listen),
+        per_connection_buffer_limit_bytes=1024 * 1024,
+        filter_chains=[listener.FilterChain(filters=[network_filter], transport_socket=socket)],
+    )
+
+
+def _egress_socket() -> core.TransportSocket:
+    context = tls.DownstreamTlsContext(common_tls_context=link_tls_context("control-plane"), require_client_certificate=True)
+    return core.TransportSocket(name=TLS_SOCKET, typed_config=pack(context))
+
+
+def _connection_manager(name: str, settings: GatewaySettings, stripped: tuple[str, ...]) -> hcm.HttpConnectionManager:
+    return hcm.HttpConnectionManager(
+        stat_prefix=name,
+        rds=hcm.Rds(config_source=ADS, route_config_name=name),
+        http_filters=_http_filters(settings),
+        early_header_mutation_extensions=[_early_mutation(stripped)],
+        local_reply_config=make_local_replies(),
+        # what is refused or rewritten before anybody looks
+        normalize_path=True,
+        path_with_escaped_slashes_action=hcm.HttpConnectionManagerPathWithEscapedSlashesAction.REJECT_REQUEST,
+        common_http_protocol_options=core.HttpProtocolOptions(
+            headers_with_underscores_action=core.HttpProtocolOptionsHeadersWithUnderscoresAction.REJECT_REQUEST,
+            max_headers_count=100,
+            idle_timeout=timedelta(minutes=5),
+        ),
+        http2_protocol_options=core.Http2ProtocolOptions(
+            max_concurrent_streams=100, initial_stream_window_size=65_536, initial_connection_window_size=1024 * 1024
+        ),
+        max_request_headers_kb=64,
+        upgrade_configs=[],
+        # who asks: the connection's own address, never a header
+        use_remote_address=True,
+        skip_xff_append=True,
+        forward_client_cert_details=hcm.HttpConnectionManagerForwardClientCertDetails.SANITIZE,
+        generate_request_id=True,
+        # time: lanes set their own idle timeouts
+        stream_idle_timeout=timedelta(minutes=5),
+        request_headers_timeout=timedelta(seconds=10),
+        request_timeout=timedelta(seconds=60),
+        server_name="legation",
+        server_header_transformation=hcm.HttpConnectionManagerServerHeaderTransformation.OVERWRITE,
+    )
+
+
+def _early_mutation(prefixes: tuple[str, ...]) -> core.TypedExtensionConfig:
+    removals = [
+        mutation_rules.HeaderMutation(
+            remove_on_match=mutation_rules.HeaderMutationRemoveOnMatch(key_matcher=matcher.StringMatcher(prefix=prefix, ignore_case=True))
+        )
+        for prefix in prefixes
+    ]
+    return core.TypedExtensionConfig(
+        name="envoy.http.early_header_mutation.header_mutation", typed_config=pack(early_mutation.HeaderMutation(mutations=removals))
+    )
+
+
+def _http_filters(settings: GatewaySettings) -> list[hcm.HttpFilter]:
+    configs: dict[str, betterproto2.Message] = {
+        filter_name.LOCAL_RATELIMIT: _local_ratelimit(settings),
+        filter_name.CUSTOM_RESPONSE: custom_response.CustomResponse(),
+        filter_name.EXT_AUTHZ: _ext_authz(settings),
+        filter_name.ROUTER: router.Router(suppress_envoy_headers=True),
+    }
+    return [hcm.HttpFilter(name=name, typed_config=pack(configs[name])) for name in filter_name.HTTP_FILTERS]
+
+
+def _local_ratelimit(settings: GatewaySettings) -> local_ratelimit.LocalRateLimit:
+    """A shield against abuse, far above honest use: quotas are the authorizer's."""
+    whole = core.RuntimeFractionalPercent(default_value=envoy_type.FractionalPercent(numerator=100))
+    return local_ratelimit.LocalRateLimit(
+        stat_prefix="abuse_shield",
+        token_bucket=envoy_type.TokenBucket(
+            max_tokens=settings.requests_per_second * 2, tokens_per_fill=settings.requests_per_second, fill_interval=timedelta(seconds=1)
+        ),
+        filter_enabled=whole,
+        filter_enforced=whole,
+    )
+
+
+def _ext_authz(settings: GatewaySettings) -> ext_authz.ExtAuthz:
+    """Every request whole, or not at all; no answer is a denial."""
+    return ext_authz.ExtAuthz(
+        grpc_service=core.GrpcService(
+            envoy_grpc=core.GrpcServiceEnvoyGrpc(cluster_name=AUTHORIZER_CLUSTER),
+            timeout=timedelta(milliseconds=settings.check_timeout_ms),
+        ),
+        transport_api_version=core.ApiVersion.V3,
+        failure_mode_allow=False,
+        status_on_error=envoy_type.HttpStatus(code=envoy_type.StatusCode.ServiceUnavailable),
+        clear_route_cache=True,
+        encode_raw_headers=True,
+        include_peer_certificate=True,
+        include_tls_session=True,
+        with_request_body=ext_authz.BufferSettings(max_request_bytes=MAX_BODY_BYTES, allow_partial_message=False, pack_as_bytes=True),
+        decoder_header_mutation_rules=mutation_rules.HeaderMutationRules(
+            allow_envoy=True, disallow_expression=matcher.RegexMatcher(regex=_UNTOUCHABLE), disallow_is_error=True
+        ),
+    )

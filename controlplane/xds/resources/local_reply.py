@@ -1,0 +1,147 @@
+"""What clients read when Envoy answers by itself: JSON-RPC errors where MCP is spoken, problems (RFC 9457) elsewhere.
+
+The authorizer's own denials are local replies too and must pass untouched: it always sets the dynamic metadata `verdict`,
+and everything here applies only when that is `allow` (something went wrong later) or absent (it was never asked, or failed).
+After an allow `:path` is the upstream's, so the path tells MCP from the rest only while the verdict is absent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from envoy_data_plane.envoy.config.accesslog import v3 as accesslog
+from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.config.route import v3 as route
+from envoy_data_plane.envoy.extensions.filters.http.custom_response import v3 as custom_response
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
+from envoy_data_plane.envoy.extensions.http.custom_response.local_response_policy import v3 as local_response
+from envoy_data_plane.envoy.type.matcher import v3 as matcher
+from envoy_data_plane.google.protobuf import Struct
+from envoy_data_plane.xds.core import v3 as xds_core
+from envoy_data_plane.xds.type.matcher import v3 as xds_matcher
+
+from controlplane.xds.resources.filter_name import EXT_AUTHZ
+from controlplane.xds.resources.typed import pack
+
+MCP_PREFIX = "/servers/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalError:
+    """One of Envoy's own errors as MCP clients see it. `flags` are Envoy's response flags, else `status` selects it."""
+
+    code: int
+    reason: str
+    message: str
+    flags: tuple[str, ...] = ()
+    status: int = 0
+    answered_status: int | None = None
+
+
+LOCAL_ERRORS = (
+    LocalError(
+        code=50300, reason="authorizer_unavailable", message="The gateway cannot decide about this call right now.", flags=("UAEX",)
+    ),
+    LocalError(
+        code=50400, reason="upstream_timeout", message="The MCP server did not answer in time.", flags=("UT", "DT"), answered_status=504
+    ),
+    LocalError(code=50301, reason="upstream_overloaded", message="Too many calls to this MCP server are under way.", flags=("UO",)),
+    LocalError(code=50302, reason="upstream_not_ready", message="The gateway is not ready to reach this MCP server.", flags=("NC",)),
+    LocalError(
+        code=50200,
+        reason="upstream_unreachable",
+        message="The MCP server cannot be reached, or closed the connection.",
+        flags=("UF", "UH", "UC", "URX", "UR", "LR", "UPE", "DF"),
+        answered_status=502,
+    ),
+    LocalError(code=42900, reason="rate_limited", message="Too many requests reach this gateway.", status=429),
+    LocalError(code=41300, reason="body_too_large", message="The request is too large.", status=413),
+    LocalError(code=40800, reason="request_timeout", message="The request did not arrive in time.", status=408),
+    LocalError(code=40400, reason="not_found", message="Not found.", status=404),
+)
+"""Tried in this order; what none of them fits is -32603 with Envoy's own words."""
+
+
+def make_local_replies() -> hcm.LocalReplyConfig:
+    """The mappers of a listener; the first that fits is used."""
+    mappers = [_mapper(error) for error in LOCAL_ERRORS]
+    unknown = _json_rpc(code=-32603, reason="%RESPONSE_CODE_DETAILS%", message="The gateway failed to handle this request.")
+    mappers.append(hcm.ResponseMapper(filter=_mcp_error(), body_format_override=unknown))
+    mappers.append(
+        hcm.ResponseMapper(
+            filter=_all(_verdict(missing=True), _status(accesslog.ComparisonFilterOp.GE, 400)), body_format_override=_problem()
+        )
+    )
+    return hcm.LocalReplyConfig(mappers=mappers)
+
+
+def make_refused_credential_policy() -> custom_response.CustomResponse:
+    """On lanes: an upstream's 401 or 403 is about the gateway's credential, never the caller's, so it becomes a 502."""
+    text = _json_rpc(
+        code=50200,
+        reason="upstream_credential_refused",
+        message="The MCP server refused the gateway's credential.",
+    )
+    policy = local_response.LocalResponsePolicy(status_code=502, body_format=text)
+    action = xds_matcher.MatcherOnMatch(action=xds_core.TypedExtensionConfig(name="refused-credential", typed_config=pack(policy)))
+    by_status = xds_matcher.MatcherMatcherTree(
+        input=xds_core.TypedExtensionConfig(name="status", typed_config=pack(matcher.HttpResponseStatusCodeMatchInput())),
+        exact_match_map=xds_matcher.MatcherMatcherTreeMatchMap(map={"401": action, "403": action}),
+    )
+    return custom_response.CustomResponse(custom_response_matcher=xds_matcher.Matcher(matcher_tree=by_status))
+
+
+def _mapper(error: LocalError) -> hcm.ResponseMapper:
+    if error.flags:
+        selected = accesslog.AccessLogFilter(response_flag_filter=accesslog.ResponseFlagFilter(flags=list(error.flags)))
+    else:
+        selected = _status(accesslog.ComparisonFilterOp.EQ, error.status)
+    return hcm.ResponseMapper(
+        filter=_all(selected, _mcp_error()),
+        status_code=error.answered_status,
+        body_format_override=_json_rpc(code=error.code, reason=error.reason, message=error.message),
+    )
+
+
+def _mcp_error() -> accesslog.AccessLogFilter:
+    """An error after the authorizer allowed, or before it could answer on a path where MCP is spoken."""
+    path = route.HeaderMatcher(name=":path", string_match=matcher.StringMatcher(prefix=MCP_PREFIX))
+    on_mcp_path = accesslog.AccessLogFilter(header_filter=accesslog.HeaderFilter(header=path))
+    never_decided = _all(_verdict(missing=True), on_mcp_path)
+    return accesslog.AccessLogFilter(or_filter=accesslog.OrFilter(filters=[_verdict(missing=False), never_decided]))
+
+
+def _verdict(*, missing: bool) -> accesslog.AccessLogFilter:
+    """Verdict `allow`; with `missing`, also no verdict at all. A denial never passes."""
+    allowed = matcher.MetadataMatcher(
+        filter=EXT_AUTHZ,
+        path=[matcher.MetadataMatcherPathSegment(key="verdict")],
+        value=matcher.ValueMatcher(string_match=matcher.StringMatcher(exact="allow")),
+    )
+    return accesslog.AccessLogFilter(metadata_filter=accesslog.MetadataFilter(matcher=allowed, match_if_key_not_found=missing))
+
+
+def _all(*filters: accesslog.AccessLogFilter) -> accesslog.AccessLogFilter:
+    return accesslog.AccessLogFilter(and_filter=accesslog.AndFilter(filters=list(filters)))
+
+
+def _status(op: accesslog.ComparisonFilterOp, status: int) -> accesslog.AccessLogFilter:
+    value = core.RuntimeUInt32(default_value=status, runtime_key="legation.local_reply.status")
+    return accesslog.AccessLogFilter(
+        status_code_filter=accesslog.StatusCodeFilter(comparison=accesslog.ComparisonFilter(op=op, value=value))
+    )
+
+
+def _json_rpc(*, code: int, reason: str, message: str) -> core.SubstitutionFormatString:
+    body: dict[str, object] = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message, "data": {"reason": reason}}}
+    return core.SubstitutionFormatString(json_format=Struct.from_dict(body), content_type="application/json")
+
+
+def _problem() -> core.SubstitutionFormatString:
+    body: dict[str, object] = {
+        "type": "about:blank",
+        "title": "%LOCAL_REPLY_BODY%",
+        "status": "%RESPONSE_CODE%",
+        "code": "%RESPONSE_CODE_DETAILS%",
+    }
+    return core.SubstitutionFormatString(json_format=Struct.from_dict(body), content_type="application/problem+json")

@@ -1,0 +1,145 @@
+"""RDS: the lanes, the API, and 404. Constant: no registry entry ever changes it.
+
+A lane is chosen by `x-legation-lane`, which clients cannot send (early header mutation removes it) and only the authorizer
+sets; its answer clears the route cache, so the request is matched again. The route that is matched first, before the
+authorizer was asked, decides whether it is asked: by default it is, and only the API's routes and the final 404 say no.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.config.route import v3 as route
+from envoy_data_plane.envoy.extensions.filters.http.ext_authz import v3 as ext_authz
+from envoy_data_plane.envoy.extensions.retry.host.previous_hosts import v3 as previous_hosts
+from envoy_data_plane.envoy.type.matcher import v3 as matcher
+from envoy_data_plane.google.protobuf import Any
+
+from controlplane.xds.resources.cluster import API_CLUSTER
+from controlplane.xds.resources.filter_name import CUSTOM_RESPONSE, EXT_AUTHZ
+from controlplane.xds.resources.local_reply import make_refused_credential_policy
+from controlplane.xds.resources.typed import pack
+
+LANE_HEADER = "x-legation-lane"
+CLUSTER_HEADER = "x-legation-cluster"
+LANE_DIRECT = "direct"
+LANE_STREAM = "stream"
+
+API_PREFIXES = ("/v1/",)
+API_PATHS = ("/v1", "/healthz", "/readyz")
+GOVERNED_PREFIXES = ("/servers/", "/.well-known/oauth-protected-resource/")
+
+CALL_IDLE = timedelta(minutes=15)
+STREAM_IDLE = timedelta(hours=1)
+STREAM_DURATION = timedelta(hours=24)
+
+_NOT_FOR_UPSTREAMS = [
+    LANE_HEADER,
+    CLUSTER_HEADER,
+    "x-legation-decision-id",
+    "x-legation-revision",
+    "legation-context",
+    "cookie",
+    "origin",
+    "x-forwarded-for",
+    "x-envoy-external-address",
+    "x-envoy-internal",
+]
+_NOT_FOR_CLIENTS = ["www-authenticate", "set-cookie", LANE_HEADER, CLUSTER_HEADER, "x-legation-decision-id", "x-legation-revision"]
+
+
+def make_ingress_routes(name: str) -> route.RouteConfiguration:
+    """What the public listener serves."""
+    routes = [*_lanes(), *_governed(), *_api_routes(), _not_found()]
+    return _route_configuration(name, "ingress", routes)
+
+
+def make_egress_routes(name: str) -> route.RouteConfiguration:
+    """What our own processes reach upstreams through: the same lanes and the same authorizer, and nothing else."""
+    return _route_configuration(name, "egress", [*_lanes(), *_governed()[:1], _not_found()])
+
+
+def _route_configuration(name: str, listener: str, routes: list[route.Route]) -> route.RouteConfiguration:
+    asked = ext_authz.ExtAuthzPerRoute(check_settings=ext_authz.CheckSettings(context_extensions={"listener": listener}))
+    virtual_host = route.VirtualHost(name=listener, domains=["*"], routes=routes, typed_per_filter_config={EXT_AUTHZ: pack(asked)})
+    return route.RouteConfiguration(name=name, virtual_hosts=[virtual_host])
+
+
+def _lanes() -> list[route.Route]:
+    direct = _lane_action(idle=CALL_IDLE, priority=core.RoutingPriority.DEFAULT)
+    stream = _lane_action(idle=STREAM_IDLE, priority=core.RoutingPriority.HIGH, duration=STREAM_DURATION)
+    return [_lane(LANE_DIRECT, direct), _lane(LANE_STREAM, stream)]
+
+
+def _lane(name: str, action: route.RouteAction) -> route.Route:
+    chosen = route.HeaderMatcher(name=LANE_HEADER, string_match=matcher.StringMatcher(exact=name))
+    return route.Route(
+        name=f"lane-{name}",
+        match=route.RouteMatch(prefix="/", headers=[chosen]),
+        route=action,
+        request_headers_to_remove=_NOT_FOR_UPSTREAMS,
+        response_headers_to_remove=_NOT_FOR_CLIENTS,
+        typed_per_filter_config={CUSTOM_RESPONSE: pack(make_refused_credential_policy())},
+    )
+
+
+def _lane_action(*, idle: timedelta, priority: core.RoutingPriority, duration: timedelta | None = None) -> route.RouteAction:
+    """Retries and timeouts are per call: headers that only the authorizer can set. Here only how a retry is done."""
+    return route.RouteAction(
+        cluster_header=CLUSTER_HEADER,
+        timeout=timedelta(0),
+        idle_timeout=idle,
+        auto_host_rewrite=True,
+        priority=priority,
+        max_stream_duration=route.RouteActionMaxStreamDuration(max_stream_duration=duration) if duration else None,
+        retry_policy=route.RetryPolicy(
+            retry_host_predicate=[
+                route.RetryPolicyRetryHostPredicate(
+                    name="envoy.retry_host_predicates.previous_hosts", typed_config=pack(previous_hosts.PreviousHostsPredicate())
+                )
+            ],
+            host_selection_retry_max_attempts=3,
+            retry_back_off=route.RetryPolicyRetryBackOff(
+                base_interval=timedelta(milliseconds=25), max_interval=timedelta(milliseconds=250)
+            ),
+        ),
+    )
+
+
+def _governed() -> list[route.Route]:
+    """Asked first, then a lane or this 404: nothing leads to an upstream from here without the authorizer's headers."""
+    return [
+        route.Route(
+            name=f"governed-{number}",
+            match=route.RouteMatch(prefix=prefix),
+            direct_response=route.DirectResponseAction(status=404, body=core.DataSource(inline_string="not found")),
+        )
+        for number, prefix in enumerate(GOVERNED_PREFIXES)
+    ]
+
+
+def _api_routes() -> list[route.Route]:
+    matches = [route.RouteMatch(prefix=prefix) for prefix in API_PREFIXES] + [route.RouteMatch(path=path) for path in API_PATHS]
+    return [
+        route.Route(
+            name=f"api-{number}",
+            match=match,
+            route=route.RouteAction(cluster=API_CLUSTER, timeout=timedelta(0), idle_timeout=CALL_IDLE),
+            typed_per_filter_config={EXT_AUTHZ: _not_asked()},
+        )
+        for number, match in enumerate(matches)
+    ]
+
+
+def _not_found() -> route.Route:
+    return route.Route(
+        name="not-found",
+        match=route.RouteMatch(prefix="/"),
+        direct_response=route.DirectResponseAction(status=404, body=core.DataSource(inline_string="not found")),
+        typed_per_filter_config={EXT_AUTHZ: _not_asked()},
+    )
+
+
+def _not_asked() -> Any:
+    return pack(ext_authz.ExtAuthzPerRoute(disabled=True))
