@@ -1,0 +1,1 @@
+"""The authorizer, and the vocabulary of authorization that the control plane shares: identity, policy, decision, audit."""

@@ -53,12 +53,14 @@ TOLD: dict[Reason, _Told] = {
     Reason.TOOL_UNKNOWN: _Told(status=403, code=_DENIED, sentence="You may not do this on this MCP server."),
     Reason.NO_MATCHING_PERMIT: _Told(status=403, code=_DENIED, sentence="You may not do this on this MCP server."),
     Reason.FORBIDDEN_BY_POLICY: _Told(status=403, code=_DENIED, sentence="A policy forbids this."),
-    Reason.POLICY_EVALUATION_ERROR: _Told(status=403, code=_DENIED, sentence="The policies could not be evaluated for this call, so it is denied."),
-    Reason.NOT_READY: _Told(status=503, code=_UNAVAILABLE, sentence="The authorizer has not loaded the registry yet."),
-    Reason.REGISTRY_STALE: _Told(status=503, code=_UNAVAILABLE, sentence="The authorizer has lost the control plane for too long to decide."),
-    Reason.UPSTREAM_CREDENTIAL_UNAVAILABLE: _Told(
-        status=502, code=50201, sentence="The gateway could not authenticate to the MCP server."
+    Reason.POLICY_EVALUATION_ERROR: _Told(
+        status=403, code=_DENIED, sentence="The policies could not be evaluated for this call, so it is denied."
     ),
+    Reason.NOT_READY: _Told(status=503, code=_UNAVAILABLE, sentence="The authorizer has not loaded the registry yet."),
+    Reason.REGISTRY_STALE: _Told(
+        status=503, code=_UNAVAILABLE, sentence="The authorizer has lost the control plane for too long to decide."
+    ),
+    Reason.UPSTREAM_CREDENTIAL_UNAVAILABLE: _Told(status=502, code=50201, sentence="The gateway could not authenticate to the MCP server."),
     Reason.AUDIT_UNAVAILABLE: _Told(status=503, code=50301, sentence="The decision could not be recorded, so the call is not made."),
     Reason.INTERNAL_ERROR: _Told(status=503, code=_UNAVAILABLE, sentence="The authorizer failed, so the call is not made."),
 }
@@ -75,7 +77,7 @@ def refusal(
     www_authenticate: str = "",
 ) -> Answer:
     """The answer for a reason of `TOLD`."""
-    told = TOLD[reason]
+    told = TOLD.get(reason, TOLD[Reason.INTERNAL_ERROR])
     status = 200 if told.code == _DENIED and era is Era.LEGACY else told.status
     headers = [("content-type", "application/json"), ("cache-control", "no-store")]
     if www_authenticate and told.status == 401:

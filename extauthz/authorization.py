@@ -40,7 +40,9 @@ def authorize(
     if principal == PROBER:
         return _for_prober(mcp_server, request)
     if not state.policy.visible(principal, mcp_server):
-        return Verdict(allowed=False, reason=Reason.SERVER_NOT_FOUND, evaluation=_explained(state, principal, mcp_server, request, caller, explain))
+        return Verdict(
+            allowed=False, reason=Reason.SERVER_NOT_FOUND, evaluation=_explained(state, principal, mcp_server, request, caller, explain)
+        )
     if mcp_server.suspended:
         return Verdict(allowed=False, reason=Reason.SERVER_SUSPENDED, mcp_server=mcp_server)
     verdict = Verdict(allowed=False, reason=Reason.NO_MATCHING_PERMIT, mcp_server=mcp_server)
@@ -53,11 +55,16 @@ def authorize(
 
 def _for_prober(mcp_server: McpServer, request: McpRequest) -> Verdict:
     allowed = request.prober_may and not mcp_server.suspended
-    return Verdict(allowed=allowed, reason=Reason.ALLOWED if allowed else Reason.METHOD_UNKNOWN, mcp_server=mcp_server)
+    return Verdict(allowed=allowed, reason=Reason.ALLOWED if allowed else Reason.NO_MATCHING_PERMIT, mcp_server=mcp_server)
 
 
 def _explained(
-    state: AuthorizationState, principal: Principal, mcp_server: McpServer, request: McpRequest, caller: Caller, explain: bool  # noqa: FBT001
+    state: AuthorizationState,
+    principal: Principal,
+    mcp_server: McpServer,
+    request: McpRequest,
+    caller: Caller,
+    explain: bool,
 ) -> Evaluation | None:
     if not explain or not request.targets:
         return None

@@ -18,8 +18,12 @@ class AuthorizerSettings:
     node_id: str = setting("LEGATION_NODE_ID", "name of this process in `legation status`", default="authorizer")
     gateway_url: str = setting("LEGATION_GATEWAY_URL", "public base URL of the gateway, no trailing slash", default="http://127.0.0.1:8080")
     gateway_hosts: tuple[str, ...] = setting("LEGATION_GATEWAY_HOSTS", "further Host names (name or name:port) that are served", default=())
-    allowed_origins: tuple[str, ...] = setting("LEGATION_ALLOWED_ORIGINS", "web origins (scheme://host:port) whose pages may call", default=())
-    secrets_dir: Path | None = setting("LEGATION_SECRETS_DIR", "directory below which secret files stand, a folder per namespace", default=None)
+    allowed_origins: tuple[str, ...] = setting(
+        "LEGATION_ALLOWED_ORIGINS", "web origins (scheme://host:port) whose pages may call", default=()
+    )
+    secrets_dir: Path | None = setting(
+        "LEGATION_SECRETS_DIR", "directory below which secret files stand, a folder per namespace", default=None
+    )
     cache_dir: Path | None = setting("LEGATION_CACHE_DIR", "where the last good copy of the registry is kept", default=None)
     max_staleness_seconds: int = setting(
         "LEGATION_MAX_STALENESS_SECONDS", "how long decisions go on without a control plane; then every call is denied", default=86_400
@@ -28,7 +32,9 @@ class AuthorizerSettings:
     allowed_upstream_networks: tuple[str, ...] = setting(
         "LEGATION_ALLOWED_UPSTREAM_NETWORKS", "CIDRs of loopback, private or link-local addresses that may be connected to", default=()
     )
-    tls_cert_file: Path | None = setting("LEGATION_TLS_CERT_FILE", "certificate of this process for links between our processes", default=None)
+    tls_cert_file: Path | None = setting(
+        "LEGATION_TLS_CERT_FILE", "certificate of this process for links between our processes", default=None
+    )
     tls_key_file: Path | None = setting("LEGATION_TLS_KEY_FILE", "private key of that certificate", default=None)
     tls_ca_file: Path | None = setting("LEGATION_TLS_CA_FILE", "certificate authorities of the other processes", default=None)
     insecure: bool = setting("LEGATION_INSECURE", "allow TCP links between our processes without TLS (trials only)", default=False)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Protocol
 
 import grpc
+import grpc.aio
 
+from extauthz import transport
 from extauthz.decision import CheckInput, Decision, Passage
 from extauthz.wire import auth_pb2, common_pb2
 
@@ -17,13 +19,18 @@ _OK, _PERMISSION_DENIED = grpc.StatusCode.OK.value[0], grpc.StatusCode.PERMISSIO
 class Decides(Protocol):
     """What the service needs of `decision.Decider`."""
 
-    async def decide(self, check: CheckInput) -> Decision: ...
+    async def decide(self, check: CheckInput) -> Decision:
+        """One decision per request; never raises but for cancellation."""
 
 
-def check_service(decider: Decides) -> grpc.GenericRpcHandler:
-    """Envoy's Authorization service over `decider`, under its real name."""
+def check_service(decider: Decides, *, require_envoy: bool = False) -> grpc.GenericRpcHandler:
+    """Envoy's Authorization service over `decider`, under its real name; over TLS only a node of kind envoy may ask."""
 
-    async def check(request: auth_pb2.CheckRequest, _context: grpc.aio.ServicerContext[auth_pb2.CheckRequest, auth_pb2.CheckResponse]) -> auth_pb2.CheckResponse:
+    async def check(
+        request: auth_pb2.CheckRequest, context: grpc.aio.ServicerContext[auth_pb2.CheckRequest, auth_pb2.CheckResponse]
+    ) -> auth_pb2.CheckResponse:
+        if require_envoy and transport.role_of(transport.peer_identity(context)) != "envoy":
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "only an Envoy of this deployment may ask")
         return check_response(await decider.decide(check_input(request)))
 
     return grpc.method_handlers_generic_handler(

@@ -98,23 +98,28 @@ class Decision:
 class StateReader(Protocol):
     """Where the current state is read: None = not loaded yet; `stale` = too old to decide by."""
 
-    def current(self) -> AuthorizationState | None: ...
+    def current(self) -> AuthorizationState | None:
+        """The state of the newest revision."""
 
-    def stale(self) -> bool: ...
+    def stale(self) -> bool:
+        """Whether it is too old to decide by."""
 
-    async def authenticate(self, authorization_headers: Sequence[str], *, resource_url: str, namespace: str) -> Principal: ...
+    async def authenticate(self, authorization_headers: Sequence[str], *, resource_url: str, namespace: str, deadline: float) -> Principal:
+        """The principal of the access token, by `deadline` (event loop time); raises AuthenticationError."""
 
 
 class CredentialReader(Protocol):
     """Where upstream credentials come from."""
 
-    async def headers_for(self, mcp_server: McpServer, deadline: float) -> list[tuple[str, str]]: ...
+    async def headers_for(self, mcp_server: McpServer, deadline: float) -> list[tuple[str, str]]:
+        """Headers that authenticate the gateway to the server; raises CredentialError."""
 
 
 class Recorder(Protocol):
     """Makes a record durable or raises AuditError."""
 
-    async def append(self, record: AuditRecord) -> None: ...
+    async def append(self, record: AuditRecord) -> None:
+        """Returns when the record is durable."""
 
 
 class _Refused(Exception):  # noqa: N818 - control flow inside this module
@@ -156,7 +161,8 @@ class Decider:
         self._door = door
         self._credentials = credentials
         self._audit = audit
-        self._timeout_s = timeout_ms / 1000
+        # A tenth is kept for the record: Envoy stops waiting at the whole.
+        self._timeout_s = timeout_ms / 1000 * 0.9
         self._clock = clock
 
     async def decide(self, check: CheckInput) -> Decision:
@@ -165,7 +171,7 @@ class Decider:
         case = self._opened(check)
         reason, passage, given = Reason.INTERNAL_ERROR, None, None
         try:
-            passage = await self._passage(case, deadline=started + self._timeout_s)
+            passage = await self._passage(case, deadline=asyncio.get_running_loop().time() + self._timeout_s)
             reason = Reason.ALLOWED
         except _Refused as refused:
             reason, given = refused.reason, refused.given
@@ -173,7 +179,7 @@ class Decider:
             case.record.abandoned = True
             await asyncio.shield(self._put_on_record(case, Reason.INTERNAL_ERROR, None, None, started))
             raise
-        except Exception as error:  # noqa: BLE001 - the edge of the process: whatever happened, the call is not made
+        except Exception as error:
             logger.error("decision failed", decision_id=case.record.decision_id, error=type(error).__name__, exc_info=error)
         if passage is None and given is None:
             given = self._refusal(case, reason)
@@ -195,7 +201,7 @@ class Decider:
         # (0) shape
         place = self._enter(case)
         # (1) who asks
-        principal = await self._who(case, place)
+        principal = await self._who(case, place, deadline)
         # (2) for what
         request = self._what(case)
         # (3) may they
@@ -234,7 +240,7 @@ class Decider:
         providers = state.identity_providers if state is not None else ()
         return _Refused(Reason.ALLOWED, answer.metadata(self._door.metadata_document(place, providers)))
 
-    async def _who(self, case: _Case, place: Place) -> Principal:
+    async def _who(self, case: _Case, place: Place, deadline: float) -> Principal:
         """(1) The access token's principal, or at the egress listener the one that an authorizer or the prober signed for."""
         check, state = case.check, case.state
         assert state is not None  # noqa: S101 - _enter has set it
@@ -244,7 +250,10 @@ class Decider:
                 principal = self._signed_context(case, state)
             else:
                 principal = await self._state.authenticate(
-                    check.headers.get("authorization", ()), resource_url=place.resource_url, namespace=place.namespace
+                    check.headers.get("authorization", ()),
+                    resource_url=place.resource_url,
+                    namespace=place.namespace,
+                    deadline=deadline,
                 )
         except AuthenticationError as error:
             case.www_authenticate = self._door.challenge(place, error.reason)
@@ -306,7 +315,7 @@ class Decider:
 
     async def _upstream(self, case: _Case, mcp_server: McpServer, tool: Tool | None, request: McpRequest, deadline: float) -> Passage:
         """(4) The registered address and credential; the caller's own credentials stay here."""
-        remaining = max(deadline - time.perf_counter(), 0.0)
+        remaining = max(deadline - asyncio.get_running_loop().time(), 0.0)
         try:
             async with asyncio.timeout(remaining):
                 credential_headers = await self._credentials.headers_for(mcp_server, remaining)
@@ -328,9 +337,7 @@ class Decider:
             remove_headers=tuple(remove),
         )
 
-    async def _put_on_record(
-        self, case: _Case, reason: Reason, passage: Passage | None, given: Answer | None, started: float
-    ) -> Decision:
+    async def _put_on_record(self, case: _Case, reason: Reason, passage: Passage | None, given: Answer | None, started: float) -> Decision:
         """(5) The record is durable before Envoy hears anything; without a record there is no call."""
         record = case.record
         record.reason = reason.value

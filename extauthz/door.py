@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from extauthz.errors import MessageError, Reason
-from extauthz.identity.authenticator import protected_resource_metadata, www_authenticate
+from extauthz.identity.challenge import protected_resource_metadata, protected_resource_metadata_url, www_authenticate
 from extauthz.identity.provider import IdentityProvider
 from extauthz.mcp.jsonrpc import INVALID_REQUEST
 
@@ -96,8 +96,7 @@ class Door:
 
     def challenge(self, place: Place, reason: Reason | None) -> str:
         """The WWW-Authenticate value of a 401 (RFC 6750 section 3, RFC 9728 section 5.1)."""
-        path = place.resource_url.removeprefix(self._gateway_url)
-        return www_authenticate(f"{self._gateway_url}{_METADATA_PREFIX}{path}", reason)
+        return www_authenticate(protected_resource_metadata_url(place.resource_url), reason)
 
     def metadata_document(self, place: Place, providers: Sequence[IdentityProvider]) -> dict[str, object]:
         """Protected-resource metadata of a place (RFC 9728 section 2)."""

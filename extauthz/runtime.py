@@ -98,5 +98,5 @@ def deployment_of(data_dir: Path | str) -> Deployment:
     """The deployment whose data directory this is."""
     resolved = Path(data_dir).expanduser().resolve()
     digest = hashlib.sha256(str(resolved).encode()).hexdigest()[:12]
-    base = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")
+    base = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")  # noqa: S108 - `create` refuses a directory that is not ours
     return Deployment(data_dir=resolved, runtime_dir=base / f"legation-{os.getuid()}-{digest}")

@@ -51,7 +51,7 @@ def variables_of(*classes: type[Any]) -> frozenset[str]:
     return frozenset(field.metadata["env"] for cls in classes for field in dataclasses.fields(cls))
 
 
-def _parse(env: str, text: str, hint: Any) -> Any:  # noqa: ANN401, PLR0911 - one branch per type
+def _parse(env: str, text: str, hint: Any) -> Any:  # noqa: ANN401 - a type at run time
     if isinstance(hint, types.UnionType):
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     try:

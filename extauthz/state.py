@@ -31,7 +31,12 @@ _ARGUMENT_TYPES = {
     pb.ARGUMENT_TYPE_BOOLEAN: ArgumentType.BOOL,
     pb.ARGUMENT_TYPE_STRING_SET: ArgumentType.STRING_SET,
 }
-_SUBJECT_KINDS = {pb.SUBJECT_KIND_USER: "User", pb.SUBJECT_KIND_GROUP: "Group", pb.SUBJECT_KIND_AGENT: "Agent", pb.SUBJECT_KIND_WORKLOAD: "Workload"}
+_SUBJECT_KINDS = {
+    pb.SUBJECT_KIND_USER: "User",
+    pb.SUBJECT_KIND_GROUP: "Group",
+    pb.SUBJECT_KIND_AGENT: "Agent",
+    pb.SUBJECT_KIND_WORKLOAD: "Workload",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,15 +112,18 @@ def _secret_from_message(message: pb.Secret) -> Secret:
 
 
 def policy_document_from_message(message: pb.PolicySet) -> PolicyDocument:
+    """One PolicySet's text."""
     return PolicyDocument(namespace=message.namespace, name=message.name, cedar=message.cedar)
 
 
 def role_binding_from_message(message: pb.RoleBinding) -> RoleBinding:
+    """Who holds a role; subjects of a kind that we do not know are left out, and so hold nothing."""
     subjects = tuple((_SUBJECT_KINDS[s.kind], s.name) for s in message.subjects if s.kind in _SUBJECT_KINDS)
     return RoleBinding(namespace=message.namespace, name=message.name, role=message.role, subjects=subjects)
 
 
 def identity_provider_from_message(message: pb.IdentityProvider) -> IdentityProvider:
+    """One trusted issuer."""
     return IdentityProvider(
         id=message.id,
         namespace=message.namespace,
@@ -136,6 +144,7 @@ def identity_provider_from_message(message: pb.IdentityProvider) -> IdentityProv
 
 
 def context_keys_from_messages(messages: Iterable[pb.ContextKey]) -> tuple[ContextKey, ...]:
+    """The MAC keys of the egress context."""
     return tuple(
         ContextKey(key_id=m.key_id, key=m.key, not_before_unix=m.not_before_unix, not_after_unix=m.not_after_unix) for m in messages
     )

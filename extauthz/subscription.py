@@ -23,7 +23,7 @@ from extauthz import discovery
 from extauthz.catalog.server import McpServer
 from extauthz.discovery import StagedResources
 from extauthz.errors import AuthenticationError, Reason
-from extauthz.identity.authenticator import Authenticator
+from extauthz.identity.authenticator import Authenticator, VerifiedTokens
 from extauthz.identity.jwks import KeySource
 from extauthz.identity.principal import Principal
 from extauthz.identity.provider import IdentityProvider
@@ -75,6 +75,7 @@ class Subscription:
         self._clock = clock
         self._state: AuthorizationState | None = None
         self._authenticator: Authenticator | None = None
+        self._verified_tokens = VerifiedTokens()
         self._last_contact = clock()
         self._connected: Callable[[], bool] = lambda: False
         self._servers = _Decoded(lambda data: mcp_server_from_message(pb.McpServer.FromString(data)))
@@ -96,11 +97,13 @@ class Subscription:
         """Tell where to read whether the control plane is there."""
         self._connected = connected
 
-    async def authenticate(self, authorization_headers: Sequence[str], *, resource_url: str, namespace: str) -> Principal:
-        """The principal of an access token, by the identity providers of the current state."""
+    async def authenticate(self, authorization_headers: Sequence[str], *, resource_url: str, namespace: str, deadline: float) -> Principal:
+        """The principal of an access token, by the identity providers of the current state; `deadline` is event loop time."""
         if self._authenticator is None:
             raise AuthenticationError(Reason.ISSUER_UNKNOWN, "no identity provider is registered")
-        return await self._authenticator.authenticate(authorization_headers, resource_url=resource_url, namespace=namespace)
+        return await self._authenticator.authenticate(
+            authorization_headers, resource_url=resource_url, namespace=namespace, deadline=deadline
+        )
 
     def take(self, resources: StagedResources, revision: int) -> None:
         """Swap to a revision as a whole, or raise `LegationError` or ValueError and change nothing."""
@@ -131,7 +134,8 @@ class Subscription:
         return CedarEngine.build(documents, bindings, mcp_servers)
 
     def _replace_authenticator(self, providers: tuple[IdentityProvider, ...]) -> None:
-        self._authenticator = Authenticator(providers, self._key_source, self._clock)
+        self._key_source.watch(providers)
+        self._authenticator = Authenticator(providers, self._key_source, self._clock, verified_tokens=self._verified_tokens)
 
     def read_last_good(self) -> StagedResources:
         """The copy on disk: taken as the state when it is young enough. Returns what to offer the control plane as held."""

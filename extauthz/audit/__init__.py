@@ -1,0 +1,1 @@
+"""The record: written before a decision leaves the process."""

@@ -1,0 +1,1 @@
+"""What exists: MCP servers and their reviewed tools."""

@@ -1,0 +1,1 @@
+"""MCP messages as the gateway reads them: strictly, once, in two eras."""

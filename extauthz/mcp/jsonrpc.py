@@ -29,11 +29,31 @@ _LARGEST_ID = 2**63 - 1
 # Keys that decide what a message does: nothing in a message may look like one of them without being it.
 _DECIDING_KEYS = frozenset(
     ("jsonrpc", "id", "method", "params", "result", "error", "name", "arguments", "uri", "_meta", "ref", "cursor", "inputresponses")
-    + ("requeststate", "taskid", "notifications", "resourcesubscriptions", "type", "argument", "protocolversion", "capabilities", "clientinfo")
+    + (
+        "requeststate",
+        "taskid",
+        "notifications",
+        "resourcesubscriptions",
+        "type",
+        "argument",
+        "protocolversion",
+        "capabilities",
+        "clientinfo",
+    )
 )
 _EXACT_KEYS = frozenset(
     ("jsonrpc", "id", "method", "params", "result", "error", "name", "arguments", "uri", "_meta", "ref", "cursor", "inputResponses")
-    + ("requestState", "taskId", "notifications", "resourceSubscriptions", "type", "argument", "protocolVersion", "capabilities", "clientInfo")
+    + (
+        "requestState",
+        "taskId",
+        "notifications",
+        "resourceSubscriptions",
+        "type",
+        "argument",
+        "protocolVersion",
+        "capabilities",
+        "clientInfo",
+    )
 )
 
 

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from extauthz.errors import MessageError, Reason
 from extauthz.mcp import headers as mcp_headers
@@ -85,12 +85,17 @@ def _parse_post(headers: HeaderMap, body: bytes, version: str) -> McpRequest:
 def _parse_bodiless(http_method: str, headers: HeaderMap, body: bytes, version: str) -> McpRequest:
     if http_method not in {"GET", "DELETE"} or mcp_headers.era_of(version) is Era.MODERN:
         raise MessageError(
-            Reason.HTTP_METHOD_REFUSED, f"{http_method[:16]} is not part of this protocol version; use POST", status=405, code=INVALID_REQUEST
+            Reason.HTTP_METHOD_REFUSED,
+            f"{http_method[:16]} is not part of this protocol version; use POST",
+            status=405,
+            code=INVALID_REQUEST,
         )
     if body:
         raise MessageError(Reason.INVALID_REQUEST, f"a {http_method} request must not have a body", status=400, code=INVALID_REQUEST)
     if http_method == "DELETE" and not headers.get("mcp-session-id"):
-        raise MessageError(Reason.INVALID_REQUEST, "DELETE ends a session and needs the header Mcp-Session-Id", status=400, code=INVALID_REQUEST)
+        raise MessageError(
+            Reason.INVALID_REQUEST, "DELETE ends a session and needs the header Mcp-Session-Id", status=400, code=INVALID_REQUEST
+        )
     server = Target(action=Action.TOOLS_LIST, kind=ResourceKind.MCP_SERVER)
     return McpRequest(
         era=Era.LEGACY, protocol_version=version, method="", targets=(server,), prober_may=True, streaming=http_method == "GET"
@@ -100,9 +105,7 @@ def _parse_bodiless(http_method: str, headers: HeaderMap, body: bytes, version: 
 def _require_json(headers: HeaderMap) -> None:
     encoding = headers.get("content-encoding", ("identity",))[0].strip().lower()
     if encoding not in {"", "identity"}:
-        raise MessageError(
-            Reason.CONTENT_ENCODING_REFUSED, "the body must not be compressed", status=415, code=INVALID_REQUEST
-        )
+        raise MessageError(Reason.CONTENT_ENCODING_REFUSED, "the body must not be compressed", status=415, code=INVALID_REQUEST)
     media_type, _, parameters = headers.get("content-type", ("",))[0].partition(";")
     charset = parameters.strip().lower().replace('"', "").removeprefix("charset=").strip()
     if media_type.strip().lower() != "application/json" or charset not in {"", "utf-8", "utf8"}:

@@ -1,0 +1,126 @@
+"""The authorizer process: wiring, start and stop. `python -m extauthz` runs it.
+
+Everything is made here, once, and handed to who needs it; `async with` shows what lives how long. When this process is
+away Envoy answers 503: there is no call without a decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+import grpc
+import structlog
+
+from extauthz import transport
+from extauthz.address import AddressRules
+from extauthz.audit.wal import AuditLog
+from extauthz.authorizer_settings import AuthorizerSettings
+from extauthz.check import check_service
+from extauthz.credentials import CredentialSource
+from extauthz.decision import Decider
+from extauthz.discovery import DiscoveryClient, StagedResources
+from extauthz.door import Door
+from extauthz.errors import ConfigurationError
+from extauthz.identity.jwks import KeySource
+from extauthz.subscription import Subscription
+
+logger = structlog.get_logger(__name__)
+
+MAX_CHECK_BYTES = 8 * 1024 * 1024  # above Envoy's whole-body limit, so that the answer is 413 and never 503
+STOP_GRACE_SECONDS = 2.0
+_SERVER_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_CHECK_BYTES),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.so_reuseport", 0),
+)
+
+
+async def run(settings: AuthorizerSettings) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    link = transport.LinkIdentity(
+        cert_file=settings.tls_cert_file, key_file=settings.tls_key_file, ca_file=settings.tls_ca_file, insecure=settings.insecure
+    )
+    rules = AddressRules(settings.allowed_upstream_networks)
+    async with KeySource(rules) as key_source, CredentialSource(settings.secrets_dir, rules) as credentials:
+        subscription = Subscription(
+            key_source=key_source,
+            cache_file=settings.cache_dir / "authorizer.json" if settings.cache_dir else None,
+            max_staleness_seconds=settings.max_staleness_seconds,
+        )
+        audit = AuditLog(directory=settings.audit_dir, writer_id=f"{settings.node_id}-{time.time_ns() // 1_000_000:013d}-{os.getpid()}")
+        audit.open()
+        door = Door(gateway_url=settings.gateway_url, extra_hosts=settings.gateway_hosts, allowed_origins=settings.allowed_origins)
+        decider = Decider(state=subscription, door=door, credentials=credentials, audit=audit, timeout_ms=settings.check_timeout_ms)
+        server = grpc.aio.server(options=_SERVER_OPTIONS)
+        server_credentials = link.server_credentials(settings.listen)
+        server.add_generic_rpc_handlers((check_service(decider, require_envoy=server_credentials is not None),))
+        _listen(server, settings.listen, server_credentials)
+        keeper = LastGoodKeeper(subscription)
+        discovery = DiscoveryClient(
+            address=settings.xds_address,
+            node_id=settings.node_id,
+            on_revision=keeper.take,
+            credentials=link.channel_credentials(settings.xds_address),
+            initial=subscription.read_last_good(),
+        )
+        subscription.watch_connection(lambda: discovery.connected)
+        await server.start()
+        logger.info("authorizer listening", address=settings.listen, node=settings.node_id)
+        tasks = [asyncio.create_task(discovery.run()), asyncio.create_task(keeper.run())]
+        await stop.wait()
+        await server.stop(STOP_GRACE_SECONDS)
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        audit.close()
+
+
+def _listen(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials | None) -> None:
+    address = transport.parse_link_address(listen)
+    try:
+        if credentials is None:
+            server.add_insecure_port(address.target)
+        else:
+            server.add_secure_port(address.target, credentials)
+    except RuntimeError as error:
+        raise ConfigurationError(f"LEGATION_AUTHORIZER_LISTEN: cannot listen on {address.target}") from error
+    if address.is_unix:
+        Path(address.path).chmod(0o600)  # its directory is private already
+
+
+class LastGoodKeeper:
+    """Hands each revision to the subscription and keeps a copy on disk, at most once per `interval_seconds`, off the event loop."""
+
+    def __init__(self, subscription: Subscription, *, interval_seconds: float = 1.0) -> None:
+        self._subscription = subscription
+        self._interval_seconds = interval_seconds
+        self._newest: tuple[StagedResources, int] | None = None
+        self._changed = asyncio.Event()
+
+    def take(self, resources: StagedResources, revision: int) -> None:
+        """Swap to the revision; raises when it cannot be built."""
+        self._subscription.take(resources, revision)
+        self._newest = (resources, revision)
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Write the newest copy whenever there is one, until cancelled."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            if self._newest is not None:
+                try:
+                    await asyncio.to_thread(self._subscription.write_last_good, *self._newest)
+                except OSError as error:
+                    logger.warning("last good copy not written", error=str(error))
+            await asyncio.sleep(self._interval_seconds)
