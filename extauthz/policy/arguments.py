@@ -1,0 +1,110 @@
+"""The context of a request: how the caller came, and its arguments as declared, typed values.
+
+Arguments never enter raw: a client's JSON could name entities (`__entity`) and extension values (`__extn`), and a value of the
+wrong type would make Cedar skip a `forbid`. Only names that the matching policies read are built, each from its declared type;
+what does not fit is a problem, and a problem denies.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Final
+
+from extauthz.catalog.server import ArgumentType
+from extauthz.policy.compiled import Reads
+from extauthz.policy.model import Action, AuthorizationRequest, Caller
+from extauthz.policy.schema import declarable
+
+_LONG_MAX: Final = 2**63 - 1
+_DECIMAL_MAX: Final = Decimal(_LONG_MAX) / 10_000
+_JsonValue = object
+
+
+class UnreadableArgumentError(ValueError):
+    """An argument that a policy reads has no value that the policy could read; the text names it, never its value."""
+
+
+def context_json(request: AuthorizationRequest, reads: Reads) -> str:
+    """The context as Cedar's JSON, with what is read and nothing more; raises UnreadableArgumentError."""
+    context: dict[str, _JsonValue] = {"caller": _caller(request.caller, reads)}
+    if request.action is Action.TOOLS_CALL:
+        context["arguments"] = typed_arguments(request, reads)
+    return json.dumps(context)
+
+
+def typed_arguments(request: AuthorizationRequest, reads: Reads) -> dict[str, _JsonValue]:
+    """The arguments that are read, as values of their declared types. null is absent; undeclared but sent is a problem."""
+    tool = request.mcp_server.tools.get(request.name)
+    declared: Mapping[str, ArgumentType] = tool.arguments if tool is not None else {}
+    names = set(request.arguments) if reads.whole_arguments else reads.arguments
+    built: dict[str, _JsonValue] = {}
+    for name in sorted(names, key=str):
+        value = request.arguments.get(name)
+        if value is None:
+            continue
+        kind = declared.get(name)
+        if kind is None or not declarable(name):
+            raise UnreadableArgumentError(f"argument {name!r} is read by a policy, but the tool's accepted definition does not type it")
+        built[name] = _typed(name, value, kind)
+    return built
+
+
+def _typed(name: str, value: object, kind: ArgumentType) -> _JsonValue:
+    if kind is ArgumentType.STRING and isinstance(value, str):
+        return value
+    if kind is ArgumentType.BOOL and isinstance(value, bool):
+        return value
+    if kind is ArgumentType.LONG and isinstance(value, int) and not isinstance(value, bool) and -_LONG_MAX - 1 <= value <= _LONG_MAX:
+        return value
+    if kind is ArgumentType.DECIMAL and isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        return _decimal(name, value)
+    if kind is ArgumentType.STRING_SET and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return list(value)
+    raise UnreadableArgumentError(f"argument {name!r} is not a {kind.value} that policies can read")
+
+
+def _decimal(name: str, value: float | Decimal) -> _JsonValue:
+    """Cedar's decimal: exactly four places; what does not fit is refused rather than rounded across a limit."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UnreadableArgumentError(f"argument {name!r} is not a finite number")
+    exact = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+    if not exact.is_finite() or abs(exact) > _DECIMAL_MAX:
+        raise UnreadableArgumentError(f"argument {name!r} is beyond the range of a decimal")
+    scaled = exact.scaleb(4)
+    if scaled != scaled.to_integral_value():
+        raise UnreadableArgumentError(f"argument {name!r} has more than four decimal places")
+    sign = "-" if scaled < 0 else ""
+    whole, places = divmod(abs(int(scaled)), 10_000)
+    return _extension("decimal", f"{sign}{whole}.{places:04d}")
+
+
+def _caller(caller: Caller, reads: Reads) -> dict[str, _JsonValue]:
+    """Only what is read: dates and addresses cost Cedar more than the rest of a decision."""
+    built: dict[str, _JsonValue] = {}
+    for name in sorted(reads.caller):
+        if name == "address":
+            if caller.address:
+                built[name] = _extension("ip", _address(caller.address))
+        elif name == "now":
+            moment = datetime.fromtimestamp(caller.now_unix, tz=UTC)
+            built[name] = _extension("datetime", f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z")
+        else:
+            built[name] = getattr(caller, name)
+    return built
+
+
+def _address(address: str) -> str:
+    """An IPv4 address that came over an IPv6 socket is the IPv4 address that policies name."""
+    parsed = ipaddress.ip_address(address)
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(parsed)
+
+
+def _extension(function: str, argument: str) -> _JsonValue:
+    return {"__extn": {"fn": function, "arg": argument}}

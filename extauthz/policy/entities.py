@@ -1,0 +1,117 @@
+"""Who asks and for what, as Cedar entities: the keys that scopes are matched by, and the JSON that slices are evaluated with.
+
+Names come from clients and tokens. They enter only as values of `{"type": …, "id": …}` and as strings, never as Cedar text, so
+no name can become another entity.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from extauthz.catalog.server import Effect
+from extauthz.identity.principal import Principal, PrincipalKind
+from extauthz.policy.model import AuthorizationRequest, ResourceKind, RoleBinding
+from extauthz.policy.schema import SYSTEM_NAMESPACE
+
+OPERATOR_ROLE_PREFIX = "legation:"
+
+
+class RoleIndex:
+    """Who holds which roles, by namespace. Operator roles (`legation:…`) are not Cedar roles and are left out."""
+
+    def __init__(self, bindings: Iterable[RoleBinding]) -> None:
+        self._roles: dict[tuple[str, str], dict[str, set[str]]] = {}
+        for binding in bindings:
+            if binding.role.startswith(OPERATOR_ROLE_PREFIX):
+                continue
+            role = f"{binding.namespace}/{binding.role}"
+            for kind, name in binding.subjects:
+                self._roles.setdefault((str(kind), name), {}).setdefault(binding.namespace, set()).add(role)
+
+    def roles_of_subject(self, kind: str, name: str, namespace: str) -> frozenset[str]:
+        """Roles bound to exactly this subject that count in `namespace`: its own and those of `system`."""
+        by_namespace = self._roles.get((kind, name))
+        if by_namespace is None:
+            return frozenset()
+        return frozenset(by_namespace.get(namespace, ())) | frozenset(by_namespace.get(SYSTEM_NAMESPACE, ()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrincipalView:
+    """One principal as seen from one namespace. `entities_json` lists its entity and its groups, without brackets."""
+
+    kind: str
+    id: str
+    roles: tuple[str, ...]
+    keys: frozenset[tuple[str, ...]]
+    entities_json: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceView:
+    """What is asked for, with its ancestors. `keys` is a tuple: few, and walked in full."""
+
+    kind: str
+    id: str
+    keys: tuple[tuple[str, ...], ...]
+    entities_json: str
+
+
+def principal_view(principal: Principal, namespace: str, roles: RoleIndex, *, hypothetical_role: str = "") -> PrincipalView:
+    """The principal with every role that counts in `namespace`; `explain` may add one that it does not hold."""
+    kind = principal.kind.value
+    own = roles.roles_of_subject(kind, principal.id, namespace)
+    if hypothetical_role:
+        own |= {hypothetical_role}
+    of_group = {group: roles.roles_of_subject("Group", group, namespace) for group in dict.fromkeys(principal.groups)}
+    held = own.union(*of_group.values())
+    keys = {("All",), ("is", kind), ("==", kind, principal.id), ("in", kind, principal.id)}
+    keys.update(("in", "Group", group) for group in of_group)
+    keys.update(("in", "Role", role) for role in held)
+    return PrincipalView(
+        kind=kind, id=principal.id, roles=tuple(sorted(held)), keys=frozenset(keys), entities_json=_principal_json(principal, own, of_group)
+    )
+
+
+def _principal_json(principal: Principal, own: frozenset[str], of_group: Mapping[str, frozenset[str]]) -> str:
+    attributes = {"provider": principal.provider, "subject": principal.subject, "oauth_client_id": principal.oauth_client_id}
+    parents = [_uid("Group", group) for group in of_group] + [_uid("Role", role) for role in sorted(own)]
+    entities = [_entity(principal.kind.value, principal.id, attributes, parents)]
+    entities += [_entity("Group", group, {}, [_uid("Role", role) for role in sorted(bound)]) for group, bound in of_group.items()]
+    return ",".join(entities)
+
+
+def resource_view(request: AuthorizationRequest) -> ResourceView:
+    """What the request is for. A tool that the catalog does not know counts as destructive."""
+    mcp_server = request.mcp_server
+    kind = request.resource_kind
+    server_keys = (("in", "McpServer", mcp_server.id), ("in", "Namespace", mcp_server.namespace))
+    server_json = _entity("McpServer", mcp_server.id, {}, [_uid("Namespace", mcp_server.namespace)])
+    if kind is ResourceKind.MCP_SERVER:
+        keys = (("All",), ("is", "McpServer"), ("==", "McpServer", mcp_server.id), *server_keys)
+        return ResourceView(kind=kind.value, id=mcp_server.id, keys=keys, entities_json=server_json)
+    own_id = f"{mcp_server.id}/{request.name}"
+    own_keys: tuple[tuple[str, ...], ...] = (("All",), ("is", kind.value), ("==", kind.value, own_id), ("in", kind.value, own_id))
+    parents = [_uid("McpServer", mcp_server.id)]
+    if kind is ResourceKind.TOOL:
+        tool = mcp_server.tools.get(request.name)
+        effect = tool.effect if tool is not None else Effect.DESTRUCTIVE
+        own_keys += (("in", "Effect", effect.value),)
+        parents.append(_uid("Effect", effect.value))
+    own_json = _entity(kind.value, own_id, {"name": request.name}, parents)
+    return ResourceView(kind=kind.value, id=own_id, keys=own_keys + server_keys, entities_json=f"{own_json},{server_json}")
+
+
+def is_cedar_principal(principal: Principal) -> bool:
+    """Whether policies can be about it: the gateway's own principals are not subject to policy and get nothing by it."""
+    return principal.kind is not PrincipalKind.SYSTEM
+
+
+def _uid(entity_type: str, entity_id: str) -> dict[str, str]:
+    return {"type": entity_type, "id": entity_id}
+
+
+def _entity(entity_type: str, entity_id: str, attributes: Mapping[str, str], parents: list[dict[str, str]]) -> str:
+    return json.dumps({"uid": _uid(entity_type, entity_id), "attrs": attributes, "parents": parents})
