@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from controlplane.registry.probe import ProbedDefinition
 from controlplane.registry.state import Definition
-from extauthz.catalog.server import Effect
+from extauthz.catalog.server import ArgumentType, Effect, Tool
 
 
 def catalog_digest(definitions: Iterable[Definition | ProbedDefinition]) -> str:
@@ -32,3 +32,49 @@ def effect_of(accepted: Mapping[str, object] | None) -> Effect:
 def accepted_count(definitions: Sequence[Definition]) -> int:
     """How many tools are presented exactly as they were accepted."""
     return sum(d.kind == "tool" and d.digest == d.accepted_digest for d in definitions)
+
+
+_ARGUMENT_TYPES: Mapping[str, ArgumentType] = {
+    "string": ArgumentType.STRING,
+    "integer": ArgumentType.LONG,
+    "number": ArgumentType.DECIMAL,
+    "boolean": ArgumentType.BOOL,
+}
+
+
+def arguments_of(accepted: Mapping[str, object] | None) -> dict[str, ArgumentType]:
+    """The arguments that policies may read: top-level properties of the accepted input schema with one plain type."""
+    schema = accepted.get("inputSchema") if accepted is not None else None
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    if not isinstance(properties, Mapping):
+        return {}
+    typed = ((str(name), _argument_type(declared)) for name, declared in sorted(properties.items()))
+    return {name: argument_type for name, argument_type in typed if argument_type is not None}
+
+
+def tool_of(definition: Definition) -> Tool:
+    """A tool as policies see it."""
+    annotations = definition.accepted.get("annotations") if definition.accepted is not None else None
+    return Tool(
+        name=definition.name,
+        digest=definition.digest,
+        effect=effect_of(definition.accepted),
+        idempotent=isinstance(annotations, Mapping) and annotations.get("idempotentHint") is True,
+        arguments=arguments_of(definition.accepted),
+    )
+
+
+def _argument_type(declared: object) -> ArgumentType | None:
+    if not isinstance(declared, Mapping):
+        return None
+    options = declared.get("anyOf")
+    if isinstance(options, Sequence) and not isinstance(options, str):
+        meant = [option for option in options if not (isinstance(option, Mapping) and option.get("type") == "null")]
+        return _argument_type(meant[0]) if len(meant) == 1 else None
+    names = declared.get("type")
+    if isinstance(names, Sequence) and not isinstance(names, str):
+        meant_names = [name for name in names if name != "null"]
+        names = meant_names[0] if len(meant_names) == 1 else None
+    if names == "array":
+        return ArgumentType.STRING_SET if _argument_type(declared.get("items")) is ArgumentType.STRING else None
+    return _ARGUMENT_TYPES.get(names) if isinstance(names, str) else None

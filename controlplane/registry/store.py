@@ -194,6 +194,20 @@ def read_entry(connection: Connection, key: EntryKey) -> StoredEntry | None:
     return None if row is None else stored_entry(row)
 
 
+def read_entries(connection: Connection, keys: Collection[EntryKey]) -> dict[EntryKey, StoredEntry]:
+    """The live entries among these keys, in the caller's transaction."""
+    wanted = set(keys)
+    found: dict[EntryKey, StoredEntry] = {}
+    for kind in {key[0] for key in wanted}:
+        for part in _chunks({name for key_kind, _, name in wanted if key_kind is kind}):
+            statement = _entries().where(ENTRY.c.kind == kind.value, ENTRY.c.name.in_(part), ENTRY.c.deleted_at.is_(None))
+            for row in connection.execute(statement):
+                entry = stored_entry(row)
+                if entry.key in wanted:
+                    found[entry.key] = entry
+    return found
+
+
 def read_changes(connection: Connection, since: int) -> ChangeSet:
     """`RegistryStore.read_changes` in the caller's transaction."""
     revision = _revision(connection)

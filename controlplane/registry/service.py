@@ -1,0 +1,330 @@
+"""The one door to the registry: command line, portal, files and prober all come through here.
+
+    (1) may you   (2) does it hold together   (3) commit, as one revision   (4) everybody who follows the state sees it
+
+Synchronous and thread-safe; the API calls it in threads. Next: `registry.store` writes, `xds.publisher` follows `live`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from controlplane.registry.catalog import catalog_digest, effect_of
+from controlplane.registry.changes import entries_of
+from controlplane.registry.encryption import RegistryKey
+from controlplane.registry.entry import EntryKey, Json, StoredEntry
+from controlplane.registry.live import LiveState
+from controlplane.registry.manifest import DocumentError, ParsedDocument, parse_document, parse_documents
+from controlplane.registry.permissions import PERMISSIONS_OF_ROLE, WRITE_OF_KIND, Operator, Permission, scope_of
+from controlplane.registry.plan import Plan, PlannedEntry, key_of, make_plan, without_entry
+from controlplane.registry.policy_check import check_policies_of
+from controlplane.registry.probe import ProbeResult
+from controlplane.registry.refusal import (
+    ConflictError,
+    EntryNotFoundError,
+    InvalidDocumentsError,
+    NotPermittedError,
+    PreconditionFailedError,
+    PreconditionRequiredError,
+)
+from controlplane.registry.spec import SYSTEM_NAMESPACE, Kind, McpServerSpec
+from controlplane.registry.state import Entry, RegistryState
+from controlplane.registry.store import RegistryStore, read_entries, read_entry
+from controlplane.registry.subjects import provider_id
+from controlplane.registry.transaction import WriteTransaction
+from controlplane.registry.validation import WrittenEntry, bindings_naming, check_change, entries_in, locks_out
+from extauthz.address import AddressRules
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precondition:
+    """If-Match and If-None-Match of a write, as sent: entity tags, or `*`."""
+
+    if_match: tuple[str, ...] = ()
+    if_none_match: tuple[str, ...] = ()
+
+    def check(self, entry: StoredEntry | None) -> None:
+        """Raise unless the write may go on; a write of what exists must say what it read."""
+        if entry is None:
+            if self.if_match:
+                raise PreconditionFailedError("there is no such entry; it may have been deleted since you read it")
+            return
+        tag = f'"{entry.resource_revision}"'
+        if self.if_none_match and (self.if_none_match == ("*",) or tag in self.if_none_match):
+            raise PreconditionFailedError("the entry exists already")
+        if not self.if_match:
+            raise PreconditionRequiredError("send If-Match with the ETag that you read (or *)")
+        if self.if_match != ("*",) and tag not in self.if_match:
+            raise PreconditionFailedError(f"the entry was changed in revision {entry.resource_revision}; read it again and repeat your change")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppliedDocument:
+    """What happened to one document."""
+
+    document: int
+    kind: Kind
+    namespace: str
+    name: str
+    action: str
+    resource_revision: int
+    warnings: tuple[str, ...]
+    diff: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplyResult:
+    """What a write did, or with `dry_run` would have done."""
+
+    revision: int
+    dry_run: bool
+    results: tuple[AppliedDocument, ...]
+
+
+class RegistryService:
+    """Every write of the registry, and who may make it."""
+
+    def __init__(self, *, store: RegistryStore, live: LiveState, key: RegistryKey, address_rules: AddressRules) -> None:
+        self._store = store
+        self._live = live
+        self._key = key
+        self._address_rules = address_rules
+        self._writer = threading.Lock()  # waiting here is fair and free; waiting for SQLite's lock is polling
+
+    @property
+    def state(self) -> RegistryState:
+        """The newest state."""
+        return self._live.state
+
+    def apply(self, operator: Operator, text: bytes, *, dry_run: bool = False, message: str = "") -> ApplyResult:
+        """All documents of a manifest in one revision, or none of them and every fault at once."""
+        documents, errors = parse_documents(text)
+        return self._write(operator, documents, shape_errors=errors, dry_run=dry_run, message=message, precondition=None)
+
+    def put(self, operator: Operator, key: EntryKey, document: object, *, precondition: Precondition, dry_run: bool = False) -> ApplyResult:
+        """Create or replace one entry."""
+        kind, namespace, name = key
+        self.require(operator, WRITE_OF_KIND[kind], scope_of(kind, namespace, name))
+        parsed, errors = parse_document(_addressed(document, key))
+        if parsed is not None and key_of(parsed) != key:
+            errors.append(DocumentError(document=0, path="metadata", message=f"does not name the entry {kind.value} {namespace}/{name} of the URL"))
+        documents = [parsed] if parsed is not None else []
+        message = f"put {kind.value} {name}"
+        return self._write(operator, documents, shape_errors=errors, dry_run=dry_run, message=message, precondition=precondition)
+
+    def delete(self, operator: Operator, key: EntryKey, *, precondition: Precondition) -> int:
+        """Remove one entry; the revision that did it."""
+        kind, namespace, name = key
+        self.require(operator, WRITE_OF_KIND[kind], scope_of(kind, namespace, name))
+        message = f"delete {kind.value} {namespace}/{name}" if namespace else f"delete {kind.value} {name}"
+        with self._writer:
+            with self._store.transaction(actor=operator.id, message=message) as transaction:
+                entry = read_entry(transaction.connection, key)
+                if entry is None:
+                    raise EntryNotFoundError(f"there is no {kind.value} {name}")
+                precondition.check(entry)
+                self._require_grantable(operator, entry)
+                before = self._live.at(transaction)
+                _refuse_breaking_deletion(entry, before, without_entry(before, entry))
+                transaction.delete(entry)
+            self._live.refresh()
+        return transaction.revision
+
+    def accept(self, operator: Operator, namespace: str, name: str, *, digest: str = "") -> tuple[int, list[Json]]:
+        """Declare reviewed what the server presents now; the revision and the effects that count from it on."""
+        self.require(operator, Permission.CATALOG_ACCEPT, namespace)
+        with self._writer:
+            with self._store.transaction(actor=operator.id, message=f"accept {namespace}/{name}") as transaction:
+                server = read_entry(transaction.connection, (Kind.MCP_SERVER, namespace, name))
+                if server is None:
+                    raise EntryNotFoundError(f"there is no McpServer {namespace}/{name}")
+                definitions = self._live.at(transaction).definitions.get(server.uid, ())
+                found = catalog_digest(definitions)
+                if not definitions:
+                    raise ConflictError(f"{namespace}/{name} has not been read yet; its definitions are read within seconds of becoming reachable")
+                if digest and digest != found:
+                    raise ConflictError(f"{namespace}/{name} presents other definitions now than those you reviewed; look at them again")
+                accepted: list[Json] = [{"name": d.name, "effect": effect_of(d.document).value} for d in definitions if d.kind == "tool"]
+                if any(d.digest != d.accepted_digest for d in definitions):
+                    transaction.accept_definitions(server, digest=found, accepted=accepted)
+            self._live.refresh()
+        return transaction.revision, accepted
+
+    async def record_probe(self, uid: str, result: ProbeResult) -> int | None:
+        """Keep a reading of an McpServer; the new revision when its definitions changed, None when nothing did or it is gone."""
+        return await asyncio.to_thread(self._record_probe, uid, result)
+
+    def require(self, operator: Operator, permission: Permission, namespace: str) -> None:
+        """The one gate of the registry: raise unless the operator holds the permission there."""
+        if not operator.permissions.allows(permission, namespace):
+            where = f"namespace {namespace}" if namespace and namespace != SYSTEM_NAMESPACE else "namespace system (everywhere)"
+            raise NotPermittedError(f"{operator.id} does not hold {permission.value} in {where}")
+
+    def _record_probe(self, uid: str, result: ProbeResult) -> int | None:
+        with self._writer:
+            with self._store.transaction(actor="system/prober", message="probe") as transaction:
+                state = self._live.at(transaction)
+                entry = next((e for e in state.mcp_servers.values() if e.uid == uid), None)
+                if entry is None:
+                    return None
+                transaction.put_probe(uid, result)
+                known = state.definitions.get(uid, ())
+                before, digest = catalog_digest(known), catalog_digest(result.definitions)
+                if not result.error and before != digest:
+                    transaction.put_definitions(_server_of(entry), result.definitions, before_digest=before, digest=digest)
+            if transaction.revision == transaction.current:
+                return None
+            self._live.refresh()
+        return transaction.revision
+
+    def _write(
+        self,
+        operator: Operator,
+        documents: Sequence[ParsedDocument],
+        *,
+        shape_errors: Sequence[DocumentError],
+        dry_run: bool,
+        message: str,
+        precondition: Precondition | None,
+    ) -> ApplyResult:
+        with self._writer:
+            with self._store.transaction(actor=operator.id, message=message) as transaction:
+                # (1) may you
+                stored = read_entries(transaction.connection, [key_of(document) for document in documents])
+                self._require_writable(operator, documents, stored)
+                if precondition is not None and documents:
+                    precondition.check(stored.get(key_of(documents[0])))
+                # (2) does it hold together
+                before = self._live.at(transaction)
+                plan = make_plan(documents, stored, before, self._key)
+                warnings = self._check(before, plan, shape_errors)
+                # (3) commit
+                written = _dry_results(plan) if dry_run else _commit(plan, transaction)
+            # (4) seen
+            if transaction.revision != transaction.current:
+                self._live.refresh()
+        results = tuple(_result(entry, revision, warnings) for entry, revision in written)
+        return ApplyResult(revision=transaction.revision, dry_run=dry_run, results=results)
+
+    def _require_writable(self, operator: Operator, documents: Sequence[ParsedDocument], stored: Mapping[EntryKey, StoredEntry]) -> None:
+        errors: list[DocumentError] = []
+        for document in documents:
+            kind, namespace, name = key_of(document)
+            try:
+                self.require(operator, WRITE_OF_KIND[kind], scope_of(kind, namespace, name))
+                if kind is Kind.ROLE_BINDING:
+                    self._require_role(operator, document.spec.role, namespace)  # type: ignore[attr-defined]
+                before = stored.get((kind, namespace, name))
+                if before is not None:
+                    self._require_grantable(operator, before)
+            except NotPermittedError as refusal:
+                errors.append(DocumentError(document=document.index, path="", message=refusal.sentence))
+        if errors:
+            raise NotPermittedError("nothing was changed: " + errors[0].message, errors)
+
+    def _require_grantable(self, operator: Operator, entry: StoredEntry) -> None:
+        if entry.kind is Kind.ROLE_BINDING:
+            self._require_role(operator, str(entry.spec["role"]), entry.namespace)
+
+    def _require_role(self, operator: Operator, role: str, namespace: str) -> None:
+        """Nobody may grant, change or take away permissions that they do not hold."""
+        if not operator.permissions.allows_all(PERMISSIONS_OF_ROLE.get(role, frozenset()), namespace):
+            raise NotPermittedError(f"{operator.id} does not hold every permission of {role} in namespace {namespace} and cannot bind it")
+
+    def _check(self, before: RegistryState, plan: Plan, shape_errors: Sequence[DocumentError]) -> dict[int, list[str]]:
+        written = [
+            WrittenEntry(document=item.document, kind=item.after.kind, entry=_state_entry(plan.after, item)) for item in plan.entries
+        ]
+        findings = check_change(before, plan.after, written, address_rules=self._address_rules, check_policies=check_policies_of)
+        errors = [*shape_errors, *plan.errors, *findings.errors]
+        if not shape_errors:
+            errors += [*plan.reference_errors, *findings.reference_errors]
+        if errors:
+            raise InvalidDocumentsError(sorted(errors, key=lambda error: error.document))
+        if locks_out(before, plan.after):
+            raise ConflictError("this would leave nobody who is administrator in namespace system")
+        return findings.warnings
+
+
+def _commit(plan: Plan, transaction: WriteTransaction) -> list[tuple[PlannedEntry, int]]:
+    written = []
+    for item in plan.entries:
+        entry = item.after
+        if item.before is None:
+            entry = transaction.create(item.after)
+        elif item.action == "updated":
+            entry = transaction.update(item.before, item.after)
+        written.append((item, entry.resource_revision))
+    return written
+
+
+def _dry_results(plan: Plan) -> list[tuple[PlannedEntry, int]]:
+    return [(item, item.after.resource_revision) for item in plan.entries]
+
+
+def _result(item: PlannedEntry, resource_revision: int, warnings: Mapping[int, list[str]]) -> AppliedDocument:
+    return AppliedDocument(
+        document=item.document,
+        kind=item.after.kind,
+        namespace=item.after.namespace,
+        name=item.after.name,
+        action=item.action,
+        resource_revision=resource_revision,
+        warnings=tuple(warnings.get(item.document, ())),
+        diff=tuple(item.diff()),
+    )
+
+
+def _refuse_breaking_deletion(entry: StoredEntry, before: RegistryState, after: RegistryState) -> None:
+    if entry.kind is Kind.NAMESPACE:
+        if entry.name == SYSTEM_NAMESPACE:
+            raise ConflictError("the namespace system cannot be deleted")
+        _refuse_while_used(f"namespace {entry.name} still holds", entries_in(before, entry.name))
+    if entry.kind is Kind.IDENTITY_PROVIDER:
+        provider = provider_id(entry.namespace, entry.name)
+        _refuse_while_used(f"subjects of {provider} are named by", bindings_naming(before, provider))
+    if locks_out(before, after):
+        raise ConflictError("this would leave nobody who is administrator in namespace system")
+
+
+def _refuse_while_used(sentence: str, users: list[str]) -> None:
+    if users:
+        shown = ", ".join(users[:20]) + (f" and {len(users) - 20} more" if len(users) > 20 else "")
+        raise ConflictError(f"{sentence} {shown}")
+
+
+def _addressed(document: object, key: EntryKey) -> object:
+    """The document of a PUT, with what the URL already says filled in where it is absent."""
+    if not isinstance(document, dict):
+        return document
+    kind, namespace, name = key
+    metadata = document.get("metadata", {})
+    if isinstance(metadata, dict):
+        metadata = {"name": name, **({"namespace": namespace} if namespace else {}), **metadata}
+    return {"kind": kind.value, **document, "metadata": metadata}
+
+
+def _state_entry(state: RegistryState, item: PlannedEntry) -> Entry[Any]:
+    entry_id = f"{item.after.namespace}/{item.after.name}" if item.after.namespace else item.after.name
+    return entries_of(state, item.after.kind)[entry_id]
+
+
+def _server_of(entry: Entry[McpServerSpec]) -> StoredEntry:
+    """Enough of a stored entry to record what happened to its definitions."""
+    return StoredEntry(
+        uid=entry.uid,
+        kind=Kind.MCP_SERVER,
+        namespace=entry.namespace,
+        name=entry.name,
+        spec={},
+        labels={},
+        annotations={},
+        resource_revision=entry.resource_revision,
+        created_at=datetime.now(UTC),
+        updated_at=datetime.now(UTC),
+    )

@@ -1,0 +1,235 @@
+"""Does the registry make sense after this change? Pure: two states and the documents in, every fault and warning out.
+
+Shape and ranges were checked by `registry.spec`, permission by `registry.service`. Names are resolved again when they are
+pinned (`xds`): here only what can be said without the network.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from controlplane.registry.changes import entries_of
+from controlplane.registry.manifest import DocumentError
+from controlplane.registry.permissions import ADMINISTRATOR, OPERATOR_ROLE_PREFIX, PERMISSIONS_OF_ROLE
+from controlplane.registry.spec import (
+    SYSTEM_NAMESPACE,
+    IdentityProviderSpec,
+    Kind,
+    McpServerSpec,
+    RoleBindingSpec,
+)
+from controlplane.registry.state import Entry, RegistryState
+from controlplane.registry.subjects import provider_id, visible_providers
+from extauthz.address import AddressRules, host_of_url, is_loopback_name, parse_host_literal
+from extauthz.errors import AddressError, ConfigurationError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenEntry:
+    """One entry of the change: the document it came from and what it is now."""
+
+    document: int
+    kind: Kind
+    entry: Entry[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyFinding:
+    """One fault or warning about a policy, and the PolicySet it stands in."""
+
+    namespace: str
+    name: str
+    policy_id: str
+    message: str
+
+
+PolicyChecker = Callable[[RegistryState, Collection[str]], tuple[Sequence[PolicyFinding], Sequence[PolicyFinding]]]
+"""All faults and all warnings of the policies in some namespaces of a state: `registry.policy_check`."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Findings:
+    """What is wrong. `reference_errors` are about other entries and mean little while some documents are unreadable."""
+
+    errors: list[DocumentError] = field(default_factory=list)
+    reference_errors: list[DocumentError] = field(default_factory=list)
+    warnings: dict[int, list[str]] = field(default_factory=dict)
+
+    def warn(self, document: int, sentence: str) -> None:
+        """Add a warning to a document's result."""
+        self.warnings.setdefault(document, []).append(sentence)
+
+
+def check_change(
+    before: RegistryState, after: RegistryState, written: Sequence[WrittenEntry], *, address_rules: AddressRules, check_policies: PolicyChecker
+) -> Findings:
+    """Every fault of `after` that `written` brought, and what its author should know."""
+    findings = Findings()
+    for item in written:
+        _check_namespace(item, after, findings)
+        match item.entry.spec:
+            case McpServerSpec() as spec:
+                _check_mcp_server(item, spec, address_rules, findings)
+            case RoleBindingSpec() as spec:
+                _check_role_binding(item, spec, after, findings)
+            case IdentityProviderSpec() as spec:
+                _check_identity_provider(item, spec, after, address_rules, findings)
+    if any(item.kind is Kind.POLICY_SET for item in written):
+        _check_policies(before, after, written, check_policies, findings)
+    return findings
+
+
+def locks_out(before: RegistryState, after: RegistryState) -> bool:
+    """Whether nobody would be administrator any more."""
+    return _has_administrator(before) and not _has_administrator(after)
+
+
+def entries_in(state: RegistryState, namespace: str) -> list[str]:
+    """What a namespace still holds, as `Kind namespace/name`."""
+    kinds = (kind for kind in Kind if kind is not Kind.NAMESPACE)
+    return sorted(f"{kind.value} {entry.id}" for kind in kinds for entry in entries_of(state, kind).values() if entry.namespace == namespace)
+
+
+def bindings_naming(state: RegistryState, provider: str) -> list[str]:
+    """The role bindings whose subjects belong to an identity provider."""
+    prefix = f"{provider}/"
+    return sorted(
+        f"RoleBinding {binding.id}"
+        for binding in state.role_bindings.values()
+        if any(subject.kind != "Workload" and subject.name.startswith(prefix) for subject in binding.spec.subjects)
+    )
+
+
+def _has_administrator(state: RegistryState) -> bool:
+    known = visible_providers(state.identity_providers, SYSTEM_NAMESPACE)
+    return any(
+        binding.namespace == SYSTEM_NAMESPACE
+        and binding.spec.role == ADMINISTRATOR
+        and any(subject.kind == "Workload" or subject.name.partition("/")[0] in known for subject in binding.spec.subjects)
+        for binding in state.role_bindings.values()
+    )
+
+
+def _check_namespace(item: WrittenEntry, after: RegistryState, findings: Findings) -> None:
+    namespace = item.entry.namespace
+    if item.kind is Kind.NAMESPACE or namespace in after.namespaces:
+        return
+    message = f"namespace {namespace} does not exist{_suggestion(namespace, after.namespaces)}; add a document of kind Namespace"
+    findings.reference_errors.append(DocumentError(document=item.document, path="metadata.namespace", message=message))
+
+
+def _check_mcp_server(item: WrittenEntry, spec: McpServerSpec, address_rules: AddressRules, findings: Findings) -> None:
+    for index, endpoint in enumerate(spec.endpoints):
+        _check_url(endpoint.url, f"spec.endpoints[{index}].url", item, address_rules, findings)
+        if spec.credential is not None and endpoint.url.startswith("http://") and not _is_loopback(endpoint.url):
+            findings.warn(item.document, f"spec.endpoints[{index}].url: the credential is sent over plain http to another machine; use https")
+    grant = spec.credential.client_credentials if spec.credential is not None else None
+    if grant is not None:
+        path = "spec.credential.clientCredentials.tokenUrl"
+        _check_url(grant.token_url, path, item, address_rules, findings)
+        if grant.token_url.startswith("http://") and not _is_loopback(grant.token_url):
+            findings.errors.append(DocumentError(document=item.document, path=path, message="must be https: it is sent the client secret"))
+
+
+def _check_role_binding(item: WrittenEntry, spec: RoleBindingSpec, after: RegistryState, findings: Findings) -> None:
+    operator_role = spec.role.startswith(OPERATOR_ROLE_PREFIX)
+    if operator_role and spec.role not in PERMISSIONS_OF_ROLE:
+        known = ", ".join(sorted(PERMISSIONS_OF_ROLE))
+        message = f"{spec.role} is not an operator role{_suggestion(spec.role, PERMISSIONS_OF_ROLE)}; they are {known}"
+        findings.errors.append(DocumentError(document=item.document, path="spec.role", message=message))
+    visible = visible_providers(after.identity_providers, item.entry.namespace)
+    for index, subject in enumerate(spec.subjects):
+        provider = visible.get(subject.name.partition("/")[0])
+        if provider is not None and provider.spec.operators_only and not operator_role:
+            findings.warn(item.document, f"spec.subjects[{index}]: {subject.name} is for operators only and can never call a server")
+
+
+def _check_identity_provider(
+    item: WrittenEntry, spec: IdentityProviderSpec, after: RegistryState, address_rules: AddressRules, findings: Findings
+) -> None:
+    def refuse(path: str, message: str) -> None:
+        findings.errors.append(DocumentError(document=item.document, path=path, message=message))
+
+    this = provider_id(item.entry.namespace, item.entry.name)
+    if any(p.spec.issuer == spec.issuer and provider_id(p.namespace, p.name) != this for p in after.identity_providers.values()):
+        refuse("spec.issuer", "another identity provider is registered for this issuer; a token's issuer must mean one provider")
+    if spec.trusted_namespaces and item.entry.namespace != SYSTEM_NAMESPACE:
+        refuse("spec.trustedNamespaces", "only providers of the namespace system are trusted elsewhere; remove it")
+    if spec.jwks is not None and spec.jwks_url:
+        refuse("spec.jwksUrl", "give either jwks or jwksUrl")
+    elif spec.jwks is not None:
+        _check_key_set(spec.jwks, refuse)
+    else:
+        path, url = ("spec.jwksUrl", spec.jwks_url) if spec.jwks_url else ("spec.issuer", spec.issuer)
+        if urlsplit(url).scheme not in {"http", "https"}:
+            refuse(path, "must be an https:// URL, from which the keys are read (or give the keys inline as jwks)")
+        elif url.startswith("http://") and not (spec.allow_insecure_http and _is_loopback(url)):
+            refuse(path, "must be https; plain http needs allowInsecureHttp and a loopback address")
+        else:
+            _check_url(url, path, item, address_rules, findings)
+    for namespace in spec.trusted_namespaces:
+        if namespace not in after.namespaces:
+            findings.warn(item.document, f"spec.trustedNamespaces: namespace {namespace} does not exist yet")
+
+
+def _check_key_set(jwks: Mapping[str, object], refuse: Callable[[str, str], None]) -> None:
+    from extauthz.identity.jwks import parse_key_set  # noqa: PLC0415 - the verifier's own reading; brings aiohttp with it
+
+    try:
+        parse_key_set(json.dumps(jwks))
+    except ConfigurationError as error:
+        refuse("spec.jwks", str(error))
+
+
+def _check_policies(
+    before: RegistryState, after: RegistryState, written: Sequence[WrittenEntry], check_policies: PolicyChecker, findings: Findings
+) -> None:
+    documents = {item.entry.id: item.document for item in written if item.kind is Kind.POLICY_SET}
+    namespaces = {item.entry.namespace for item in written if item.kind is Kind.POLICY_SET}
+    errors, warnings = check_policies(after, namespaces)
+    others = [finding for finding in errors if _id(finding) not in documents]
+    known = set(check_policies(before, namespaces)[0]) if others else set()
+    for finding in errors:
+        document = documents.get(_id(finding))
+        if document is None and finding in known:
+            continue  # an old fault of somebody else's policy must not hold up this change
+        where = "" if document is not None else f"PolicySet {_id(finding)}: "
+        error = DocumentError(document=document or 0, path="spec.cedar", message=f"{where}{_told(finding)}")
+        findings.reference_errors.append(error)
+    for finding in warnings:
+        if _id(finding) in documents:
+            findings.warn(documents[_id(finding)], f"spec.cedar: {_told(finding)}")
+
+
+def _id(finding: PolicyFinding) -> str:
+    return f"{finding.namespace}/{finding.name}"
+
+
+def _told(finding: PolicyFinding) -> str:
+    return f"policy {finding.policy_id}: {finding.message}" if finding.policy_id else finding.message
+
+
+def _check_url(url: str, path: str, item: WrittenEntry, address_rules: AddressRules, findings: Findings) -> None:
+    try:
+        address_rules.check_url(url)
+    except AddressError as error:
+        findings.errors.append(DocumentError(document=item.document, path=path, message=str(error)))
+
+
+def _is_loopback(url: str) -> bool:
+    try:
+        host = host_of_url(url)
+        literal = parse_host_literal(host)
+    except AddressError:
+        return False
+    return is_loopback_name(host) if literal is None else literal.is_loopback
+
+
+def _suggestion(given: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
