@@ -88,7 +88,7 @@ class LinkIdentity:
             context.load_verify_locations(cafile=self.ca_file)
         except ssl.SSLError as error:
             files = f"{self.cert_file}, {self.key_file}, {self.ca_file}"
-            raise ConfigurationError(f"TLS files are unusable ({error.reason}); PEM, and the key that of the certificate: {files}") from error
+            raise ConfigurationError(f"TLS files are unusable or do not belong together ({error.reason}): {files}") from error
         return context
 
     def _files_for(self, address: str) -> _TlsFiles | None:

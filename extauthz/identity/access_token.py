@@ -187,13 +187,18 @@ def _short_type(token_type: str) -> str:
 
 
 def _numeric_date(claims: Mapping[str, object], claim: str, default: float | None) -> float:
-    value = claims.get(claim, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or (claim in claims and not math.isfinite(value)):
+    value = claims.get(claim)
+    if claim not in claims and default is not None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise _invalid(f"the access token's claim {claim} is not a number")
     try:
-        return float(value)
+        seconds = float(value)
     except OverflowError as error:
         raise _invalid(f"the access token's claim {claim} is out of range") from error
+    if not math.isfinite(seconds):
+        raise _invalid(f"the access token's claim {claim} is not a number")
+    return seconds
 
 
 def _json_object(segment: str) -> dict[str, object]:
