@@ -20,7 +20,7 @@ def rows(file: str) -> dict[str, list[str]]:
     return {
         cells[0].strip("`"): cells
         for line in (DOCS / file).read_text().splitlines()
-        if line.startswith("| `") and (cells := [cell.strip() for cell in line.strip("|").split(" | ")])
+        if line.startswith("| `") and (cells := [cell.strip() for cell in line.strip("|").split("|")])
     }
 
 
