@@ -17,6 +17,7 @@ from controlplane.cli.invocation import Command, Invocation, pass_invocation
 from controlplane.cli.outcome import CommandError, Outcome
 from controlplane.cli.terminal import Cell, note, say, say_document, say_table, working
 from controlplane.client import entry_path
+from controlplane.registry.catalog import effect_of
 from controlplane.registry.spec import Kind
 
 if TYPE_CHECKING:
@@ -73,18 +74,27 @@ def say_tools(catalog: JsonObject) -> None:
     """The catalog as a table: what each definition is and does, and whether it was reviewed."""
     rows: list[list[Cell]] = []
     for item in catalog["items"]:
-        effect = str(item.get("effect") or "")
         rows.append(
             [
                 str(item.get("name", "")),
                 str(item.get("kind", "")),
-                (effect, _STYLE_OF_EFFECT.get(effect, "")),
+                _effect(item),
                 _annotations(item),
                 _review(item),
                 _first_sentence(str(item.get("description") or "")),
             ]
         )
     say_table(["NAME", "KIND", "EFFECT", "ANNOTATIONS", "REVIEW", "DESCRIPTION"], rows)
+
+
+def _effect(item: JsonObject) -> Cell:
+    """What the gateway takes the tool for, and what it would if it was accepted as it is."""
+    if item.get("kind") not in ("tool", None):
+        return "-", "faint"
+    document = item.get("document")
+    after = str(effect_of(document)) if isinstance(document, dict) else str(item.get("effect") or "")
+    now = str(item.get("effect") or after)
+    return (now if now == after else f"{now} → {after}"), _STYLE_OF_EFFECT.get(after, "")
 
 
 def _annotations(item: JsonObject) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 
 from controlplane.cli.invocation import Command, Invocation, pass_invocation
 from controlplane.cli.outcome import Outcome
-from controlplane.cli.terminal import Cell, json_text, note, printable, say, say_document, say_table, yaml_text
+from controlplane.cli.terminal import Cell, json_text, note, printable, say, say_document, say_table, table_width, yaml_text
 
 if TYPE_CHECKING:
     from controlplane.client import JsonObject
 
+WIDE = 130
+"""From this many columns on the table has room for decision ids."""
 _WHAT = ("tool", "prompt", "mcp_resource_uri", "method", "http_method")
 _STYLE_OF_DECISION = {"allow": "good", "deny": "bad", "error": "bad"}
 
@@ -40,7 +42,9 @@ def audit(
     if invocation.for_machines:
         say_document(answer, invocation.output)
     elif answer["items"]:
-        say_table(["TIME", "DECISION", "PRINCIPAL", "TARGET", "REASON", "DECISION ID"], [_row(record) for record in answer["items"]])
+        columns = ["TIME", "DECISION", "PRINCIPAL", "TARGET", "REASON", "DECISION ID"]
+        shown = len(columns) if table_width() >= WIDE else len(columns) - 1
+        say_table(columns[:shown], [_row(record)[:shown] for record in answer["items"]])
     else:
         note("no records")
     return Outcome.DONE
@@ -65,7 +69,7 @@ def _say_line(record: JsonObject) -> None:
 
 
 def _row(record: JsonObject) -> list[Cell]:
-    decision = _word(record.get("decision"))
+    decision = str(record.get("decision") or "-")
     return [
         _time(record),
         (decision, _STYLE_OF_DECISION.get(decision, "")),
@@ -76,18 +80,11 @@ def _row(record: JsonObject) -> list[Cell]:
     ]
 
 
-def _word(value: object) -> str:
-    return str(value or "").removeprefix("AUDIT_DECISION_").lower()
-
-
 def _time(record: JsonObject) -> str:
-    at: Any = record.get("at") or record.get("at_unix_us")
-    if isinstance(at, str) and not at.isdigit():
-        return at
     try:
-        return datetime.fromtimestamp(int(at) / 1_000_000, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-    except (TypeError, ValueError, OverflowError):
-        return "-"
+        return datetime.fromisoformat(str(record.get("at"))).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError):
+        return str(record.get("at") or "-")
 
 
 def _principal(principal: object) -> str:

@@ -78,12 +78,12 @@ def call(
         raise click.UsageError("say who calls: --as NAME, or --access-token-file FILE")
     tool_arguments = arguments_of(arguments)
     gateway_url = invocation.reachable_gateway_url()
+    server_id = _server_id(invocation, server, namespace)
+    url = f"{gateway_url}/servers/{quote(server_id)}/mcp"
     if access_token_file:
         access_token = read_token_file(access_token_file)
     else:
-        access_token = development_token(invocation, caller_of(name, groups, claims, kind))
-    server_id = _server_id(invocation, server, namespace)
-    url = f"{gateway_url}/servers/{quote(server_id)}/mcp"
+        access_token = development_token(invocation, caller_of(name, groups, claims, kind), audiences=(url,))
     with working(f"calling {tool} of {server_id}"):
         exchange = asyncio.run(exchange_call(url, access_token, tool, tool_arguments, protocol=protocol))
     if invocation.for_machines:

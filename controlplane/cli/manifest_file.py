@@ -1,7 +1,7 @@
 """What `-f` names: files, folders or standard input, as text for the server and as documents that remember where they stand.
 
-The server reads the very text of the files and judges it. Parsing here as well, with the same rules (no key twice, no anchors,
-`registry.manifest`), is for people: it turns the number of a document into a file and a line, and a syntax error into a place.
+The server reads the very text of the files and judges it. Reading it here as well, by the same rules, is for people: it turns
+the number of a document into a file and a line, and finds a fault of syntax before anything is sent.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 import yaml
 
 from controlplane.cli.outcome import CommandError
+from controlplane.registry.yaml_text import YamlTextError, read_yaml_documents
 
 SUFFIXES = (".yaml", ".yml", ".json")
-_END_OF_FILE = "\n...\n"  # the end of a document in YAML: directives may follow it, and it adds no document of its own
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -48,27 +48,6 @@ class Manifests:
         return self.documents[index].place if isinstance(index, int) and 0 <= index < len(self.documents) else None
 
 
-class _StrictLoader(_Loader):  # type: ignore[misc]
-    """YAML without keys that are written twice, without anchors and aliases."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise yaml.composer.ComposerError(None, None, "anchors and aliases are not accepted; write the value twice", event.start_mark)
-        node: yaml.Node | None = super().compose_node(parent, index)
-        return node
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            written = str(key.value)
-            if written in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {written!r} is written twice", key.start_mark)
-            seen.add(written)
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
-        return mapping
-
-
 def read_manifests(sources: Sequence[str]) -> Manifests:
     """Everything that `sources` name, in order: files, the manifests of a folder sorted by name, `-` for standard input."""
     if list(sources).count("-") > 1:
@@ -83,7 +62,16 @@ def read_manifests(sources: Sequence[str]) -> Manifests:
             documents += _parse(file, text)
     if not documents:
         raise CommandError(f"{', '.join(sources)} holds no document")
-    return Manifests(body=_END_OF_FILE.join(texts).encode(), documents=tuple(documents))
+    return Manifests(body=_joined(texts).encode(), documents=tuple(documents))
+
+
+def _joined(texts: Sequence[str]) -> str:
+    """One YAML stream. Only a file with directives may follow `...`; an empty document more is counted by nobody."""
+    stream = ""
+    for text in texts:
+        first = next((line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")), "")
+        stream += ("\n...\n" if first.startswith("%") else "\n---\n") + text
+    return stream
 
 
 def _files_of(source: Path) -> list[Path]:
@@ -109,22 +97,21 @@ def _read(file: Path) -> str:
 def _parse(file: str, text: str) -> list[ManifestDocument]:
     documents: list[ManifestDocument] = []
     try:
-        loader = _StrictLoader(text)
-        try:
-            while loader.check_node():
-                node = loader.get_node()
-                line = node.start_mark.line + 1
-                content = loader.construct_document(node)
-                parts = content if isinstance(content, list) else [] if content is None else [content]
-                documents += [
-                    ManifestDocument(file=file, index=len(documents) + offset, line=line, content=part) for offset, part in enumerate(parts)
-                ]
-        finally:
-            loader.dispose()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{file} line {mark.line + 1}, column {mark.column + 1}" if mark else file
-        raise CommandError(f"not valid YAML or JSON: {error.problem}", where=where) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise CommandError(f"not valid YAML or JSON: {error}", where=file) from error
+        contents = list(read_yaml_documents(text))
+    except YamlTextError as error:
+        place, _, fault = str(error).partition(": ") if str(error).startswith("line ") else ("", "", str(error))
+        raise CommandError(f"not acceptable as YAML or JSON: {fault}", where=f"{file} {place}".rstrip()) from error
+    for content, line in zip(contents, _lines_of_documents(text), strict=True):
+        parts = content if isinstance(content, list) else [] if content is None else [content]
+        documents += [ManifestDocument(file=file, index=len(documents) + offset, line=line, content=part) for offset, part in enumerate(parts)]
     return documents
+
+
+def _lines_of_documents(text: str) -> list[int]:
+    lines: list[int] = []
+    starting = False
+    for event in yaml.parse(text, Loader=_Loader):
+        if starting:
+            lines.append(event.start_mark.line + 1)
+        starting = isinstance(event, yaml.DocumentStartEvent)
+    return lines

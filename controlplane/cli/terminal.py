@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ _OBEYED = re.compile(
     "\U000e0000-\U000e0fff]"
 )
 _OBEYED_BUT_NEWLINE = re.compile(_OBEYED.pattern.replace("\x00-\x1f", "\x00-\x09\x0b-\x1f"))
+_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")  # what YAML 1.2 takes for one, and PyYAML does not
 _STYLES = {"good": "green", "bad": "red", "doubt": "yellow", "faint": "bright_black", "strong": "bold"}
 
 Cell = str | tuple[str, str]
@@ -53,7 +55,7 @@ def yaml_text(documents: Sequence[object]) -> str:
         pass
 
     def represent_str(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else "'" if _NUMBER.fullmatch(text) else None)
 
     Dumper.add_representer(str, represent_str)
     Dumper.ignore_aliases = lambda *_: True  # type: ignore[method-assign]
@@ -86,6 +88,14 @@ def _styled(text: str, style: str) -> str:
     return click.style(text, bold=True) if name == "bold" else click.style(text, fg=name)
 
 
+def table_width() -> int:
+    """How many columns a table may take; piped output is never wrapped."""
+    fixed = os.environ.get("COLUMNS", "")
+    if fixed.isdigit() and int(fixed) > 0:
+        return int(fixed)
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 2000
+
+
 def say_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     """A table as wide as the terminal; piped, every row stays on one line."""
     from rich.console import Console  # noqa: PLC0415 - rich costs 100 ms and is needed by tables only
@@ -93,9 +103,8 @@ def say_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     from rich.text import Text  # noqa: PLC0415
 
     context = click.get_current_context(silent=True)
+    width = table_width()
     colored = sys.stdout.isatty() and (context is None or context.color is not False)
-    fixed = os.environ.get("COLUMNS", "")
-    width = int(fixed) if fixed.isdigit() and int(fixed) > 0 else None if sys.stdout.isatty() else 2000
     console = Console(
         file=sys.stdout, width=width, no_color=not colored, force_terminal=colored, highlight=False, markup=False, emoji=False
     )
