@@ -15,13 +15,14 @@ _GRACE_SECONDS = 1
 
 
 def serve(build: Callable[[], MCPServer[object]], *, default_port: int, arguments: Sequence[str] | None = None) -> int:
-    """Serve what `build` makes on 127.0.0.1 until SIGTERM or SIGINT; open streams get a second to end."""
+    """Serve what `build` makes until SIGTERM or SIGINT; open streams get a second to end."""
     parser = argparse.ArgumentParser(description="A sample MCP server of the Legation demo.")
-    parser.add_argument("--port", type=int, default=default_port, help=f"port on 127.0.0.1 (default {default_port})")
+    parser.add_argument("--port", type=int, default=default_port, help=f"port (default {default_port})")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1; 0.0.0.0 in a container)")
     options = parser.parse_args(arguments)
     config = uvicorn.Config(
-        build().streamable_http_app(),
-        host="127.0.0.1",
+        build().streamable_http_app(host=options.host),  # on the loopback the SDK refuses foreign Host headers
+        host=options.host,
         port=options.port,
         log_level="warning",
         access_log=False,
