@@ -71,14 +71,11 @@ def check_input(request: auth_pb2.CheckRequest) -> CheckInput:
 def check_response(decision: Decision) -> auth_pb2.CheckResponse:
     """The decision as Envoy obeys it. The dynamic metadata joins access log and audit, and tells local replies from ours."""
     response = auth_pb2.CheckResponse()
-    response.dynamic_metadata.update(
-        {
-            "verdict": "deny" if decision.passage is None else "allow",
-            "decision_id": decision.decision_id,
-            "reason": decision.reason.value,
-            "revision": str(decision.revision),
-        }
-    )
+    metadata = response.dynamic_metadata.fields
+    metadata["verdict"].string_value = "deny" if decision.passage is None else "allow"
+    metadata["decision_id"].string_value = decision.decision_id
+    metadata["reason"].string_value = decision.reason.value
+    metadata["revision"].string_value = str(decision.revision)
     if decision.passage is not None:
         response.status.code = _OK
         _write_passage(response.ok_response, decision.passage, decision.decision_id)

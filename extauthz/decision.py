@@ -141,7 +141,6 @@ class _Case:
     place: Place | None = None
     request: McpRequest | None = None
     id_json: str = "null"
-    www_authenticate: str = ""
 
 
 class Decider:
@@ -244,7 +243,6 @@ class Decider:
         """(1) The access token's principal, or at the egress listener the one that an authorizer or the prober signed for."""
         check, state = case.check, case.state
         assert state is not None  # noqa: S101 - _enter has set it
-        case.www_authenticate = self._door.challenge(place, None)
         try:
             if check.listener == "egress":
                 principal = self._signed_context(case, state)
@@ -256,7 +254,6 @@ class Decider:
                     deadline=deadline,
                 )
         except AuthenticationError as error:
-            case.www_authenticate = self._door.challenge(place, error.reason)
             raise _Refused(error.reason) from error
         case.record.principal = principal
         case.record.roles = state.policy.roles_of(principal, place.namespace)
@@ -358,9 +355,8 @@ class Decider:
 
     def _refusal(self, case: _Case, reason: Reason) -> Answer:
         era = case.request.era if case.request is not None else None
-        return answer.refusal(
-            reason, era=era, id_json=case.id_json, decision_id=case.record.decision_id, www_authenticate=case.www_authenticate
-        )
+        challenge = self._door.challenge(case.place, reason) if case.place is not None else ""
+        return answer.refusal(reason, era=era, id_json=case.id_json, decision_id=case.record.decision_id, www_authenticate=challenge)
 
     def _malformed(self, case: _Case, error: MessageError) -> _Refused:
         case.id_json = error.request_id_json
