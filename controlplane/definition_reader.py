@@ -195,7 +195,7 @@ class _BoundedTransport(httpx2.AsyncBaseTransport):
 class EgressReader:
     """Reads servers through the egress listener at `egress_address` ("unix:/path" or "host:port") as `system/prober`.
 
-    `sign` makes the signed context for one request to a server's path. `ssl_context` is this process' own identity; TCP only.
+    `sign` makes the signed context for one request to a server (by id). `ssl_context` is this process' own identity; TCP only.
     """
 
     def __init__(
@@ -233,7 +233,7 @@ class EgressReader:
         path = f"/servers/{server_id}/mcp"
         loop = asyncio.get_running_loop()
         transport = _BoundedTransport(
-            self._transport(), self._limits, sign=lambda: self._sign(path), abort=lambda: deadline.reschedule(loop.time())
+            self._transport(), self._limits, sign=lambda: self._sign(server_id), abort=lambda: deadline.reschedule(loop.time())
         )
         authority = "localhost" if self._address.startswith("unix:") else self._address
         scheme = "http" if self._ssl_context is None else "https"

@@ -15,13 +15,20 @@ import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from controlplane.registry.encryption import RegistryKey
 from controlplane.registry.probe import DefinitionStore, ProbeResult
 from controlplane.registry.spec import McpServerSpec
 from controlplane.registry.state import Entry, RegistryState
+from controlplane.xds.authorizer_resources import make_context_keys
+from extauthz.egress_context import EgressContext, sign_egress_context, signing_key
+from extauthz.errors import ConfigurationError
+from extauthz.identity.principal import PROBER
+from extauthz.state import context_keys_from_messages
 
 if TYPE_CHECKING:
     from controlplane.definition_reader import EgressReader
@@ -29,6 +36,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 _FIRST_RETRY_SECONDS = 0.25
 _ROLLOUT_SECONDS = 5.0
+_SIGNATURE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +56,43 @@ class DefinitionReader(Protocol):
     async def read(self, server_id: str) -> ProbeResult:
         """Everything the server announces."""
         ...
+
+
+class StateSource(Protocol):
+    """Where revisions come from."""
+
+    @property
+    def state(self) -> RegistryState:
+        """The newest state."""
+        ...
+
+    async def wait(self, after: int) -> RegistryState:
+        """The newest state, as soon as its revision is above `after`."""
+        ...
+
+
+class ProberSignature:
+    """Signs what the prober sends: who it is (`system/prober`), for which server, for a minute."""
+
+    def __init__(self, key: RegistryKey, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._key = key
+        self._clock = clock
+
+    def __call__(self, server_id: str) -> str:
+        """The value of the `legation-context` header for one request to this server."""
+        now = self._clock()
+        key = signing_key(context_keys_from_messages(make_context_keys(self._key, now)), now.timestamp())
+        if key is None:
+            raise ConfigurationError("there is no key to sign an egress context with")
+        context = EgressContext(
+            decision_id="",
+            principal=PROBER,
+            mcp_server_id=server_id,
+            revision=0,
+            expires_at_unix=now.timestamp() + _SIGNATURE_SECONDS,
+            kind="prober",
+        )
+        return sign_egress_context(context, key)
 
 
 class ReaderThread:
@@ -154,6 +199,16 @@ class Prober:
         target = self._targets.get(uid)
         if target is not None:
             target.again.set()
+
+    async def follow(self, states: StateSource) -> None:
+        """Follow every revision until cancelled."""
+        try:
+            state = states.state
+            while True:
+                self.update(state)
+                state = await states.wait(state.revision)
+        finally:
+            await self.stop()
 
     async def stop(self) -> None:
         """End all readings."""

@@ -22,10 +22,16 @@ from mcp.server.transport_security import TransportSecuritySettings
 from controlplane.catalog_digest import definition_digest
 from controlplane.definition_reader import EgressReader
 from controlplane.demo.crm import build_crm
-from controlplane.prober import Prober, ReaderThread, ReadingLimits
+from controlplane.prober import Prober, ProberSignature, ReaderThread, ReadingLimits
+from controlplane.registry.encryption import RegistryKey
 from controlplane.registry.probe import ProbeResult
 from controlplane.registry.spec import Endpoint, McpServerSpec
 from controlplane.registry.state import Entry, RegistryState
+from controlplane.xds.authorizer_resources import make_context_keys
+from extauthz.egress_context import verify_egress_context
+from extauthz.errors import AuthenticationError
+from extauthz.identity.principal import PROBER
+from extauthz.state import context_keys_from_messages
 
 LIMITS = ReadingLimits(seconds=5.0, max_bytes=256 * 1024, max_definition_bytes=8 * 1024, max_definitions=50, max_pages=5)
 
@@ -38,7 +44,7 @@ def short_directory() -> Iterator[Path]:
 
 
 def reader_of(socket_path: Path, limits: ReadingLimits = LIMITS) -> EgressReader:
-    return EgressReader(egress_address=f"unix:{socket_path}", sign=lambda path: f"signed for {path}", limits=limits)
+    return EgressReader(egress_address=f"unix:{socket_path}", sign=lambda server_id: f"signed for {server_id}", limits=limits)
 
 
 @asynccontextmanager
@@ -150,12 +156,12 @@ async def test_a_legacy_server_is_read_in_its_own_era_without_opening_a_stream(s
     assert "GET" not in {request.method for request in seen}
 
 
-async def test_every_request_carries_a_context_signed_for_its_path_and_asks_for_plain_bytes(short_directory):
+async def test_every_request_carries_a_context_signed_for_its_server_and_asks_for_plain_bytes(short_directory):
     seen: list[web.Request] = []
     async with scripted_server(short_directory, announcing(tool()), seen) as path:
         await reader_of(path).read("demo/crm")
 
-    assert {request.headers["legation-context"] for request in seen} == {"signed for /servers/demo/crm/mcp"}
+    assert {request.headers["legation-context"] for request in seen} == {"signed for demo/crm"}
     assert {request.headers["accept-encoding"] for request in seen} == {"identity"}
 
 
@@ -305,7 +311,7 @@ async def test_readings_run_in_a_thread_of_their_own_and_can_be_cancelled(short_
 
     async with (
         scripted_server(short_directory, lambda method, params: never) as path,
-        ReaderThread(egress_address=f"unix:{path}", sign=lambda path: "signed", limits=ReadingLimits(seconds=30)) as reader,
+        ReaderThread(egress_address=f"unix:{path}", sign=lambda server_id: "signed", limits=ReadingLimits(seconds=30)) as reader,
     ):
         reading = asyncio.create_task(reader.read("demo/crm"))
         await asyncio.sleep(0.2)
@@ -471,3 +477,16 @@ def test_a_digest_does_not_depend_on_spelling():
 
     assert definition_digest(first) == definition_digest(second)
     assert definition_digest(first) != definition_digest({**first, "n": 2})
+
+
+def test_the_probers_signature_is_what_authorizers_verify():
+    key = RegistryKey(b"k" * 32)
+    now = datetime(2026, 11, 22, 23, 59, 50, tzinfo=UTC)
+    keys = context_keys_from_messages(make_context_keys(key, now))
+
+    header = ProberSignature(key, clock=lambda: now)("demo/crm")
+    context = verify_egress_context(header, keys, now.timestamp() + 30)
+
+    assert (context.kind, context.principal, context.mcp_server_id) == ("prober", PROBER, "demo/crm")
+    with pytest.raises(AuthenticationError):
+        verify_egress_context(header, keys, now.timestamp() + 61)
