@@ -17,6 +17,7 @@ CONTROL_PLANE = "control plane"
 AUTHORIZER = "authorizer"
 ENVOY = "envoy"
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+_COMMAND_LINE_ONLY = frozenset({"LEGATION_DATA_DIR", "LEGATION_TOKEN", "LEGATION_TOKEN_FILE"})  # processes would refuse them
 _MAX_ENVOY_THREADS = 2
 _LAUNCHER = str(Path(__file__).with_name("launch.py"))
 
@@ -67,7 +68,7 @@ def settings_of(deployment: Deployment, gateway_port: int, environ: Mapping[str,
         "LEGATION_AUTHORIZER_LISTEN": f"unix:{deployment.authorizer_socket}",
         "LEGATION_AUTHORIZER_ADDRESSES": f"unix:{deployment.authorizer_socket}",
     }
-    given = {name: value for name, value in environ.items() if name.startswith("LEGATION_")}
+    given = {name: value for name, value in environ.items() if name.startswith("LEGATION_") and name not in _COMMAND_LINE_ONLY}
     return {"LEGATION_ALLOWED_UPSTREAM_NETWORKS": "127.0.0.0/8,::1/128", **given, **wiring}
 
 

@@ -96,6 +96,7 @@ def test_children_get_our_settings_and_nothing_else_of_the_callers_environment()
         "PYTHONPATH": "/evil",
         "AWS_SECRET_ACCESS_KEY": "s",
         "LEGATION_LOG_LEVEL": "debug",
+        "LEGATION_TOKEN": "secret",
         "LEGATION_XDS_LISTEN": "unix:/evil",
     }
     deployment = Deployment(data_dir=Path("/data"), runtime_dir=Path("/run/l"))
@@ -104,6 +105,7 @@ def test_children_get_our_settings_and_nothing_else_of_the_callers_environment()
 
     assert "PYTHONPATH" not in environ
     assert "AWS_SECRET_ACCESS_KEY" not in environ
+    assert "LEGATION_TOKEN" not in environ
     assert environ["LEGATION_LOG_LEVEL"] == "debug"
     assert environ["LEGATION_XDS_LISTEN"] == "unix:/run/l/ads.sock"
     assert environ["PATH"] == "/bin"
