@@ -85,7 +85,7 @@ class HttpIssuer:
         app.router.add_get(f"{self.path}/.well-known/openid-configuration", self._oidc_metadata)
         app.router.add_get(f"/.well-known/oauth-authorization-server{self.path}", self._metadata)
         app.router.add_get("/keys", self._keys)
-        self._runner = web.AppRunner(app)
+        self._runner = web.AppRunner(app, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()

@@ -212,6 +212,7 @@ class _RemoteKeys:
         self._demanded_at = float("-inf")
         self._failures = 0
         self._reading: asyncio.Task[None] | None = None
+        self._read()  # at once, so that the first request waits for it and spends no read on demand
         self._refreshing = self._loop.create_task(self._refresh_forever(), name=f"keys of {provider.id}")
 
     def usable(self) -> KeySet | None:
