@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import structlog
 
 from extauthz.errors import LegationError
 from extauthz.v1 import registry_pb2 as pb
@@ -57,7 +57,7 @@ CHANNEL_OPTIONS = (
 StagedResources = Mapping[str, Mapping[str, bytes]]
 """Serialised messages by type URL and resource name."""
 
-logger = logging.getLogger(__name__)
+logger = structlog.get_logger(__name__)
 
 
 def version_of(value: bytes) -> str:
@@ -128,7 +128,7 @@ class DiscoveryClient:
                 backoff = FIRST_BACKOFF_SECONDS
             self.connected = False
             if reason != self.error:
-                logger.warning("discovery stream ended", extra={"address": self._address, "reason": reason})
+                logger.warning("discovery stream ended", address=self._address, reason=reason)
             self.error = reason
             await asyncio.sleep(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
             backoff = min(backoff * 2, LAST_BACKOFF_SECONDS)
@@ -177,7 +177,7 @@ class DiscoveryClient:
         try:
             self._swap(response)
         except (LegationError, ValueError) as error:
-            logger.warning("revision refused", extra={"error": str(error)})
+            logger.warning("revision refused", error=str(error))
             self.error = str(error)
             answer.error_detail.code = grpc.StatusCode.INVALID_ARGUMENT.value[0]
             answer.error_detail.message = str(error)[:4000]

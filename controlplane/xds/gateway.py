@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from extauthz.errors import ConfigurationError
+from extauthz.transport import parse_link_address
 
 IDENTITY_SECRET = "legation-identity"  # noqa: S105 - a name
 """Static secret of the bootstrap: Envoy's own certificate for links between our processes."""
@@ -37,25 +38,12 @@ class GatewaySettings:
         if not self.authorizer_addresses:
             raise ConfigurationError("LEGATION_AUTHORIZER_ADDRESSES is empty: Envoy must be told at least one authorizer")
         for address in (self.gateway_listen, self.egress_listen, self.api_address, *self.authorizer_addresses):
-            parse_address(address)
+            parse_link_address(address)
 
     @property
     def upstream_ca_file(self) -> str:
         """The file with the certificate authorities that https upstreams are checked against."""
         return self.system_ca_file or find_system_ca_file()
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """`unix:/path` gives (path, -1), `host:port` gives (host, port); raises `ConfigurationError` for anything else."""
-    if text.startswith("unix:"):
-        path = text.removeprefix("unix:")
-        if not path.startswith("/"):
-            raise ConfigurationError(f"{text!r}: the path of a Unix socket must be absolute")
-        return path, -1
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or not 0 <= int(port) <= 65535:
-        raise ConfigurationError(f"{text!r} is neither unix:/path nor host:port")
-    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def find_system_ca_file(candidates: Sequence[str] = _SYSTEM_CA_FILES) -> str:

@@ -7,13 +7,14 @@ An answer that fails or is refused leaves the last good one in place.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from controlplane.registry.state import RegistryState
+import structlog
+
+from controlplane.registry.spec import McpServerSpec
 from extauthz.address import parse_host_literal
 from extauthz.errors import AddressError
 
@@ -23,7 +24,7 @@ ResolvedHosts = Mapping[str, tuple[str, ...]]
 RESOLUTION_TIMEOUT_SECONDS = 2.0
 CONCURRENT_RESOLUTIONS = 16
 
-logger = logging.getLogger(__name__)
+logger = structlog.get_logger(__name__)
 
 
 class HostResolution(Protocol):
@@ -39,9 +40,9 @@ def port_of(url: str) -> int:
     return parts.port or (443 if parts.scheme == "https" else 80)
 
 
-def hosts_of(state: RegistryState) -> frozenset[str]:
-    """Every host that a registered endpoint names."""
-    return frozenset(urlsplit(e.url).hostname or "" for entry in state.mcp_servers.values() for e in entry.spec.endpoints)
+def hosts_of(spec: McpServerSpec) -> frozenset[str]:
+    """Every host that the endpoints name."""
+    return frozenset(urlsplit(endpoint.url).hostname or "" for endpoint in spec.endpoints)
 
 
 class Resolver:
@@ -50,12 +51,15 @@ class Resolver:
     def __init__(self, *, rules: HostResolution) -> None:
         self._rules = rules
         self._resolved: dict[str, tuple[str, ...]] = {}
+        self._shown: ResolvedHosts = MappingProxyType({})
         self._limit = asyncio.Semaphore(CONCURRENT_RESOLUTIONS)
 
     @property
     def resolved(self) -> ResolvedHosts:
-        """The last good answers."""
-        return MappingProxyType(dict(self._resolved))
+        """The last good answers: the same object until one of them changes."""
+        if self._shown != self._resolved:
+            self._shown = MappingProxyType(dict(self._resolved))
+        return self._shown
 
     async def learn(self, hosts: Iterable[str]) -> None:
         """Resolve those of `hosts` that are not known yet, and forget hosts that are no longer asked for."""
@@ -80,7 +84,7 @@ class Resolver:
                     self._resolved[host] = tuple(sorted(await self._rules.resolve(host, 0)))
             except (AddressError, TimeoutError) as error:
                 reason = str(error) or f"{host} was not resolved in {RESOLUTION_TIMEOUT_SECONDS:g} s"
-                logger.warning("endpoint host not usable", extra={"host": host, "reason": reason, "kept": self._resolved.get(host, ())})
+                logger.warning("endpoint host not usable", host=host, reason=reason, kept=self._resolved.get(host, ()))
                 self._resolved.setdefault(host, ())
 
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
 import grpc.aio
+import structlog
 
 from controlplane.xds.cache import View, ViewCache
 from controlplane.xds.node import TYPES_OF_KIND, NodeKind
@@ -25,7 +25,7 @@ from controlplane.xds.subscription import Response
 from extauthz.discovery import DISCOVERY_SERVICE, REVISION
 from extauthz.wire import discovery_pb2 as wire
 
-logger = logging.getLogger(__name__)
+logger = structlog.get_logger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -46,7 +46,9 @@ class NodeStream:
         if request.HasField("error_detail"):
             logger.warning(
                 "xDS resource refused by node",
-                extra={"node": self._record.node_id, "type_url": request.type_url, "error": request.error_detail.message},
+                node=self._record.node_id,
+                type_url=request.type_url,
+                error=request.error_detail.message,
             )
 
     def responses(self, view: View) -> Iterator[wire.DeltaDiscoveryResponse]:
@@ -111,17 +113,17 @@ class AggregatedDiscoveryService:
         try:
             kind = self._identify(context, first.node.cluster)
         except PermissionError as error:
-            logger.warning("xDS node refused", extra={"node": first.node.id, "peer": context.peer(), "reason": str(error)})
+            logger.warning("xDS node refused", node=first.node.id, peer=context.peer(), reason=str(error))
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
         if self._cache.view(kind) is None:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the registry is not loaded yet")
         record = self._rollout.connect(kind, first.node.id)
-        logger.info("xDS node connected", extra={"node": first.node.id, "kind": kind.value})
+        logger.info("xDS node connected", node=first.node.id, kind=kind.value)
         try:
             await self._serve(first, record, context)
         finally:
             self._rollout.disconnect(record)
-            logger.info("xDS node disconnected", extra={"node": first.node.id, "kind": kind.value})
+            logger.info("xDS node disconnected", node=first.node.id, kind=kind.value)
 
     async def _serve(self, first: wire.DeltaDiscoveryRequest, record: NodeRecord, context: Context) -> None:
         stream = NodeStream(record=record)

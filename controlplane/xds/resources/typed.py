@@ -18,7 +18,8 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.google.protobuf import Any
 
-from controlplane.xds.gateway import AUTHORITY_SECRET, IDENTITY_SECRET, parse_address
+from controlplane.xds.gateway import AUTHORITY_SECRET, IDENTITY_SECRET
+from extauthz.transport import parse_link_address
 
 ADS = core.ConfigSource(ads=core.AggregatedConfigSource(), resource_api_version=core.ApiVersion.V3, initial_fetch_timeout=timedelta(0))
 """Resources come over the one ADS stream; Envoy waits for them for ever rather than starting without its filters."""
@@ -54,19 +55,19 @@ def _field_default(message: Untyped, name: str) -> Untyped:  # noqa: ANN401 - th
 
 def address(text: str) -> core.Address:
     """`unix:/path` or `host:port` as Envoy's address."""
-    host, port = parse_address(text)
-    if port < 0:
-        return core.Address(pipe=core.Pipe(path=host, mode=0o600))
-    return core.Address(socket_address=core.SocketAddress(address=host, port_value=port))
+    link = parse_link_address(text)
+    if link.is_unix:
+        return core.Address(pipe=core.Pipe(path=link.path, mode=0o600))
+    return core.Address(socket_address=core.SocketAddress(address=link.host, port_value=link.port))
 
 
 def is_name(text: str) -> bool:
     """Whether the address holds a host name that must be resolved."""
-    host, port = parse_address(text)
-    if port < 0:
+    link = parse_link_address(text)
+    if link.is_unix:
         return False
     try:
-        ip_address(host)
+        ip_address(link.host)
     except ValueError:
         return True
     return False

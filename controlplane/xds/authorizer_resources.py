@@ -1,0 +1,236 @@
+"""What authorizers are told: the registry as our own messages. `explain` builds its state from the very same messages.
+
+Effects, argument types and idempotence come from accepted definitions only; a tool that is not in the catalog does not exist.
+Secrets are opened here and nowhere else; an Envoy never gets any of these types.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, time, timedelta
+from types import MappingProxyType
+from typing import TypeVar
+
+import structlog
+from google.protobuf.message import Message
+
+from controlplane.registry.catalog import effect_of
+from controlplane.registry.encryption import CLIENT_SECRET, STATIC_HEADER_SECRET, RegistryKey, open_secret
+from controlplane.registry.spec import IdentityProviderSpec, McpServerSpec, PolicySetSpec, RoleBindingSpec, SecretReference
+from controlplane.registry.state import Definition, Entry, RegistryState
+from controlplane.registry.subjects import provider_id
+from controlplane.xds.cluster_name import cluster_name, upstream_path
+from extauthz.catalog.server import Effect
+from extauthz.discovery import CONTEXT_KEY, IDENTITY_PROVIDER, MCP_SERVER, POLICY_SET, ROLE_BINDING
+from extauthz.errors import CredentialError
+from extauthz.policy.cedar import CedarEngine
+from extauthz.state import (
+    AuthorizationState,
+    context_keys_from_messages,
+    identity_provider_from_message,
+    mcp_server_from_message,
+    policy_document_from_message,
+    role_binding_from_message,
+)
+from extauthz.v1 import registry_pb2 as pb
+
+logger = structlog.get_logger(__name__)
+
+Messages = dict[str, dict[str, Message]]
+
+CONTEXT_KEY_PURPOSE = "legation/v1/egress-context/"
+CONTEXT_KEY_OVERLAP = timedelta(hours=2)
+"""A day's key is accepted this much before and after its day: clocks differ, and a context outlives midnight."""
+
+_EFFECTS = {Effect.READ: pb.EFFECT_READ, Effect.WRITE: pb.EFFECT_WRITE, Effect.DESTRUCTIVE: pb.EFFECT_DESTRUCTIVE}
+_ARGUMENT_TYPES = {
+    "string": pb.ARGUMENT_TYPE_STRING,
+    "integer": pb.ARGUMENT_TYPE_INTEGER,
+    "number": pb.ARGUMENT_TYPE_NUMBER,
+    "boolean": pb.ARGUMENT_TYPE_BOOLEAN,
+}
+_SUBJECT_KINDS = {
+    "User": pb.SUBJECT_KIND_USER,
+    "Group": pb.SUBJECT_KIND_GROUP,
+    "Agent": pb.SUBJECT_KIND_AGENT,
+    "Workload": pb.SUBJECT_KIND_WORKLOAD,
+}
+
+M = TypeVar("M", bound=Message)
+
+
+def build_messages(state: RegistryState, *, key: RegistryKey, now: datetime) -> Messages:
+    """Everything an authorizer gets of this state, by type URL and resource name; the Revision is added by the snapshot."""
+    return {
+        IDENTITY_PROVIDER: {name: make_identity_provider(entry) for name, entry in state.identity_providers.items()},
+        CONTEXT_KEY: {message.key_id: message for message in make_context_keys(key, now)},
+        POLICY_SET: {name: make_policy_set(entry) for name, entry in state.policy_sets.items()},
+        ROLE_BINDING: {name: make_role_binding(entry) for name, entry in state.role_bindings.items()},
+        MCP_SERVER: {
+            name: make_mcp_server(entry, state.definitions.get(entry.uid, ()), key=key) for name, entry in state.mcp_servers.items()
+        },
+    }
+
+
+def build_authorization_state(
+    state: RegistryState, *, key: RegistryKey, now: datetime, previous: AuthorizationState | None = None
+) -> AuthorizationState:
+    """What an authorizer makes of this state, for `explain`. Raises `PolicyError` where the authorizer would refuse it.
+
+    With `previous`, policies that did not change are not compiled again.
+    """
+    messages = build_messages(state, key=key, now=now)
+    documents = [policy_document_from_message(m) for m in _of(messages[POLICY_SET], pb.PolicySet)]
+    bindings = [role_binding_from_message(m) for m in _of(messages[ROLE_BINDING], pb.RoleBinding)]
+    servers = {server.id: server for server in map(mcp_server_from_message, _of(messages[MCP_SERVER], pb.McpServer))}
+    known = previous.policy if previous is not None else None
+    build: Callable[..., CedarEngine] = known.rebuilt if isinstance(known, CedarEngine) else CedarEngine.build
+    return AuthorizationState(
+        revision=state.revision,
+        mcp_servers=MappingProxyType(servers),
+        policy=build(documents, bindings, servers),
+        identity_providers=tuple(identity_provider_from_message(m) for m in _of(messages[IDENTITY_PROVIDER], pb.IdentityProvider)),
+        context_keys=context_keys_from_messages(_of(messages[CONTEXT_KEY], pb.ContextKey)),
+        committed_at_unix=state.committed_at.timestamp(),
+    )
+
+
+def make_mcp_server(entry: Entry[McpServerSpec], definitions: Sequence[Definition], *, key: RegistryKey) -> pb.McpServer:
+    """One server with its catalog and, opened, the secret of its credential."""
+    spec = entry.spec
+    message = pb.McpServer(
+        uid=entry.uid,
+        namespace=entry.namespace,
+        name=entry.name,
+        cluster=cluster_name(entry),
+        path=upstream_path(spec),
+        max_body_bytes=spec.max_body_bytes,
+        timeout_ms=spec.timeout_ms,
+        suspended=spec.suspended,
+    )
+    _set_credential(message, entry, key)
+    for definition in sorted(definitions, key=lambda d: (d.kind, d.name)):
+        if definition.kind == "tool":
+            message.tools.append(_make_tool(definition))
+        elif definition.kind == "prompt":
+            message.prompts.add(name=definition.name, digest=definition.digest)
+    return message
+
+
+def make_policy_set(entry: Entry[PolicySetSpec]) -> pb.PolicySet:
+    """One PolicySet, its Cedar text as written."""
+    return pb.PolicySet(namespace=entry.namespace, name=entry.name, cedar=entry.spec.cedar)
+
+
+def make_role_binding(entry: Entry[RoleBindingSpec]) -> pb.RoleBinding:
+    """One RoleBinding; names of subjects were qualified when they were stored."""
+    subjects = [pb.Subject(kind=_SUBJECT_KINDS[subject.kind], name=subject.name) for subject in entry.spec.subjects]
+    return pb.RoleBinding(namespace=entry.namespace, name=entry.name, role=entry.spec.role, subjects=subjects)
+
+
+def make_identity_provider(entry: Entry[IdentityProviderSpec]) -> pb.IdentityProvider:
+    """One IdentityProvider."""
+    spec = entry.spec
+    return pb.IdentityProvider(
+        id=provider_id(entry.namespace, entry.name),
+        namespace=entry.namespace,
+        name=entry.name,
+        issuer=spec.issuer,
+        jwks_json=json.dumps(spec.jwks, sort_keys=True, separators=(",", ":")) if spec.jwks is not None else "",
+        jwks_url=spec.jwks_url,
+        algorithms=spec.algorithms,
+        audiences=spec.audiences,
+        trusted_namespaces=spec.trusted_namespaces,
+        subject_claim=spec.mapping.subject,
+        groups_claim=spec.mapping.groups,
+        agent_claim=spec.mapping.agent,
+        allow_insecure_http=spec.allow_insecure_http,
+        operators_only=spec.operators_only,
+        required_token_types=spec.token_types,
+    )
+
+
+def make_context_keys(key: RegistryKey, now: datetime) -> list[pb.ContextKey]:
+    """The MAC keys of yesterday, today and tomorrow (UTC), derived: every replica makes the same ones and stores none."""
+    today = now.astimezone(UTC).date()
+    made: list[pb.ContextKey] = []
+    for day in (today - timedelta(days=1), today, today + timedelta(days=1)):
+        begins = datetime.combine(day, time.min, UTC)
+        made.append(
+            pb.ContextKey(
+                key_id=day.isoformat(),
+                key=key.derive(f"{CONTEXT_KEY_PURPOSE}{day.isoformat()}".encode()),
+                not_before_unix=int((begins - CONTEXT_KEY_OVERLAP).timestamp()),
+                not_after_unix=int((begins + timedelta(days=1) + CONTEXT_KEY_OVERLAP).timestamp()),
+            )
+        )
+    return made
+
+
+def _set_credential(message: pb.McpServer, entry: Entry[McpServerSpec], key: RegistryKey) -> None:
+    credential = entry.spec.credential
+    if credential is None:
+        return
+    if credential.static_header is not None:
+        header = credential.static_header
+        target = message.credential.static_header
+        target.header, target.prefix = header.header.lower(), header.prefix
+        _set_secret(target.secret, entry, header.secret, STATIC_HEADER_SECRET, key)
+    elif credential.client_credentials is not None:
+        grant = credential.client_credentials
+        asked = message.credential.client_credentials
+        asked.token_url, asked.client_id = grant.token_url, grant.client_id
+        asked.scopes.extend(grant.scopes)
+        asked.audience, asked.resource = grant.audience, grant.resource
+        _set_secret(asked.client_secret, entry, grant.client_secret, CLIENT_SECRET, key)
+
+
+def _set_secret(target: pb.Secret, entry: Entry[McpServerSpec], reference: SecretReference, path: str, key: RegistryKey) -> None:
+    if reference.file is not None:
+        target.file = f"{entry.namespace}/{reference.file}"
+    elif reference.value is not None:
+        try:
+            target.value = open_secret(key, uid=entry.uid, path=path, sealed=reference.value)
+        except CredentialError as error:  # calls of this one server then answer that its credential cannot be had
+            logger.error("stored secret cannot be opened", server=entry.id, path=path, error=str(error))
+
+
+def _make_tool(definition: Definition) -> pb.Tool:
+    accepted = definition.accepted
+    annotations = accepted.get("annotations") if accepted is not None else None
+    schema = accepted.get("inputSchema") if accepted is not None else None
+    return pb.Tool(
+        name=definition.name,
+        digest=definition.digest,
+        effect=_EFFECTS[effect_of(accepted)],
+        idempotent=isinstance(annotations, Mapping) and annotations.get("idempotentHint") is True,
+        arguments=[pb.Argument(name=name, type=kind) for name, kind in _arguments(schema)],
+    )
+
+
+def _arguments(schema: object) -> Iterable[tuple[str, pb.ArgumentType]]:
+    """Top-level properties whose type a policy can read, by name; everything else stays invisible to policies."""
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    if not isinstance(properties, Mapping):
+        return
+    for name in sorted(properties):
+        kind = _argument_type(properties[name])
+        if kind is not None:
+            yield name, kind
+
+
+def _argument_type(declared: object) -> pb.ArgumentType | None:
+    if not isinstance(declared, Mapping):
+        return None
+    json_type = declared.get("type")
+    if isinstance(json_type, str) and json_type in _ARGUMENT_TYPES:
+        return _ARGUMENT_TYPES[json_type]
+    items = declared.get("items")
+    if json_type == "array" and isinstance(items, Mapping) and items.get("type") == "string":
+        return pb.ARGUMENT_TYPE_STRING_SET
+    return None
+
+
+def _of(messages: Mapping[str, Message], kind: type[M]) -> list[M]:
+    return [message for message in messages.values() if isinstance(message, kind)]

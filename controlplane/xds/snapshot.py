@@ -1,0 +1,285 @@
+"""Registry state in, everything every node should hold out.
+
+    (1) what never changes: listeners, lanes, our own clusters       -> Envoy
+    (2) a cluster and its endpoints per MCP server                   -> Envoy
+    (3) servers, policies, bindings, providers, keys, as messages    -> authorizers
+    (4) the Revision, which covers all of (3)                        -> authorizers, last
+    (5) checked: what refers to each other exists
+
+Pure but for the cache of built bytes. An edit costs what changed: entries that are the same objects as in `previous` keep
+their resources, and bytes that were ever built are not built again, so that a start without changes imports nothing of Envoy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime
+from functools import partial
+from types import MappingProxyType
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from google.protobuf.message import Message
+
+from controlplane.registry.encryption import RegistryKey
+from controlplane.registry.spec import McpServerSpec
+from controlplane.registry.state import Entry, RegistryState
+from controlplane.xds import authorizer_resources as authorizer
+from controlplane.xds.cache import Resources, XdsResource
+from controlplane.xds.cluster_name import cluster_name, server_names
+from controlplane.xds.gateway import GatewaySettings
+from controlplane.xds.node import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from controlplane.xds.resolver import ResolvedHosts, hosts_of
+from controlplane.xds.resource_cache import ResourceCache
+from controlplane.xds.resources import BUILDER_VERSION
+from extauthz.discovery import (
+    AUTHORIZER_TYPES,
+    CONTEXT_KEY,
+    IDENTITY_PROVIDER,
+    MCP_SERVER,
+    POLICY_SET,
+    REVISION,
+    REVISION_NAME,
+    ROLE_BINDING,
+    version_of,
+)
+from extauthz.v1 import registry_pb2 as pb
+
+T = TypeVar("T")
+
+
+class InconsistentSnapshotError(Exception):
+    """Resources refer to what is not there: a fault of ours, never published."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotInputs:
+    """What a snapshot is made of beside the registry. `day` decides which context keys are in it."""
+
+    gateway: GatewaySettings
+    resolved: ResolvedHosts
+    key: RegistryKey
+    now: datetime
+
+    @property
+    def day(self) -> date:
+        return self.now.astimezone(UTC).date()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Everything at one revision, and what it was made from (so that the next one costs what changed).
+
+    `cluster_names`: the Envoy cluster of each MCP server, by the server's id.
+    """
+
+    revision: int
+    envoy: Resources
+    authorizer: Resources
+    cluster_names: Mapping[str, str]
+    state: RegistryState
+    inputs: SnapshotInputs
+
+
+def build_snapshot(state: RegistryState, *, inputs: SnapshotInputs, built: ResourceCache, previous: Snapshot | None = None) -> Snapshot:
+    """The snapshot of `state`; equal inputs give equal bytes and versions on every replica."""
+    # (1) what never changes
+    constant = _constant_resources(inputs.gateway, built, previous)
+    # (2) a cluster and its endpoints per MCP server
+    names, clusters, endpoints = _server_resources(state, inputs, built, previous)
+    # (3) what authorizers are told
+    told = _authorizer_resources(state, inputs, previous)
+    # (4) the Revision
+    told[REVISION] = {REVISION_NAME: make_revision(state.revision, state.committed_at, told)}
+    snapshot = Snapshot(
+        revision=state.revision,
+        envoy=MappingProxyType(constant | {CLUSTER: constant[CLUSTER] | clusters, ENDPOINT: endpoints}),
+        authorizer=MappingProxyType(told),
+        cluster_names=names,
+        state=state,
+        inputs=inputs,
+    )
+    # (5) checked
+    check_consistency(snapshot)
+    return snapshot
+
+
+def make_revision(revision: int, committed_at: datetime, told: Mapping[str, Mapping[str, XdsResource]]) -> XdsResource:
+    """The Revision message; its version covers all that it completes, so that it is sent again whenever any of that changed."""
+    message = pb.Revision(revision=revision, committed_at_unix_ms=int(committed_at.timestamp() * 1000))
+    contents = sum(int(r.version_info, 16) for type_url, named in told.items() if type_url != REVISION for r in named.values())
+    version_info = hashlib.sha256(f"{revision} {contents}".encode()).hexdigest()[:16]
+    return XdsResource(name=REVISION_NAME, version_info=version_info, value=message.SerializeToString(deterministic=True))
+
+
+def check_consistency(snapshot: Snapshot) -> None:
+    """Every cluster that an authorizer may name exists, and every cluster has its endpoints under its own name."""
+    clusters, endpoints = snapshot.envoy[CLUSTER], snapshot.envoy[ENDPOINT]
+    if missing := endpoints.keys() - clusters.keys():
+        raise InconsistentSnapshotError(f"endpoints without a cluster: {', '.join(sorted(missing))}")
+    if missing := set(snapshot.cluster_names.values()) ^ endpoints.keys():
+        raise InconsistentSnapshotError(f"clusters and servers do not match: {', '.join(sorted(missing))}")
+    servers = snapshot.state.mcp_servers.keys()
+    if snapshot.authorizer[MCP_SERVER].keys() != servers or snapshot.cluster_names.keys() != servers:
+        raise InconsistentSnapshotError("authorizers would be told of other servers than Envoys")
+
+
+def _constant_resources(gateway: GatewaySettings, built: ResourceCache, previous: Snapshot | None) -> dict[str, dict[str, XdsResource]]:
+    if previous is not None and previous.inputs.gateway == gateway:
+        own = {name: previous.envoy[CLUSTER][name] for name in _OWN_CLUSTERS}
+        return {CLUSTER: own, LISTENER: dict(previous.envoy[LISTENER]), ROUTE: dict(previous.envoy[ROUTE])}
+    settings = asdict(gateway) | {"upstream_ca_file": gateway.upstream_ca_file}
+
+    def constant(kind: str, names: tuple[str, ...]) -> dict[str, XdsResource]:
+        return {
+            name: _remembered(name, built, ["constant", kind, name, settings], partial(_build_constant, kind, name, gateway))
+            for name in names
+        }
+
+    return {CLUSTER: constant("cluster", _OWN_CLUSTERS), LISTENER: constant("listener", _LISTENERS), ROUTE: constant("route", _LISTENERS)}
+
+
+_OWN_CLUSTERS = ("legation-authorizer", "legation-api")
+_LISTENERS = ("ingress", "egress")
+
+
+def _build_constant(kind: str, name: str, gateway: GatewaySettings) -> bytes:
+    from controlplane.xds.resources import cluster, listener, route, typed  # noqa: PLC0415 - seconds; only when bytes are missing
+
+    makers: dict[tuple[str, str], Callable[[], object]] = {
+        ("cluster", "legation-authorizer"): lambda: cluster.make_authorizer_cluster(gateway),
+        ("cluster", "legation-api"): lambda: cluster.make_api_cluster(gateway),
+        ("listener", "ingress"): lambda: listener.make_ingress_listener(gateway),
+        ("listener", "egress"): lambda: listener.make_egress_listener(gateway),
+        ("route", "ingress"): lambda: route.make_ingress_routes("ingress"),
+        ("route", "egress"): lambda: route.make_egress_routes("egress"),
+    }
+    return typed.serialise(makers[kind, name]())  # type: ignore[arg-type]
+
+
+def _server_resources(
+    state: RegistryState, inputs: SnapshotInputs, built: ResourceCache, previous: Snapshot | None
+) -> tuple[dict[str, str], dict[str, XdsResource], dict[str, XdsResource]]:
+    """Cluster names by server id, clusters and endpoints by cluster name."""
+    if previous is None or previous.inputs.gateway != inputs.gateway:
+        names: dict[str, str] = {}
+        clusters: dict[str, XdsResource] = {}
+        endpoints: dict[str, XdsResource] = {}
+        stale = list(state.mcp_servers.values())
+    else:
+        then = previous.state.mcp_servers
+        moved = _moved_hosts(previous.inputs.resolved, inputs.resolved)
+        stale = [
+            entry
+            for name, entry in state.mcp_servers.items()
+            if then.get(name) is not entry or (moved and not moved.isdisjoint(hosts_of(entry.spec)))
+        ]
+        gone = then.keys() - state.mcp_servers.keys()
+        names, endpoints = dict(previous.cluster_names), dict(previous.envoy[ENDPOINT])
+        clusters = {name: resource for name, resource in previous.envoy[CLUSTER].items() if name not in _OWN_CLUSTERS}
+        for server in [*gone, *(entry.id for entry in stale if entry.id in names)]:
+            name = names.pop(server)
+            del clusters[name], endpoints[name]
+    for entry in stale:
+        name = cluster_name(entry)
+        names[entry.id] = name
+        clusters[name], endpoints[name] = _one_server(name, entry, inputs, built)
+    return names, clusters, endpoints
+
+
+def _moved_hosts(then: ResolvedHosts, now: ResolvedHosts) -> set[str]:
+    """Hosts that were known and have other addresses now; a host that is new belongs to an entry that changed."""
+    return set() if then is now else {host for host, addresses in then.items() if now.get(host) != addresses}
+
+
+def _one_server(name: str, entry: Entry[McpServerSpec], inputs: SnapshotInputs, built: ResourceCache) -> tuple[XdsResource, XdsResource]:
+    spec, ca_file = entry.spec, inputs.gateway.upstream_ca_file
+    urls = [endpoint.url for endpoint in spec.endpoints]
+    addresses = {host: inputs.resolved.get(host, ()) for host in hosts_of(spec)}
+    tls = [urlsplit(urls[0]).scheme, server_names(spec), spec.tls.ca_file or ca_file]
+    cluster = _remembered(name, built, ["cluster", name, tls, spec.max_concurrent_calls], partial(_build_cluster, name, spec, ca_file))
+    endpoint = _remembered(name, built, ["endpoint", name, urls, addresses], partial(_build_endpoint, name, spec, inputs.resolved))
+    return cluster, endpoint
+
+
+def _build_cluster(name: str, spec: McpServerSpec, ca_file: str) -> bytes:
+    from controlplane.xds.resources import cluster, typed  # noqa: PLC0415 - seconds; only when bytes are missing
+
+    return typed.serialise(cluster.make_mcp_cluster(name, spec, ca_file=ca_file))
+
+
+def _build_endpoint(name: str, spec: McpServerSpec, resolved: ResolvedHosts) -> bytes:
+    from controlplane.xds.resources import endpoint, typed  # noqa: PLC0415 - seconds; only when bytes are missing
+
+    return typed.serialise(endpoint.make_load_assignment(name, spec, resolved))
+
+
+def _remembered(name: str, built: ResourceCache, decisive: list[object], build: Callable[[], bytes]) -> XdsResource:
+    """The resource whose bytes are decided by `decisive`: from the cache, or built now."""
+    text = json.dumps([BUILDER_VERSION, *decisive], sort_keys=True, separators=(",", ":"))
+    key = hashlib.sha256(text.encode()).hexdigest()
+    value = built.get(key)
+    if value is None:
+        value = build()
+        built.put(key, value)
+    return XdsResource(name=name, version_info=version_of(value), value=value)
+
+
+def _authorizer_resources(state: RegistryState, inputs: SnapshotInputs, previous: Snapshot | None) -> dict[str, Mapping[str, XdsResource]]:
+    nothing = RegistryState(revision=0, committed_at=state.committed_at)
+    then, held = (previous.state, previous.authorizer) if previous is not None else (nothing, _NOTHING_TOLD)
+    same_day = previous is not None and previous.inputs.day == inputs.day
+
+    def same_catalog(entry: Entry[McpServerSpec]) -> bool:
+        return then.definitions.get(entry.uid) is state.definitions.get(entry.uid)
+
+    def make_server(entry: Entry[McpServerSpec]) -> Message:
+        return authorizer.make_mcp_server(entry, state.definitions.get(entry.uid, ()), key=inputs.key)
+
+    return {
+        IDENTITY_PROVIDER: _told(
+            state.identity_providers, then.identity_providers, held[IDENTITY_PROVIDER], authorizer.make_identity_provider
+        ),
+        CONTEXT_KEY: held[CONTEXT_KEY] if same_day else _context_keys(inputs),
+        POLICY_SET: _told(state.policy_sets, then.policy_sets, held[POLICY_SET], authorizer.make_policy_set),
+        ROLE_BINDING: _told(state.role_bindings, then.role_bindings, held[ROLE_BINDING], authorizer.make_role_binding),
+        MCP_SERVER: _told(
+            state.mcp_servers,
+            then.mcp_servers,
+            held[MCP_SERVER],
+            make_server,
+            same=None if then.definitions is state.definitions else same_catalog,
+        ),
+    }
+
+
+_NOTHING_TOLD: Resources = MappingProxyType({type_url: {} for type_url in AUTHORIZER_TYPES})
+
+
+def _told(
+    now: Mapping[str, T],
+    then: Mapping[str, T],
+    held: Mapping[str, XdsResource],
+    make: Callable[[T], Message],
+    *,
+    same: Callable[[T], bool] | None = None,
+) -> Mapping[str, XdsResource]:
+    """Messages of one kind; those of entries that are the same objects as before (and `same`) are taken over."""
+    if now is then and same is None:
+        return held
+    return {
+        name: held[name] if then.get(name) is entry and (same is None or same(entry)) else _message(name, make(entry))
+        for name, entry in now.items()
+    }
+
+
+def _context_keys(inputs: SnapshotInputs) -> dict[str, XdsResource]:
+    return {key.key_id: _message(key.key_id, key) for key in authorizer.make_context_keys(inputs.key, inputs.now)}
+
+
+def _message(name: str, message: Message) -> XdsResource:
+    value = message.SerializeToString(deterministic=True)
+    return XdsResource(name=name, version_info=version_of(value), value=value)
