@@ -23,6 +23,7 @@ from controlplane.registry.spec import Kind
 if TYPE_CHECKING:
     from controlplane.client import ApiClient, JsonObject
 
+PROBE_SECONDS = 30.0
 _STYLE_OF_EFFECT = {"read": "good", "write": "doubt", "destructive": "bad"}
 _HINTS = {"readOnlyHint": "read-only", "destructiveHint": "destructive", "idempotentHint": "idempotent", "openWorldHint": "open world"}
 
@@ -59,7 +60,8 @@ def accept_tools(invocation: Invocation, api: ApiClient, namespace: str, name: s
         _ask(f"Accept these {len(catalog['items'])} definitions of {namespace}/{name}?")
     answer = api.post(f"{path}/accept", {"digest": catalog["digest"]} if catalog.get("digest") else {})
     if not invocation.for_machines:
-        say(f"accepted {len(answer.get('accepted') or [])} tools of {namespace}/{name} (revision {answer.get('revision')})")
+        count = len(answer.get("accepted") or [])
+        say(f"accepted {count} definition{'s' if count != 1 else ''} of {namespace}/{name} (revision {answer.get('revision')})")
     return answer
 
 
@@ -72,18 +74,17 @@ def _ask(question: str) -> None:
 
 def say_tools(catalog: JsonObject) -> None:
     """The catalog as a table: what each definition is and does, and whether it was reviewed."""
-    rows: list[list[Cell]] = []
-    for item in catalog["items"]:
-        rows.append(
-            [
-                str(item.get("name", "")),
-                str(item.get("kind", "")),
-                _effect(item),
-                _annotations(item),
-                _review(item),
-                _first_sentence(str(item.get("description") or "")),
-            ]
-        )
+    rows: list[list[Cell]] = [
+        [
+            str(item.get("name", "")),
+            str(item.get("kind", "")),
+            _effect(item),
+            _annotations(item),
+            _review(item),
+            _first_sentence(str(item.get("description") or "")),
+        ]
+        for item in catalog["items"]
+    ]
     say_table(["NAME", "KIND", "EFFECT", "ANNOTATIONS", "REVIEW", "DESCRIPTION"], rows)
 
 
@@ -118,10 +119,10 @@ def _first_sentence(text: str) -> str:
     return first if len(first) <= 80 else first[:79] + "…"
 
 
-def wait_until_probed(api: ApiClient, namespace: str, name: str, *, since_revision: int, timeout_seconds: float = 30.0) -> str:
+def wait_until_probed(api: ApiClient, namespace: str, name: str, *, since_revision: int) -> str:
     """Wait until the server was probed successfully since `since_revision` (0: ever); returns why not, or nothing."""
     since = _committed_at(api, since_revision) if since_revision else None
-    deadline = time.monotonic() + timeout_seconds
+    deadline = time.monotonic() + PROBE_SECONDS
     said = "it was not probed yet"
     with working(f"reading the tools of {namespace}/{name}"):
         while time.monotonic() < deadline:
@@ -132,7 +133,7 @@ def wait_until_probed(api: ApiClient, namespace: str, name: str, *, since_revisi
             if fresh and condition.get("message"):
                 said = str(condition["message"])
             time.sleep(0.1)
-    note(f"waited {timeout_seconds:.0f} s")
+    note(f"waited {PROBE_SECONDS:.0f} s")
     return said
 
 

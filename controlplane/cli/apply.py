@@ -83,7 +83,7 @@ def send(api: ApiClient, manifests: Manifests, *, dry_run: bool) -> JsonObject:
     except ApiError as error:
         if not error.errors:
             raise
-        where = "\n".join(line_of(item, manifests.place(item.get("document"))) for item in error.errors)
+        where = [line_of(item, manifests.place(item.get("document"))) for item in error.errors]
         count = len(error.errors)
         raise CommandError(
             f"{count} fault{'s' if count != 1 else ''}; nothing was applied",

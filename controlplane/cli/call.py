@@ -7,12 +7,11 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import click
 
 from controlplane.cli.caller import ClaimArgument, arguments_of, caller_of, development_token
-from controlplane.cli.entry import namespace_option, split_server
+from controlplane.cli.entry import namespace_option, server_id_of, server_url
 from controlplane.cli.invocation import Command, Invocation, pass_invocation, read_token_file
 from controlplane.cli.outcome import CommandError, Outcome
 from controlplane.cli.terminal import note, printable, say, say_document, working
@@ -78,12 +77,12 @@ def call(
         raise click.UsageError("say who calls: --as NAME, or --access-token-file FILE")
     tool_arguments = arguments_of(arguments)
     gateway_url = invocation.reachable_gateway_url()
-    server_id = _server_id(invocation, server, namespace)
-    url = f"{gateway_url}/servers/{quote(server_id)}/mcp"
+    server_id = server_id_of(invocation, server, namespace)
+    url = server_url(gateway_url, server_id)
     if access_token_file:
         access_token = read_token_file(access_token_file)
     else:
-        access_token = development_token(invocation, caller_of(name, groups, claims, kind), audiences=(url,))
+        access_token = development_token(invocation, caller_of(name, groups, claims, kind), audience=url)
     with working(f"calling {tool} of {server_id}"):
         exchange = asyncio.run(exchange_call(url, access_token, tool, tool_arguments, protocol=protocol))
     if invocation.for_machines:
@@ -93,13 +92,6 @@ def call(
     if exchange.result is None:
         return Outcome.REFUSED
     return Outcome.NO if exchange.result.get("isError") else Outcome.DONE
-
-
-def _server_id(invocation: Invocation, server: str, namespace: str) -> str:
-    if "/" in server or namespace:
-        return server if "/" in server else f"{namespace}/{server}"
-    with invocation.api() as api:
-        return "/".join(split_server(api, server))
 
 
 async def exchange_call(url: str, access_token: str, tool: str, arguments: dict[str, Any], *, protocol: str = "auto") -> Exchange:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from controlplane.cli.invocation import Invocation, is_loopback, read_credential, warn_if_others_can_read
+from controlplane.cli.invocation import Invocation, is_loopback
 from controlplane.cli.outcome import CommandError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -87,7 +87,7 @@ def caller_of(name: str, groups: tuple[str, ...], claims: tuple[tuple[str, Any],
     return Caller(name=name, kind=kind.capitalize(), groups=groups, claims=further)
 
 
-def development_token(invocation: Invocation, caller: Caller, *, audiences: tuple[str, ...] = (), ttl_seconds: int = 300) -> str:
+def development_token(invocation: Invocation, caller: Caller, *, audience: str = "", ttl_seconds: int = 300) -> str:
     """An access token of the development issuer; refuses deployments that others can reach."""
     gateway_url = invocation.reachable_gateway_url()
     if not is_loopback(gateway_url):
@@ -101,14 +101,15 @@ def development_token(invocation: Invocation, caller: Caller, *, audiences: tupl
             f"there is no development issuer: {issuer_file} does not exist",
             remedy="name the data directory that `legation up` was started with: --data-dir",
         )
-    warn_if_others_can_read(issuer_file)
-    read_credential(issuer_file)
     from controlplane.development_issuer import mint_token  # noqa: PLC0415 - cryptography costs 100 ms
 
-    chosen = audiences or (gateway_url,)
-    audience = chosen[0] if len(chosen) == 1 else list(chosen)
     return mint_token(
-        issuer_file, subject=caller.name, audience=audience, groups=caller.groups, claims=caller.claims, ttl_seconds=ttl_seconds
+        issuer_file,
+        subject=caller.name,
+        audience=audience or gateway_url,
+        groups=caller.groups,
+        claims=caller.claims,
+        ttl_seconds=ttl_seconds,
     )
 
 

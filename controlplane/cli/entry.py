@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,8 +13,11 @@ from controlplane.client import ApiError, entry_path
 from controlplane.registry.spec import PLURAL_OF_KIND, Kind
 
 if TYPE_CHECKING:
+    from controlplane.cli.invocation import Invocation
     from controlplane.client import ApiClient, JsonObject
 
+_LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_SERVER_ID = re.compile(f"{_LABEL}/{_LABEL}")
 _SHORT = {
     Kind.NAMESPACE: ("ns",),
     Kind.MCP_SERVER: ("server", "servers", "mcp"),
@@ -102,6 +106,22 @@ def not_found(kind: Kind, name: str) -> CommandError:
 def split_server(api: ApiClient, written: str, namespace: str = "") -> tuple[str, str]:
     """(namespace, name) of an MCP server argument."""
     return locate(api, Kind.MCP_SERVER, written, namespace)
+
+
+def server_id_of(invocation: Invocation, written: str, namespace: str = "") -> str:
+    """`namespace/name` of an MCP server argument; only a short name without a namespace is looked up."""
+    server_id = f"{namespace}/{written}" if namespace and "/" not in written else written
+    if "/" not in server_id:
+        with invocation.api() as api:
+            server_id = "/".join(split_server(api, server_id))
+    if not _SERVER_ID.fullmatch(server_id):
+        raise CommandError(f"{server_id!r} names no MCP server; write namespace/name")
+    return server_id
+
+
+def server_url(gateway_url: str, server_id: str) -> str:
+    """Where an MCP server is at the gateway: what clients connect to and what their tokens are for."""
+    return f"{gateway_url}/servers/{server_id}/mcp"
 
 
 namespace_option = click.option(

@@ -43,7 +43,7 @@ def _refused(error: ApiError) -> CommandError:
         )
     what = error.detail or error.title or "refused"
     code = f" ({error.code})" if error.code else f" (HTTP {error.status})"
-    where = "\n".join(line_of(item) for item in error.errors)
+    where = [line_of(item) for item in error.errors]
     return CommandError(what + code, where=where, remedy=_REMEDIES.get(error.status, ""), outcome=Outcome.REFUSED)
 
 

@@ -85,13 +85,11 @@ class Invocation:
                 f"there is no credential: {credential_file} does not exist",
                 remedy="name the data directory with --data-dir, or a file that holds an access token with --token-file",
             )
-        warn_if_others_can_read(credential_file)
-        subject = str(read_credential(credential_file).get("subject") or "admin")
 
         def mint() -> str:
             from controlplane.development_issuer import mint_token  # noqa: PLC0415 - cryptography costs 100 ms
 
-            return mint_token(credential_file, subject=subject, audience=f"{gateway_url}/v1", ttl_seconds=300)
+            return mint_token(credential_file, subject="", audience=f"{gateway_url}/v1", ttl_seconds=300)
 
         return mint
 
@@ -114,17 +112,6 @@ def read_token_file(token_file: Path) -> str:
         return token_file.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(f"the token file {token_file} cannot be read: {error}") from error
-
-
-def read_credential(credential_file: Path) -> dict[str, Any]:
-    """A credential file (issuer, subject, private key) as the deployment wrote it."""
-    try:
-        credential = json.loads(credential_file.read_text())
-    except (OSError, ValueError) as error:
-        raise CommandError(f"the credential {credential_file} cannot be read: {type(error).__name__}") from error
-    if not isinstance(credential, dict):
-        raise CommandError(f"the credential {credential_file} is not one that `legation up` wrote")
-    return credential
 
 
 def warn_if_others_can_read(file: Path) -> None:

@@ -72,7 +72,7 @@ def report(error: Exception) -> Outcome:
     if os.environ.get("LEGATION_DEBUG"):
         traceback.print_exception(error)
     note(f"error: {printable(failure.what)}", "bad")
-    for line in failure.where.splitlines():
+    for line in failure.where:
         note(f"  {printable(line)}")
     if failure.remedy:
         note(f"  → {printable(failure.remedy)}")

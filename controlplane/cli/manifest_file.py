@@ -103,7 +103,9 @@ def _parse(file: str, text: str) -> list[ManifestDocument]:
         raise CommandError(f"not acceptable as YAML or JSON: {fault}", where=f"{file} {place}".rstrip()) from error
     for content, line in zip(contents, _lines_of_documents(text), strict=True):
         parts = content if isinstance(content, list) else [] if content is None else [content]
-        documents += [ManifestDocument(file=file, index=len(documents) + offset, line=line, content=part) for offset, part in enumerate(parts)]
+        documents += [
+            ManifestDocument(file=file, index=len(documents) + offset, line=line, content=part) for offset, part in enumerate(parts)
+        ]
     return documents
 
 
@@ -112,6 +114,6 @@ def _lines_of_documents(text: str) -> list[int]:
     starting = False
     for event in yaml.parse(text, Loader=_Loader):
         if starting:
-            lines.append(event.start_mark.line + 1)
+            lines.append(event.start_mark.line + 1 if event.start_mark else 0)
         starting = isinstance(event, yaml.DocumentStartEvent)
     return lines

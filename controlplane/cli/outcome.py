@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 from extauthz.errors import LegationError
@@ -22,9 +23,9 @@ class Outcome(IntEnum):
 class CommandError(LegationError):
     """A command cannot do what it was asked: what was wrong, where, and what to do about it."""
 
-    def __init__(self, what: str, *, where: str = "", remedy: str = "", outcome: Outcome = Outcome.USAGE) -> None:
+    def __init__(self, what: str, *, where: str | Sequence[str] = (), remedy: str = "", outcome: Outcome = Outcome.USAGE) -> None:
         super().__init__(what)
         self.what = what
-        self.where = where
+        self.where = ((where,) if where else ()) if isinstance(where, str) else tuple(where)
         self.remedy = remedy
         self.outcome = outcome

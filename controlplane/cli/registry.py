@@ -182,7 +182,7 @@ _HISTORY = (
     ("REVISION", "revision", "resource_revision"),
     ("AT", "at", "committed_at"),
     ("ACTOR", "actor"),
-    ("ACTION", "action"),
+    ("ACTION", "action", "op"),
     ("MESSAGE", "message"),
 )
 

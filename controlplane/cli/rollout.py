@@ -10,12 +10,13 @@ from controlplane.cli.terminal import working
 if TYPE_CHECKING:
     from controlplane.client import ApiClient, JsonObject
 
+WAIT_SECONDS = 10.0
 _NODE_NAMES = {"envoy": "Envoy", "authorizer": "authorizer"}
 
 
-def wait_until_programmed(api: ApiClient, revision: int, *, timeout_seconds: float = 10.0) -> JsonObject:
+def wait_until_programmed(api: ApiClient, revision: int) -> JsonObject:
     """The revision's rollout once it is complete, or as it is when the time is over."""
-    deadline = time.monotonic() + timeout_seconds
+    deadline = time.monotonic() + WAIT_SECONDS
     with working(f"waiting until the nodes accept revision {revision}"):
         while True:
             left = max(deadline - time.monotonic(), 0.0)

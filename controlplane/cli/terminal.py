@@ -55,7 +55,9 @@ def yaml_text(documents: Sequence[object]) -> str:
         pass
 
     def represent_str(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else "'" if _NUMBER.fullmatch(text) else None)
+        return dumper.represent_scalar(
+            "tag:yaml.org,2002:str", text, style="|" if "\n" in text else "'" if _NUMBER.fullmatch(text) else None
+        )
 
     Dumper.add_representer(str, represent_str)
     Dumper.ignore_aliases = lambda *_: True  # type: ignore[method-assign]

@@ -60,7 +60,7 @@ def scripted_api() -> Iterator[ScriptedApi]:
             self.end_headers()
             self.wfile.write(encoded)
 
-        do_GET = do_POST = do_PUT = do_DELETE = answer
+        do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815 - names of http.server
 
         def log_message(self, *_: Any) -> None:
             pass

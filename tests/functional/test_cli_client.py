@@ -85,7 +85,13 @@ def test_writes_say_what_they_expect(api: ScriptedApi):
 
 
 def test_a_problem_becomes_an_error_with_its_fields(api: ScriptedApi):
-    api.problem("POST /v1/apply", status=422, code="invalid_document", detail="one fault", errors=[{"document": 0, "path": "spec", "message": "is missing"}])
+    api.problem(
+        "POST /v1/apply",
+        status=422,
+        code="invalid_document",
+        detail="one fault",
+        errors=[{"document": 0, "path": "spec", "message": "is missing"}],
+    )
 
     with client_of(api) as client, pytest.raises(ApiError, match="one fault") as caught:
         client.post("/v1/apply", b"")
@@ -114,7 +120,7 @@ def test_something_else_than_a_gateway_is_said(api: ScriptedApi):
 
 
 def test_nobody_listening_and_hanging_up_are_unreachable():
-    with pytest.raises(UnreachableError, match="nothing listens at http://127.0.0.1:9"):
+    with pytest.raises(UnreachableError, match=r"nothing listens at http://127\.0\.0\.1:9"):
         ApiClient("http://127.0.0.1:9", lambda: "t").get("/v1/nodes")
     with raw_server(b"") as url, pytest.raises(UnreachableError, match="cannot talk to"):
         ApiClient(url, lambda: "t").get("/v1/nodes")

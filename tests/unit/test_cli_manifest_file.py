@@ -71,7 +71,7 @@ def test_a_fault_of_syntax_names_file_and_line(tmp_path: Path, text: str, said: 
         read_manifests([str(file)])
 
     assert said in caught.value.what
-    assert caught.value.where.startswith(f"{file} {where}".rstrip())
+    assert caught.value.where[0].startswith(f"{file} {where}".rstrip())
     assert caught.value.outcome is Outcome.USAGE
 
 

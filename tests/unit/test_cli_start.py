@@ -14,7 +14,19 @@ from click.testing import CliRunner, Result
 from controlplane.cli.main import COMMANDS, legation
 from controlplane.cli.outcome import Outcome
 
-HEAVY = ("envoy_data_plane", "betterproto2", "sqlmodel", "sqlalchemy", "grpc", "aiohttp", "mcp", "pydantic", "rich", "cryptography", "cedarpy")
+HEAVY = (
+    "envoy_data_plane",
+    "betterproto2",
+    "sqlmodel",
+    "sqlalchemy",
+    "grpc",
+    "aiohttp",
+    "mcp",
+    "pydantic",
+    "rich",
+    "cryptography",
+    "cedarpy",
+)
 
 
 def run(*args: str, **options: object) -> Result:
