@@ -77,6 +77,11 @@ def child_environ(environ: Mapping[str, str], settings: Mapping[str, str] | None
     return {name: environ[name] for name in _INHERITED if name in environ} | dict(settings or {})
 
 
+def terminal_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """What a child that prints for people needs to know of their terminal."""
+    return {name: environ[name] for name in ("TERM", "COLUMNS", "NO_COLOR") if name in environ}
+
+
 def python_module(name: str, module: str, environ: Mapping[str, str], *arguments: str) -> Process:
     """A process of ours. `-P`: a module of the same name in the current folder is never taken for it."""
     return Process(name=name, command=(sys.executable, "-P", "-m", module, *arguments), environ=environ)

@@ -24,6 +24,7 @@ from controlplane.supervisor import log_file, plan, port
 from controlplane.supervisor.child import Child
 from controlplane.supervisor.http import drain_envoy, get_readiness
 from controlplane.supervisor.lock import locked
+from controlplane.supervisor.prepare import is_prepared
 from extauthz.errors import ConfigurationError
 from extauthz.runtime import Deployment, deployment_of
 
@@ -99,12 +100,20 @@ class Supervisor:
                 loop.remove_signal_handler(number)
 
     async def _serve(self) -> int:
-        # (2) and (3): samples and the tour import the SDK (a second of CPU) while the rest comes up
+        # (2) prepare and (3) start: what needs no database starts meanwhile, what imports the SDK (a second of CPU) last
         self._clear_sockets()
         self._say(f"Legation starts in {self._deployment.data_dir}")
         samples = [self._with_free_port(sample) for sample in SAMPLES] if self._options.demo else []
-        await self._prepare()
-        await self._start(samples)
+        ours, plain = plan.child_environ(self._environ, self._settings), plan.child_environ(self._environ)
+        preparing = asyncio.create_task(self._prepare(ours), name="prepare")
+        try:
+            await self._start(plan.envoy(_envoy_binary(), self._bootstrap_file(), plain, self._envoy_log_level()))
+            await self._start(plan.authorizer(ours))
+        finally:
+            await preparing
+        await self._start(plan.control_plane(ours))
+        for sample in samples:
+            await self._start(plan.sample(sample, plain))
         tour = await self._start_tour(samples) if self._options.demo else None
         # (4) ready through the gateway
         bounding = asyncio.create_task(self._bound_logs(), name="bound logs")
@@ -131,33 +140,22 @@ class Supervisor:
 
     # start
 
-    async def _prepare(self) -> None:
-        command = (sys.executable, "-P", "-m", "controlplane.supervisor.prepare", str(self._deployment.data_dir))
+    async def _prepare(self, environ: Mapping[str, str]) -> None:
+        gateway_url = self._settings["LEGATION_GATEWAY_URL"]
+        if is_prepared(self._deployment, gateway_url):
+            return
+        command = (sys.executable, "-P", "-m", "controlplane.supervisor.prepare", str(self._deployment.data_dir), gateway_url)
         process = await asyncio.create_subprocess_exec(
-            *command,
-            self._settings["LEGATION_GATEWAY_URL"],
-            stdin=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            env=plan.child_environ(self._environ, self._settings),
+            *plan.launched(command), stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, env=environ, start_new_session=True
         )
         _, said = await process.communicate()
         if process.returncode != 0:
-            raise StartError(
-                f"the data directory {self._deployment.data_dir} could not be prepared: {said.decode(errors='replace').strip()}"
-            )
+            why = said.decode(errors="replace").strip()
+            raise StartError(f"the data directory {self._deployment.data_dir} could not be prepared: {why}")
 
-    async def _start(self, samples: list[plan.Sample]) -> None:
-        ours = plan.child_environ(self._environ, self._settings)
-        plain = plan.child_environ(self._environ)
-        for process in (
-            plan.control_plane(ours),
-            plan.authorizer(ours),
-            plan.envoy(_envoy_binary(), self._bootstrap_file(), plain, self._envoy_log_level()),
-            *(plan.sample(sample, plain) for sample in samples),
-        ):
-            child = Child(process, log_dir=self._deployment.log_dir, report=self._on_death)
-            self._children[process.name] = child
-            await child.start()
+    async def _start(self, process: plan.Process) -> None:
+        child = self._children[process.name] = Child(process, log_dir=self._deployment.log_dir, report=self._on_death)
+        await child.start()
 
     def _bootstrap_file(self) -> Path:
         from controlplane.xds.bootstrap import render_bootstrap  # noqa: PLC0415 - read when it is needed
@@ -211,18 +209,12 @@ class Supervisor:
     # tour
 
     async def _start_tour(self, samples: list[plan.Sample]) -> asyncio.subprocess.Process:
+        command = (sys.executable, "-P", "-m", "controlplane.demo.tour", str(self._deployment.data_dir))
         ports = [f"{sample.name}={sample.port}" for sample in samples]
-        command = [sys.executable, "-P", "-m", "controlplane.demo.tour", str(self._deployment.data_dir)]
-        environ = plan.child_environ(self._environ) | {
-            name: self._environ[name] for name in ("TERM", "COLUMNS", "NO_COLOR") if name in self._environ
-        }
         return await asyncio.create_subprocess_exec(
-            *command,
-            self._settings["LEGATION_GATEWAY_URL"],
-            self._options.output,
-            *ports,
+            *plan.launched((*command, self._settings["LEGATION_GATEWAY_URL"], self._options.output, *ports)),
             stdin=asyncio.subprocess.PIPE,
-            env=environ,
+            env=plan.child_environ(self._environ) | plan.terminal_environ(self._environ),
             start_new_session=True,
         )
 
