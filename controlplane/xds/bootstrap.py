@@ -10,7 +10,6 @@ from string import Template
 
 from extauthz.errors import ConfigurationError
 from extauthz.runtime import Deployment
-from extauthz.transport import LinkAddress, parse_link_address
 
 LOCAL_TEMPLATE = "bootstrap.yaml"
 TCP_TEMPLATE = "bootstrap-tcp.yaml"
@@ -25,7 +24,9 @@ def render_bootstrap(deployment: Deployment, *, node_id: str = "envoy") -> str:
 
 def render_tcp_bootstrap(*, node_id: str, xds_address: str, admin_socket: Path, cert_file: Path, key_file: Path, ca_file: Path) -> str:
     """The bootstrap of an Envoy that reaches the control plane over TCP with mutual TLS. The files are read by Envoy."""
-    address: LinkAddress = parse_link_address(xds_address)
+    from extauthz.transport import parse_link_address  # noqa: PLC0415 - imports gRPC, which the supervisor does without
+
+    address = parse_link_address(xds_address)
     if address.is_unix:
         raise ConfigurationError(f"{xds_address} is a Unix socket; this bootstrap is for host:port")
     values = {
@@ -51,5 +52,5 @@ def template_file(name: str) -> Path:
 
 def _render(name: str, values: Mapping[str, str]) -> str:
     """Every value as one YAML scalar, whatever characters it holds."""
-    quoted = {key: value if value.isdecimal() else json.dumps(value) for key, value in values.items()}
+    quoted = {key: value if key == "ads_port" else json.dumps(value) for key, value in values.items()}
     return Template(template_file(name).read_text()).substitute(quoted)
