@@ -60,9 +60,12 @@ def argument_problems(parsed: ParsedPolicy, governed: Mapping[str, McpServer], p
         else:
             types[name] = next(iter(kinds))
     undeclared = sorted(reads - declared.keys())
-    unread = sorted(i for i in _servers_in_scope(parsed, governed) if i not in probed)
-    if undeclared and unread:
-        problems.warnings.append(f"arguments {', '.join(undeclared)} cannot be checked: {', '.join(unread[:3])} was not read yet")
+    in_scope = list(_servers_in_scope(parsed, governed))
+    unread = sorted(i for i in in_scope if i not in probed)
+    if undeclared and len(unread) == len(in_scope):
+        problems.warnings.append(
+            f"arguments {', '.join(undeclared)} cannot be checked: {', '.join(unread[:3]) or 'no server'} was not read yet"
+        )
     elif undeclared:
         problems.errors.append(
             f"arguments {', '.join(undeclared)}: no tool in the policy's scope declares this with a type that policies can read, "
@@ -95,7 +98,7 @@ def _unknown_attributes(parsed: ParsedPolicy) -> Iterator[str]:
 
 def _servers_in_scope(parsed: ParsedPolicy, governed: Mapping[str, McpServer]) -> Iterator[str]:
     entity_type, entity_id = parsed.resource.entity
-    if entity_type in {"McpServer", "Tool"}:
+    if entity_type in {"McpServer", "Tool", "Prompt", "McpResource"}:
         server_id = "/".join(entity_id.split("/")[:2])
         if server_id in governed:
             yield server_id

@@ -10,7 +10,7 @@ An engine is one revision's and never changes; `rebuilt` makes the next one and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Final
@@ -30,7 +30,6 @@ __all__ = ["CedarEngine", "PolicyProblem", "check_policies"]
 
 _KEPT_PRINCIPALS: Final = 4096
 _MAX_ROLES_TRIED: Final = 200
-_NO_REACH: Final = Reach(everything=False, entities=frozenset())
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class _NamespacePolicies:
     index: PolicyIndex
 
 
-_NO_POLICIES: Final = _NamespacePolicies({}, PolicyIndex(()))
+_NO_POLICIES: Final = _NamespacePolicies({}, PolicyIndex())
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +84,7 @@ class CedarEngine:
             if list(known.compiled) == own:
                 policies[namespace] = known
             else:
-                compiled = _compiled(own, known.compiled, problems)
-                policies[namespace] = _NamespacePolicies(compiled, PolicyIndex(p for each in compiled.values() for p in each))
+                policies[namespace] = _changed(known, own, problems)
         if problems:
             raise PolicyError(problems)
         roles = self._roles if self._roles.bindings == tuple(bindings) else _Bindings(tuple(bindings), RoleIndex(bindings))
@@ -100,8 +98,7 @@ class CedarEngine:
         """Whether a permit names, by scope, this principal and anything in this server."""
         if not is_cedar_principal(principal):
             return False
-        reach = self._reach(self._view_of(principal, mcp_server.namespace), mcp_server.namespace)
-        return reach.everything or any(_inside(entity, mcp_server) for entity in reach.entities)
+        return self._reach(self._view_of(principal, mcp_server.namespace), mcp_server.namespace).includes(mcp_server)
 
     def evaluate(self, request: AuthorizationRequest) -> Evaluation:
         """Decide. Never raises: whatever fails is a denial."""
@@ -165,10 +162,8 @@ class CedarEngine:
             return False
 
 
-def _compiled(
-    documents: Iterable[PolicyDocument], known: Mapping[PolicyDocument, tuple[CompiledPolicy, ...]], problems: list[str]
-) -> dict[PolicyDocument, tuple[CompiledPolicy, ...]]:
-    """All policies of one namespace; problems are added to the list."""
+def _changed(known: _NamespacePolicies, documents: Sequence[PolicyDocument], problems: list[str]) -> _NamespacePolicies:
+    """These documents, of one namespace, compiled as far as they are not `known`; problems are added to the list."""
     compiled: dict[PolicyDocument, tuple[CompiledPolicy, ...]] = {}
     names: set[str] = set()
     for document in documents:
@@ -176,10 +171,12 @@ def _compiled(
             problems.append(f"{document.namespace}/{document.name}: registered twice")
         names.add(document.name)
         try:
-            compiled[document] = known[document] if document in known else compile_document(document)
+            compiled[document] = known.compiled[document] if document in known.compiled else compile_document(document)
         except PolicyError as error:
             problems.extend(error.problems)
-    return compiled
+    removed = [policy for document, policies in known.compiled.items() if document not in compiled for policy in policies]
+    added = [policy for document, policies in compiled.items() if document not in known.compiled for policy in policies]
+    return _NamespacePolicies(compiled, known.index.changed(removed=removed, added=added))
 
 
 def _indexes(policies: Mapping[str, _NamespacePolicies], namespace: str) -> Iterator[PolicyIndex]:
@@ -205,22 +202,10 @@ def _view(
 
 
 def _reach(policies: Mapping[str, _NamespacePolicies], principal: PrincipalView, namespace: str) -> Reach:
-    reach = _NO_REACH
+    reach = Reach()
     for index in _indexes(policies, namespace):
         reach |= index.reach(principal)
     return reach
-
-
-def _inside(entity: tuple[str, str], mcp_server: McpServer) -> bool:
-    """Whether a permit on this entity could match something in the server; a tool not read yet still counts as in it."""
-    entity_type, entity_id = entity
-    if entity_type == "McpServer":
-        return entity_id == mcp_server.id
-    if entity_type == "Namespace":
-        return entity_id == mcp_server.namespace
-    if entity_type == "Effect":
-        return any(tool.effect.value == entity_id for tool in mcp_server.tools.values())
-    return entity_type in {"Tool", "Prompt", "McpResource"} and entity_id.startswith(f"{mcp_server.id}/")
 
 
 def _unanswerable(request: AuthorizationRequest) -> str:

@@ -47,6 +47,11 @@ class _Registry:
     roles: frozenset[str]
     namespaces: frozenset[str]
     probed: frozenset[str]
+    by_namespace: Mapping[str, Mapping[str, McpServer]]
+
+    def governed_by(self, namespace: str) -> Mapping[str, McpServer]:
+        """The servers that documents of this namespace govern."""
+        return self.mcp_servers if namespace == SYSTEM_NAMESPACE else self.by_namespace.get(namespace, {})
 
 
 def check_policies(
@@ -66,6 +71,7 @@ def check_policies(
         roles=frozenset(role for role in roles if not role.partition("/")[2].startswith(OPERATOR_ROLE_PREFIX)),
         namespaces=frozenset(namespaces) | {SYSTEM_NAMESPACE},
         probed=frozenset(probed),
+        by_namespace=_by_namespace(mcp_servers),
     )
     errors: list[PolicyProblem] = []
     warnings: list[PolicyProblem] = []
@@ -82,6 +88,13 @@ def check_policies(
     return errors, warnings
 
 
+def _by_namespace(mcp_servers: Mapping[str, McpServer]) -> dict[str, dict[str, McpServer]]:
+    found: dict[str, dict[str, McpServer]] = {}
+    for server_id, mcp_server in mcp_servers.items():
+        found.setdefault(mcp_server.namespace, {})[server_id] = mcp_server
+    return found
+
+
 def _problem(document: PolicyDocument, named: str, message: str) -> PolicyProblem:
     return PolicyProblem(namespace=document.namespace, name=document.name, policy_id=named, message=message)
 
@@ -96,9 +109,8 @@ def _check_policy(document: PolicyDocument, index: int, line: int, text: str, re
     for entity in parsed.entities:
         _check_entity(entity, document.namespace, registry, problems)
     problems.errors.extend(_shape_errors(parsed))
-    governed = {i: s for i, s in registry.mcp_servers.items() if document.namespace in {SYSTEM_NAMESPACE, s.namespace}}
     if not problems.errors:
-        problems.extend(argument_problems(parsed, governed, registry.probed))
+        problems.extend(argument_problems(parsed, registry.governed_by(document.namespace), registry.probed))
     problems.warnings.extend(_breadth_warnings(parsed))
     return policy_id(document, index, parsed), problems
 

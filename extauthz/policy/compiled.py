@@ -31,6 +31,9 @@ _TOKEN = re.compile(
     r"""|(?P<operator>&&|\|\||[-+*.!]|\bif\b)""",
     re.DOTALL,
 )
+_BLANK = re.compile(r"(?:\s|//[^\n\r]*)*")
+
+_TAGS: Final = "tags of entities"
 
 EntityUid = tuple[str, str]
 
@@ -93,6 +96,7 @@ class CompiledPolicy:
     """One policy of one document. Compared by identity: two documents may hold the same text."""
 
     id: str
+    order: tuple[str, int]  # set and place in it: the order of determining policies
     parsed: ParsedPolicy
 
 
@@ -106,7 +110,7 @@ def compile_document(document: PolicyDocument) -> tuple[CompiledPolicy, ...]:
         except PolicyError as error:
             problems.extend(f"{document.namespace}/{document.name}, policy at line {line}: {problem}" for problem in error.problems)
             continue
-        compiled.append(CompiledPolicy(id=policy_id(document, index, parsed), parsed=parsed))
+        compiled.append(CompiledPolicy(id=policy_id(document, index, parsed), order=(document.name, index), parsed=parsed))
     if problems:
         raise PolicyError(problems)
     return tuple(compiled)
@@ -134,15 +138,9 @@ def split_policies(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _line_of(text: str, start: int) -> int:
-    while start < len(text):
-        if text[start].isspace():
-            start += 1
-        elif text.startswith("//", start):
-            end = text.find("\n", start)
-            start = len(text) if end < 0 else end
-        else:
-            break
-    return text.count("\n", 0, start) + 1
+    """The line of the first word at or after `start`."""
+    blank = _BLANK.match(text, start)
+    return text.count("\n", 0, blank.end() if blank else start) + 1
 
 
 @lru_cache(maxsize=50_000)
@@ -257,6 +255,8 @@ class _Walk:
         if operator == "Value":
             self.entities.extend(_entity_literals(operand))
             return []
+        if operator in {"hasTag", "getTag"}:
+            self.paths.append((False, ("context", _TAGS)))
         if operator in {"in", "is", "has", ".", "hasTag", "getTag"}:
             self.fixed.extend(_entity_literals(operand["left"].get("Value")))
         if isinstance(operand, dict):
@@ -303,7 +303,7 @@ def _reads(paths: list[tuple[bool, tuple[str, ...]]]) -> Reads:
         elif len(path) >= 3 and path[1] == "arguments":
             arguments.add(path[2])
         elif len(path) >= 2 and path[1] not in {"caller", "arguments"}:
-            unknown.add(".".join(path[:2]))
+            unknown.add(".".join(path[:2]) if path[1] != _TAGS else _TAGS)
         elif not only_has or len(path) == 1:
             caller.update(CALLER_ATTRIBUTES if path[1:] != ("arguments",) else ())
             whole = whole or path[1:] != ("caller",)

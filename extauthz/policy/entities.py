@@ -38,9 +38,12 @@ class RoleIndex:
         return frozenset(by_namespace.get(namespace, ())) | frozenset(by_namespace.get(SYSTEM_NAMESPACE, ()))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PrincipalView:
-    """One principal as seen from one namespace. `entities_json` lists its entity and its groups, without brackets."""
+    """One principal as seen from one namespace; kept, so compared by identity.
+
+    `entities_json` lists its entity and its groups, without brackets.
+    """
 
     kind: str
     id: str

@@ -8,70 +8,112 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Final, TypeVar
 
+from extauthz.catalog.server import McpServer
 from extauthz.policy.compiled import CompiledPolicy, ScopePart
 from extauthz.policy.entities import PrincipalView, ResourceView
 from extauthz.policy.model import Action
 
 _Key = tuple[str, ...]
 _Filed = TypeVar("_Filed")
+_INSIDE_SERVERS: Final = ("McpServer", "Tool", "Prompt", "McpResource")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
     """What a principal's permits could match by scope, whatever they ask: `PolicyEngine.visible` reads it."""
 
-    everything: bool
-    entities: frozenset[tuple[str, str]]
+    everything: bool = False
+    namespaces: frozenset[str] = frozenset()
+    mcp_servers: frozenset[str] = frozenset()  # ids; of tools, prompts and resources too, whether the catalog has them or not yet
+    effects: frozenset[str] = frozenset()
 
     def __or__(self, other: Reach) -> Reach:
-        return Reach(everything=self.everything or other.everything, entities=self.entities | other.entities)
+        return Reach(
+            everything=self.everything or other.everything,
+            namespaces=self.namespaces | other.namespaces,
+            mcp_servers=self.mcp_servers | other.mcp_servers,
+            effects=self.effects | other.effects,
+        )
+
+    def includes(self, mcp_server: McpServer) -> bool:
+        """Whether anything inside this server can be matched."""
+        return (
+            self.everything
+            or mcp_server.id in self.mcp_servers
+            or mcp_server.namespace in self.namespaces
+            or any(tool.effect.value in self.effects for tool in mcp_server.tools.values() if self.effects)
+        )
 
 
 class PolicyIndex:
-    """The policies of one namespace's documents, filed by resource and principal. Immutable after construction."""
+    """The policies of one namespace's documents, filed by resource and principal. Immutable; `changed` makes the next one."""
 
-    def __init__(self, policies: Iterable[CompiledPolicy]) -> None:
-        self.policies = tuple(policies)
-        self._by_resource: dict[_Key, dict[_Key, list[tuple[int, CompiledPolicy]]]] = {}
-        self._permits_by_principal: dict[_Key, list[CompiledPolicy]] = {}
-        for ordinal, policy in enumerate(self.policies):
-            principal, resource = policy.parsed.principal, policy.parsed.resource
-            self._by_resource.setdefault(resource.key, {}).setdefault(principal.key, []).append((ordinal, policy))
-            if policy.parsed.permit:
-                self._permits_by_principal.setdefault(principal.key, []).append(policy)
+    def __init__(
+        self,
+        by_resource: Mapping[_Key, Mapping[_Key, tuple[CompiledPolicy, ...]]] = MappingProxyType({}),
+        permits_by_principal: Mapping[_Key, tuple[CompiledPolicy, ...]] = MappingProxyType({}),
+    ) -> None:
+        self._by_resource = by_resource
+        self._permits_by_principal = permits_by_principal
+
+    def changed(self, *, removed: Iterable[CompiledPolicy], added: Iterable[CompiledPolicy]) -> PolicyIndex:
+        """An index without `removed` and with `added`; only what they touch is filed anew."""
+        gone, new = frozenset(removed), tuple(added)
+        touched: dict[_Key, tuple[set[CompiledPolicy], list[CompiledPolicy]]] = {}
+        for policy in gone:
+            touched.setdefault(policy.parsed.resource.key, (set(), []))[0].add(policy)
+        for policy in new:
+            touched.setdefault(policy.parsed.resource.key, (set(), []))[1].append(policy)
+        by_resource = dict(self._by_resource)
+        for key, (less, more) in touched.items():
+            refiled = _refiled(by_resource.get(key, {}), frozenset(less), more)
+            if refiled:
+                by_resource[key] = refiled
+            else:
+                by_resource.pop(key, None)
+        permits = _refiled(self._permits_by_principal, gone, [policy for policy in new if policy.parsed.permit])
+        return PolicyIndex(by_resource, permits)
 
     def matching(self, principal: PrincipalView, action: Action, resource: ResourceView) -> list[CompiledPolicy]:
         """Every policy whose scope matches, in the order of the documents."""
-        found: list[tuple[int, CompiledPolicy]] = []
+        found: list[CompiledPolicy] = []
         for resource_key in resource.keys:
             by_principal = self._by_resource.get(resource_key)
             if by_principal is not None:
                 for candidates in _of_keys(by_principal, principal.keys):
-                    found.extend(c for c in candidates if _matches(c[1], principal.kind, action, resource.kind))
-        found.sort(key=_ordinal)
-        return [policy for _, policy in found]
+                    found.extend(c for c in candidates if _matches(c, principal.kind, action, resource.kind))
+        found.sort(key=_order)
+        return found
 
     def permits_for_anybody(self, action: Action, resource: ResourceView) -> Iterator[CompiledPolicy]:
         """Permits whose action and resource match, whoever asks: `explain` reads which roles they name."""
         for resource_key in resource.keys:
             for candidates in self._by_resource.get(resource_key, {}).values():
-                for _, policy in candidates:
+                for policy in candidates:
                     if policy.parsed.permit and _matches(policy, "", action, resource.kind):
                         yield policy
 
     def reach(self, principal: PrincipalView) -> Reach:
         """What the permits that name this principal could ever match."""
         everything = False
-        entities: set[tuple[str, str]] = set()
+        named: dict[str, set[str]] = {}
         for candidates in _of_keys(self._permits_by_principal, principal.keys):
             for policy in candidates:
                 if policy.parsed.principal.only_type in {"", principal.kind}:
                     part: ScopePart = policy.parsed.resource
                     everything = everything or part.op in {"All", "is"}
-                    entities.add(part.entity)
-        return Reach(everything=everything, entities=frozenset(entities))
+                    entity_type, entity_id = part.entity
+                    named.setdefault(entity_type, set()).add(entity_id)
+        inside = (entity_id for entity_type in _INSIDE_SERVERS for entity_id in named.get(entity_type, ()))
+        return Reach(
+            everything=everything,
+            namespaces=frozenset(named.get("Namespace", ())),
+            mcp_servers=frozenset("/".join(entity_id.split("/", 2)[:2]) for entity_id in inside),
+            effects=frozenset(named.get("Effect", ())),
+        )
 
 
 def _of_keys(filed: Mapping[_Key, _Filed], keys: frozenset[_Key]) -> Iterator[_Filed]:
@@ -91,5 +133,22 @@ def _matches(policy: CompiledPolicy, principal_kind: str, action: Action, resour
     return parsed.resource.only_type in {"", resource_kind}
 
 
-def _ordinal(item: tuple[int, CompiledPolicy]) -> int:
-    return item[0]
+def _order(policy: CompiledPolicy) -> tuple[str, int]:
+    return policy.order
+
+
+def _refiled(
+    filed: Mapping[_Key, tuple[CompiledPolicy, ...]], removed: frozenset[CompiledPolicy], added: Iterable[CompiledPolicy]
+) -> dict[_Key, tuple[CompiledPolicy, ...]]:
+    """The same files by principal, without `removed` and with `added`; empty files are dropped."""
+    refiled = dict(filed)
+    for key in {policy.parsed.principal.key for policy in removed} & refiled.keys():
+        kept = tuple(policy for policy in refiled.pop(key) if policy not in removed)
+        if kept:
+            refiled[key] = kept
+    more: dict[_Key, list[CompiledPolicy]] = {}
+    for policy in added:
+        more.setdefault(policy.parsed.principal.key, []).append(policy)
+    for key, policies in more.items():
+        refiled[key] = (*refiled.get(key, ()), *policies)
+    return refiled

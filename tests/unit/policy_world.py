@@ -40,7 +40,10 @@ PAYROLL = make_mcp_server("acme", "payroll", make_tool("pay", Effect.WRITE))
 MCP_SERVERS: Mapping[str, McpServer] = {s.id: s for s in (CRM, ENGINEERING, PAYROLL)}
 
 MARKETING = RoleBinding(
-    namespace="demo", name="marketing", role="marketing", subjects=(("Group", "local/marketing"), (PrincipalKind.USER, "local/marketing-agent"))
+    namespace="demo",
+    name="marketing",
+    role="marketing",
+    subjects=(("Group", "local/marketing"), (PrincipalKind.USER, "local/marketing-agent")),
 )
 
 

@@ -1,0 +1,142 @@
+"""Arguments in the context: typed and declared, or a denial."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from extauthz.catalog.server import ArgumentType
+from extauthz.errors import Reason
+from extauthz.policy.arguments import UnreadableArgumentError, typed_arguments
+from extauthz.policy.compiled import Reads
+from tests.unit.policy_world import engine_of, make_mcp_server, make_principal, make_request, make_tool
+
+S, L, D, B, SET = ArgumentType.STRING, ArgumentType.LONG, ArgumentType.DECIMAL, ArgumentType.BOOL, ArgumentType.STRING_SET
+PERMIT = "permit (principal, action, resource);"
+BIG = (
+    'forbid (principal, action == Action::"tools/call", resource) when { context.arguments has amount && context.arguments.amount > 1000 };'
+)
+
+
+def typed(value, kind):
+    server = make_mcp_server("demo", "crm", make_tool("x", a=kind))
+    request = make_request(make_principal(), "x", mcp_server=server, arguments={"a": value})
+    return typed_arguments(request, Reads(arguments=frozenset({"a"})))
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "built"),
+    [
+        ("x", S, "x"),
+        (5, L, 5),
+        (-(2**63), L, -(2**63)),
+        (True, B, True),
+        (["a", "b"], SET, ["a", "b"]),
+        (5, D, {"__extn": {"fn": "decimal", "arg": "5.0000"}}),
+        (-0.5, D, {"__extn": {"fn": "decimal", "arg": "-0.5000"}}),
+        (0.1, D, {"__extn": {"fn": "decimal", "arg": "0.1000"}}),
+        (1e3, D, {"__extn": {"fn": "decimal", "arg": "1000.0000"}}),
+        (Decimal("12.3456"), D, {"__extn": {"fn": "decimal", "arg": "12.3456"}}),
+    ],
+)
+def test_a_value_of_its_declared_type_enters(value, kind, built):
+    assert typed(value, kind) == {"a": built}
+
+
+def test_null_is_absent():
+    assert typed(None, L) == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (5, S),
+        ("5", L),
+        (True, L),
+        (5.0, L),
+        (2**63, L),
+        (1, B),
+        ("true", B),
+        (True, D),
+        ("1.0", D),
+        (0.00001, D),
+        (1e300, D),
+        (float("nan"), D),
+        (float("inf"), D),
+        (Decimal("NaN"), D),
+        (2**63, D),
+        ("a", SET),
+        (["a", 1], SET),
+        ([["a"]], SET),
+        ({"__entity": {"type": "User", "id": "local/ann"}}, S),
+        ({"__extn": {"fn": "decimal", "arg": "1.0"}}, D),
+        ([{"__entity": {"type": "User", "id": "local/ann"}}], SET),
+    ],
+)
+def test_a_value_of_another_type_is_refused(value, kind):
+    with pytest.raises(UnreadableArgumentError) as caught:
+        typed(value, kind)
+
+    assert str(value) not in str(caught.value) or str(value) in {"a", "1"}
+
+
+def test_an_argument_of_the_wrong_type_denies_when_a_policy_reads_it():
+    engine = engine_of(PERMIT, BIG)
+
+    assert engine.evaluate(make_request(make_principal(), arguments={"amount": 5})).allowed
+    assert engine.evaluate(make_request(make_principal(), arguments={"amount": 5000})).reason is Reason.FORBIDDEN_BY_POLICY
+    assert engine.evaluate(make_request(make_principal(), arguments={"amount": "5000"})).reason is Reason.POLICY_EVALUATION_ERROR
+
+
+def test_arguments_that_no_policy_reads_never_matter():
+    hostile = {"amount": 5, "x": float("nan"), "__entity": {"type": "User", "id": "local/ann"}, "deep": [[[[]]]], "tags": 7}
+
+    assert engine_of(PERMIT, BIG).evaluate(make_request(make_principal(), arguments=hostile)).allowed
+
+
+def test_an_argument_that_is_read_but_not_declared_denies_when_it_is_sent():
+    engine = engine_of(PERMIT, BIG)
+
+    assert engine.evaluate(make_request(make_principal(), "delete_contact")).allowed
+    evaluation = engine.evaluate(make_request(make_principal(), "delete_contact", arguments={"amount": 5000}))
+    assert evaluation.reason is Reason.POLICY_EVALUATION_ERROR
+    assert "'amount'" in evaluation.errors[0]
+
+
+def test_a_clients_entity_is_never_an_entity():
+    engine = engine_of("permit (principal, action, resource) when { context.arguments has owner && context.arguments.owner == principal };")
+    server = make_mcp_server("demo", "crm", make_tool("x", owner=S))
+    owner = {"__entity": {"type": "User", "id": "local/ann"}}
+
+    evaluation = engine.evaluate(make_request(make_principal("ann"), "x", mcp_server=server, arguments={"owner": owner}))
+
+    assert not evaluation.allowed
+
+
+def test_names_that_cedar_gives_a_meaning_are_refused_even_when_declared():
+    engine = engine_of('permit (principal, action, resource) when { context.arguments has "__entity" };')
+    server = make_mcp_server("demo", "crm", make_tool("x", __entity=S))
+
+    evaluation = engine.evaluate(make_request(make_principal(), "x", mcp_server=server, arguments={"__entity": "x"}))
+
+    assert evaluation.reason is Reason.POLICY_EVALUATION_ERROR
+
+
+@pytest.mark.parametrize(
+    ("condition", "arguments"),
+    [
+        ('context.arguments has tags && context.arguments.tags.contains("vip")', {"tags": ["vip", "x"]}),
+        ('context.arguments has price && context.arguments.price.lessThan(decimal("10.5"))', {"price": 10.25}),
+        ("context.arguments has amount && [1, 2].contains(context.arguments.amount)", {"amount": 2}),
+        ('{"Value": context.arguments, "Var": 1}.Value has amount', {"amount": 2}),
+        ("(if true then context else context).arguments has amount", {"amount": 2}),
+        ('context["arguments"] has "amount"', {"amount": 2}),
+        ("context has arguments.amount", {"amount": 2}),
+    ],
+)
+def test_every_way_to_read_an_argument_reads_it(condition, arguments):
+    engine = engine_of(f'permit (principal, action == Action::"tools/call", resource) when {{ {condition} }};')
+
+    assert engine.evaluate(make_request(make_principal(), arguments=arguments)).allowed
+    assert not engine.evaluate(make_request(make_principal())).allowed
