@@ -24,7 +24,7 @@ from controlplane.supervisor import log_file, plan, port
 from controlplane.supervisor.child import Child
 from controlplane.supervisor.http import drain_envoy, get_readiness
 from controlplane.supervisor.lock import locked
-from controlplane.supervisor.prepare import is_prepared
+from controlplane.supervisor.marker import is_prepared
 from extauthz.errors import ConfigurationError
 from extauthz.runtime import Deployment, deployment_of
 
