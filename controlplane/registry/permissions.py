@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
+from controlplane.registry.refusal import NotPermittedError
 from controlplane.registry.spec import SYSTEM_NAMESPACE, Kind
 from controlplane.registry.state import RegistryState
 from extauthz.identity.principal import Principal
@@ -61,7 +62,7 @@ class Permissions:
     by_namespace: Mapping[str, frozenset[Permission]]
 
     def allows(self, permission: Permission, namespace: str) -> bool:
-        """The one check of a permission. `namespace` "" or "system" asks for everywhere."""
+        """Whether it is held there. `namespace` "" or "system" asks for everywhere."""
         if permission in self.by_namespace.get(SYSTEM_NAMESPACE, frozenset()):
             return True
         return bool(namespace) and permission in self.by_namespace.get(namespace, frozenset())
@@ -110,3 +111,16 @@ def permissions_of(principal: Principal, state: RegistryState) -> Permissions:
 def scope_of(kind: Kind, namespace: str, name: str) -> str:
     """The namespace whose permissions govern an entry: its own, for a Namespace the one that it is."""
     return name if kind is Kind.NAMESPACE else namespace
+
+
+def require(operator: Operator, permission: Permission, namespace: str) -> None:
+    """The one gate of the registry and its API: raise unless the operator holds the permission in that namespace."""
+    if not operator.permissions.allows(permission, namespace):
+        where = f"namespace {namespace}" if namespace and namespace != SYSTEM_NAMESPACE else "namespace system (everywhere)"
+        raise NotPermittedError(f"{operator.id} does not hold {permission.value} in {where}")
+
+
+def require_somewhere(operator: Operator, permission: Permission) -> None:
+    """The same for what belongs to no namespace and tells nothing about any: held in one of them is enough."""
+    if not operator.permissions.allows_somewhere(permission):
+        raise NotPermittedError(f"{operator.id} does not hold {permission.value} anywhere")

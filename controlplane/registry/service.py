@@ -20,7 +20,7 @@ from controlplane.registry.encryption import RegistryKey
 from controlplane.registry.entry import EntryKey, Json, StoredEntry
 from controlplane.registry.live import LiveState
 from controlplane.registry.manifest import DocumentError, ParsedDocument, parse_document, parse_documents
-from controlplane.registry.permissions import PERMISSIONS_OF_ROLE, WRITE_OF_KIND, Operator, Permission, scope_of
+from controlplane.registry.permissions import PERMISSIONS_OF_ROLE, WRITE_OF_KIND, Operator, Permission, require, scope_of
 from controlplane.registry.plan import Plan, PlannedEntry, key_of, make_plan, without_entry
 from controlplane.registry.policy_check import check_policies_of
 from controlplane.registry.probe import ProbeResult
@@ -109,7 +109,7 @@ class RegistryService:
     def put(self, operator: Operator, key: EntryKey, document: object, *, precondition: Precondition, dry_run: bool = False) -> ApplyResult:
         """Create or replace one entry."""
         kind, namespace, name = key
-        self.require(operator, WRITE_OF_KIND[kind], scope_of(kind, namespace, name))
+        require(operator, WRITE_OF_KIND[kind], scope_of(kind, namespace, name))
         parsed, errors = parse_document(_addressed(document, key))
         if parsed is not None and key_of(parsed) != key:
             errors.append(DocumentError(document=0, path="metadata", message=f"does not name the entry {kind.value} {namespace}/{name} of the URL"))
@@ -120,7 +120,7 @@ class RegistryService:
     def delete(self, operator: Operator, key: EntryKey, *, precondition: Precondition) -> int:
         """Remove one entry; the revision that did it."""
         kind, namespace, name = key
-        self.require(operator, WRITE_OF_KIND[kind], scope_of(kind, namespace, name))
+        require(operator, WRITE_OF_KIND[kind], scope_of(kind, namespace, name))
         message = f"delete {kind.value} {namespace}/{name}" if namespace else f"delete {kind.value} {name}"
         with self._writer:
             with self._store.transaction(actor=operator.id, message=message) as transaction:
@@ -137,7 +137,7 @@ class RegistryService:
 
     def accept(self, operator: Operator, namespace: str, name: str, *, digest: str = "") -> tuple[int, list[Json]]:
         """Declare reviewed what the server presents now; the revision and the effects that count from it on."""
-        self.require(operator, Permission.CATALOG_ACCEPT, namespace)
+        require(operator, Permission.CATALOG_ACCEPT, namespace)
         with self._writer:
             with self._store.transaction(actor=operator.id, message=f"accept {namespace}/{name}") as transaction:
                 server = read_entry(transaction.connection, (Kind.MCP_SERVER, namespace, name))
@@ -158,12 +158,6 @@ class RegistryService:
     async def record_probe(self, uid: str, result: ProbeResult) -> int | None:
         """Keep a reading of an McpServer; the new revision when its definitions changed, None when nothing did or it is gone."""
         return await asyncio.to_thread(self._record_probe, uid, result)
-
-    def require(self, operator: Operator, permission: Permission, namespace: str) -> None:
-        """The one gate of the registry: raise unless the operator holds the permission there."""
-        if not operator.permissions.allows(permission, namespace):
-            where = f"namespace {namespace}" if namespace and namespace != SYSTEM_NAMESPACE else "namespace system (everywhere)"
-            raise NotPermittedError(f"{operator.id} does not hold {permission.value} in {where}")
 
     def _record_probe(self, uid: str, result: ProbeResult) -> int | None:
         with self._writer:
@@ -216,7 +210,7 @@ class RegistryService:
         for document in documents:
             kind, namespace, name = key_of(document)
             try:
-                self.require(operator, WRITE_OF_KIND[kind], scope_of(kind, namespace, name))
+                require(operator, WRITE_OF_KIND[kind], scope_of(kind, namespace, name))
                 if kind is Kind.ROLE_BINDING:
                     self._require_role(operator, document.spec.role, namespace)  # type: ignore[attr-defined]
                 before = stored.get((kind, namespace, name))

@@ -68,10 +68,9 @@ class WriteTransaction:
     def put_definitions(self, server: StoredEntry, probed: Sequence[ProbedDefinition], *, before_digest: str, digest: str) -> None:
         """Replace what the server presents. What was accepted stays accepted, also while it is not presented."""
         mine = DEFINITION.c.server_uid == server.uid
-        known = {(row.kind, row.name) for row in self.connection.execute(DEFINITION.select().where(mine))}
         self.connection.execute(DEFINITION.delete().where(mine, DEFINITION.c.accepted_digest == ""))
         self.connection.execute(DEFINITION.update().where(mine).values(present=False))
-        kept = {(row.kind, row.name) for row in self.connection.execute(DEFINITION.select().where(mine))} & known
+        kept = {(row.kind, row.name) for row in self.connection.execute(DEFINITION.select().where(mine))}
         for position, definition in enumerate(probed):
             values = {"digest": definition.digest, "document": dict(definition.document), "present": True, "position": position}
             if (definition.kind, definition.name) in kept:

@@ -1,0 +1,67 @@
+"""Puts the API together: every noun's routes, the document that describes them, the application that serves them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+
+from aiohttp import web
+
+from controlplane.api.audit import AuditReader, AuditRoutes
+from controlplane.api.auth import OperatorAuthentication
+from controlplane.api.catalogs import CatalogRoutes
+from controlplane.api.entries import EntryRoutes
+from controlplane.api.explain import Explainer, ExplainRoutes, StateBuilder
+from controlplane.api.health import HealthRoutes
+from controlplane.api.nodes import NodeRoutes, RolloutStatus
+from controlplane.api.openapi import OpenApiRoutes
+from controlplane.api.routes import Route, make_application
+from controlplane.registry.live import LiveState
+from controlplane.registry.reader import RegistryReader
+from controlplane.registry.service import RegistryService
+from controlplane.registry.state import RegistryState
+from controlplane.registry.store import RegistryStore
+
+
+def make_routes(
+    *,
+    service: RegistryService,
+    store: RegistryStore,
+    live: LiveState,
+    rollout: RolloutStatus,
+    audit: AuditReader,
+    authentication: OperatorAuthentication,
+    build_state: StateBuilder,
+    clock: Callable[[], float] = time.time,
+) -> list[Route]:
+    """The whole route table."""
+
+    def state() -> RegistryState:
+        return live.state
+
+    reader = RegistryReader(store=store, live=live)
+    openapi = OpenApiRoutes()
+    routes = [
+        *HealthRoutes(read_revision=store.read_revision, rollout=rollout).routes(),
+        *openapi.routes(),
+        *EntryRoutes(service=service, reader=reader).routes(),
+        *CatalogRoutes(service=service, reader=reader).routes(),
+        *NodeRoutes(reader=reader, rollout=rollout, state=state).routes(),
+        *ExplainRoutes(explainer=Explainer(state=state, build=build_state, clock=clock)).routes(),
+        *AuditRoutes(audit=audit, authentication=authentication).routes(),
+    ]
+    openapi.describe(routes, version=_version())
+    return routes
+
+
+def make_api(routes: list[Route], authentication: OperatorAuthentication) -> web.Application:
+    """The application of these routes."""
+    return make_application(routes, authentication)
+
+
+def _version() -> str:
+    try:
+        return version("legation")
+    except PackageNotFoundError:  # a checkout that was never installed
+        return "0"

@@ -1,0 +1,78 @@
+"""Who uses the API: the verifier of the data path, with the API's own audience, and permissions from operator roles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from aiohttp import web
+
+from controlplane.registry.changes import entries_of
+from controlplane.registry.permissions import Operator, permissions_of
+from controlplane.registry.spec import Kind
+from controlplane.registry.state import RegistryState
+from extauthz.identity.authenticator import Authenticator, VerifiedTokens
+from extauthz.identity.jwks import KeySource
+from extauthz.identity.principal import Principal
+from extauthz.identity.provider import IdentityProvider
+
+_OPERATORS_API = ""  # the namespace that `Authenticator` knows the API by
+
+ProvidersOf = Callable[[RegistryState], tuple[IdentityProvider, ...]]
+StateReader = Callable[[], RegistryState]
+
+
+class OperatorAuthentication(Protocol):
+    """Says who an API request comes from."""
+
+    async def authenticate(self, request: web.Request) -> Operator:
+        """The operator; raises `AuthenticationError`."""
+        ...
+
+    def again(self, operator: Operator) -> Operator | None:
+        """The same operator with today's permissions, for long answers; None when the token has expired."""
+        ...
+
+
+class OperatorAuthenticator:
+    """Authenticates against the newest state. The verifier is made anew only when identity providers change."""
+
+    def __init__(
+        self, *, state: StateReader, key_source: KeySource, providers_of: ProvidersOf, resource_url: str, clock: Callable[[], float]
+    ) -> None:
+        self._state = state
+        self._key_source = key_source
+        self._providers_of = providers_of
+        self._resource_url = resource_url
+        self._clock = clock
+        self._verified_tokens = VerifiedTokens(max_entries=2000)
+        self._known: object = None
+        self._authenticator = Authenticator((), key_source, clock)
+
+    async def authenticate(self, request: web.Request) -> Operator:
+        """The operator whose access token the request carries."""
+        principal = await self._authenticator_of(self._state()).authenticate(
+            request.headers.getall("Authorization", []), resource_url=self._resource_url, namespace=_OPERATORS_API
+        )
+        return self._operator(principal)
+
+    def again(self, operator: Operator) -> Operator | None:
+        """The same operator with today's permissions; None when the token has expired or its issuer is gone."""
+        expires_at = operator.principal.expires_at_unix
+        if expires_at and expires_at <= self._clock():
+            return None
+        if all(provider.id != operator.principal.provider for provider in self._providers_of(self._state())):
+            return None
+        return self._operator(operator.principal)
+
+    def _operator(self, principal: Principal) -> Operator:
+        return Operator(principal=principal, permissions=permissions_of(principal, self._state()))
+
+    def _authenticator_of(self, state: RegistryState) -> Authenticator:
+        entries = entries_of(state, Kind.IDENTITY_PROVIDER)
+        if entries is not self._known:  # states share what did not change
+            providers = self._providers_of(state)
+            self._key_source.watch(providers)
+            self._authenticator = Authenticator(providers, self._key_source, self._clock, verified_tokens=self._verified_tokens)
+            self._known = entries
+        return self._authenticator

@@ -1,0 +1,67 @@
+"""`/healthz` (the process answers) and `/readyz` (it can do its work, or why not). Nobody needs to be authenticated."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+from aiohttp import web
+from sqlalchemy.exc import SQLAlchemyError
+
+from controlplane.api.nodes import RolloutStatus
+from controlplane.api.routes import Route, json_response
+from controlplane.registry.entry import Json
+
+_log = structlog.get_logger(__name__)
+_DATABASE_SECONDS = 2.0
+
+
+class HealthRoutes:
+    """Liveness and readiness."""
+
+    def __init__(self, *, read_revision: Callable[[], int], rollout: RolloutStatus) -> None:
+        self._read_revision = read_revision
+        self._rollout = rollout
+
+    def routes(self) -> list[Route]:
+        """Two questions, asked by machines."""
+        return [
+            Route(
+                method="GET",
+                path="/healthz",
+                operation_id="readHealth",
+                summary="Whether the control plane's process answers",
+                public_handler=self._health,
+                answer="Health",
+            ),
+            Route(
+                method="GET",
+                path="/readyz",
+                operation_id="readReadiness",
+                summary="Whether the database answers and at least one Envoy and one authorizer are up to date; 503 with reasons otherwise",
+                public_handler=self._readiness,
+                answer="Readiness",
+                statuses=(503,),
+            ),
+        ]
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        return json_response({"status": "ok"})
+
+    async def _readiness(self, _request: web.Request) -> web.Response:
+        reasons = []
+        revision = -1
+        try:
+            revision = await asyncio.wait_for(asyncio.to_thread(self._read_revision), _DATABASE_SECONDS)
+        except (SQLAlchemyError, TimeoutError) as error:
+            _log.warning("not ready: the database does not answer", error=type(error).__name__)
+            reasons.append("the database does not answer")
+        nodes = self._rollout.nodes()
+        for kind in ("envoy", "authorizer"):
+            if not any(node["kind"] == kind and node["connected"] and node["state"] == "SYNCED" for node in nodes):
+                reasons.append(f"no {kind} is connected and up to date")
+        answer: Json = {"status": "not ready" if reasons else "ready", "reasons": reasons}
+        if revision >= 0:
+            answer["revision"] = revision
+        return json_response(answer, status=503 if reasons else 200)

@@ -1,0 +1,102 @@
+"""Errors of the HTTP API, in one place: everything that is raised becomes a problem document (RFC 9457) here.
+
+Codes are stable and documented (docs/errors.md). A failure of ours says nothing but its code; the log has the rest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from enum import StrEnum
+
+import structlog
+from aiohttp import web
+
+from controlplane.registry.manifest import DocumentError
+from controlplane.registry.refusal import RegistryRefusal
+from extauthz.errors import AuthenticationError, Reason
+
+_log = structlog.get_logger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class ProblemCode(StrEnum):
+    """What a problem's `code` can be, beside those of `registry.refusal` and the reasons of an authentication failure."""
+
+    BAD_REQUEST = "bad_request"
+    BODY_TOO_LARGE = "body_too_large"
+    CONTENT_TYPE_REFUSED = "content_type_refused"
+    INTERNAL_ERROR = "internal_error"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    NOT_FOUND = "not_found"
+    NOT_READY = "not_ready"
+
+
+class ApiError(Exception):
+    """A request that the API itself refuses, before the registry is asked."""
+
+    def __init__(self, status: int, code: ProblemCode, title: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.title = title
+        self.detail = detail
+
+
+def bad_request(detail: str) -> ApiError:
+    """A query or body that cannot be read."""
+    return ApiError(400, ProblemCode.BAD_REQUEST, "The request cannot be read", detail)
+
+
+def problem_response(
+    status: int, *, code: str, title: str, detail: str, errors: Sequence[DocumentError] = (), headers: dict[str, str] | None = None
+) -> web.Response:
+    """A problem document."""
+    body: dict[str, object] = {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code}
+    if errors:
+        body["errors"] = [{"document": error.document, "path": error.path, "message": error.message} for error in errors]
+    return web.Response(status=status, body=json.dumps(body).encode(), content_type="application/problem+json", headers=headers)
+
+
+@web.middleware
+async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn whatever a handler raises into an answer."""
+    try:
+        return await handler(request)
+    except RegistryRefusal as refusal:
+        return problem_response(refusal.status, code=refusal.code, title=refusal.title, detail=refusal.sentence, errors=refusal.errors)
+    except AuthenticationError as error:
+        return _unauthenticated(error)
+    except ApiError as error:
+        return problem_response(error.status, code=error.code, title=error.title, detail=error.detail)
+    except web.HTTPException as error:
+        return _of_http_exception(error)
+    except Exception as error:
+        _log.exception("an API request failed", method=request.method, path=request.path, error=type(error).__name__)
+        detail = "The control plane failed; its log says why. Nothing was changed unless a revision says so."
+        return problem_response(500, code=ProblemCode.INTERNAL_ERROR, title="Internal error", detail=detail)
+
+
+def _unauthenticated(error: AuthenticationError) -> web.Response:
+    if error.reason is Reason.ISSUER_UNAVAILABLE:
+        return problem_response(503, code=error.reason, title="Not available", detail=error.sentence, headers={"Retry-After": "1"})
+    challenge = 'Bearer realm="legation"'
+    if error.reason is not Reason.ACCESS_TOKEN_MISSING:
+        challenge += ', error="invalid_token"'
+    return problem_response(401, code=error.reason, title="Not authenticated", detail=error.sentence, headers={"WWW-Authenticate": challenge})
+
+
+def _of_http_exception(error: web.HTTPException) -> web.Response:
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        detail = "the request body is larger than 4 MiB; apply the documents in parts"
+        return problem_response(413, code=ProblemCode.BODY_TOO_LARGE, title="Too large", detail=detail)
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        detail = f"this path answers {allowed}"
+        return problem_response(
+            405, code=ProblemCode.METHOD_NOT_ALLOWED, title="Method not allowed", detail=detail, headers={"Allow": allowed}
+        )
+    if error.status == 404:
+        return problem_response(404, code=ProblemCode.NOT_FOUND, title="Not found", detail="there is nothing at this path; see /v1/openapi.json")
+    return problem_response(error.status, code=ProblemCode.BAD_REQUEST, title=error.reason, detail=error.reason)

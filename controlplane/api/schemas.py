@@ -1,0 +1,259 @@
+"""The shapes that the API takes and gives, beside the registry's documents; `openapi` publishes them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from controlplane.registry.spec import SPEC_OF_KIND, Kind, Name
+
+
+class Shape(BaseModel):
+    """Base of the shapes: unknown members are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class ExplainPrincipal(Shape):
+    """Who would call. Without `provider` the only one that the server's namespace trusts."""
+
+    subject: str = Field(alias="as", min_length=1, max_length=500)
+    groups: tuple[str, ...] = Field(default=(), max_length=1000)
+    kind: Literal["User", "Agent", "Workload"] = "User"
+    provider: str = Field(default="", max_length=200)
+
+
+class ExplainRequest(Shape):
+    """A call that is imagined. `tool` is the prompt's name or the resource's URI for methods about those."""
+
+    principal: ExplainPrincipal
+    server: str = Field(max_length=200)
+    method: str = Field(default="tools/call", max_length=100)
+    tool: str = Field(default="", max_length=2000)
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class Explanation(Shape):
+    """The decision, and why."""
+
+    decision: Literal["allow", "deny"]
+    reason: str
+    sentence: str
+    determining_policies: list[str]
+    roles: list[str]
+    missing_roles: list[str]
+    errors: list[str]
+    revision: int
+
+
+class AcceptRequest(Shape):
+    """`digest` of the catalog that was reviewed; the call fails when the server presents another one by now."""
+
+    digest: str = ""
+
+
+class AcceptedTool(Shape):
+    """What a tool counts as from now on."""
+
+    name: str
+    effect: Literal["read", "write", "destructive"]
+
+
+class Accepted(Shape):
+    """The catalog that counts from `revision` on."""
+
+    revision: int
+    accepted: list[AcceptedTool]
+
+
+class DefinitionItem(Shape):
+    """One definition, beside what was accepted of it."""
+
+    kind: Literal["tool", "prompt", "resource", "resource_template"]
+    name: str
+    digest: str
+    accepted_digest: str
+    effect: str
+    description: str
+    document: dict[str, Any]
+
+
+class DefinitionList(Shape):
+    """Everything that a server presents; `digest` is that of the whole."""
+
+    items: list[DefinitionItem]
+    digest: str
+
+
+class ApplyResultItem(Shape):
+    """What happened to one document."""
+
+    document: int
+    kind: str
+    namespace: str
+    name: str
+    action: Literal["created", "updated", "unchanged"]
+    resource_revision: int
+    warnings: list[str]
+    diff: list[str]
+
+
+class ApplyResult(Shape):
+    """What a manifest did, or would do."""
+
+    revision: int
+    dry_run: bool
+    results: list[ApplyResultItem]
+
+
+class Deleted(Shape):
+    """The revision that removed it."""
+
+    revision: int
+
+
+class HistoryItem(Shape):
+    """One change; `before` and `after` hold no secrets."""
+
+    revision: int
+    committed_at: str
+    actor: str
+    message: str
+    op: Literal["created", "updated", "deleted", "probed", "accepted"]
+    uid: str
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+
+class History(Shape):
+    """Changes, newest first."""
+
+    items: list[HistoryItem]
+
+
+class NodeType(BaseModel):
+    """One xDS type on one node."""
+
+    type_url: str
+    version: str
+    state: str
+    error: str
+
+
+class Node(BaseModel):
+    """One Envoy or authorizer. `revision` is the newest that it has accepted whole."""
+
+    id: str
+    kind: Literal["envoy", "authorizer"]
+    connected: bool
+    revision: int
+    state: Literal["SYNCED", "STALE", "NACK", "SENT"]
+    types: list[NodeType]
+    last_seen_at: str
+
+
+class NodeList(Shape):
+    """All nodes that spoke to this control plane lately."""
+
+    revision: int
+    items: list[Node]
+
+
+class Revision(Shape):
+    """A revision and how far it has come. Actor and message only for its author and for operators of `system`."""
+
+    revision: int
+    committed_at: str
+    actor: str = ""
+    message: str = ""
+    programmed: dict[str, tuple[int, int]]
+    complete: bool
+    nodes: list[Node]
+
+
+class Status(Shape):
+    """The newest revision."""
+
+    revision: int
+    committed_at: str
+    programmed: dict[str, tuple[int, int]]
+    complete: bool
+    nodes: list[Node]
+    counts: dict[str, int]
+
+
+class AuditRecordList(Shape):
+    """Records, oldest first; `next` is the cursor behind them. Fields are described in docs/audit-fields.md."""
+
+    items: list[dict[str, Any]]
+    next: str
+
+
+class Health(Shape):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class Readiness(Shape):
+    """Whether the work can be done, and what is missing."""
+
+    status: Literal["ready", "not ready"]
+    reasons: list[str]
+    revision: int = -1
+
+
+class ProblemError(Shape):
+    """One fault of a document."""
+
+    document: int
+    path: str
+    message: str
+
+
+class Problem(Shape):
+    """RFC 9457."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[ProblemError] = Field(default_factory=list)
+
+
+class EntryMetadata(BaseModel):
+    """Who an entry is; `uid` and what follows is the registry's and ignored when written."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: Name
+    namespace: str = ""
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+    uid: str = ""
+    resourceRevision: int = 0  # noqa: N815 - as on the wire
+    createdAt: str = ""  # noqa: N815
+    updatedAt: str = ""  # noqa: N815
+
+
+SHAPES: tuple[type[BaseModel], ...] = (
+    Accepted,
+    AcceptRequest,
+    ApplyResult,
+    AuditRecordList,
+    DefinitionList,
+    Deleted,
+    EntryMetadata,
+    Explanation,
+    ExplainRequest,
+    Health,
+    History,
+    NodeList,
+    Problem,
+    Readiness,
+    Revision,
+    Status,
+    *(SPEC_OF_KIND[kind] for kind in Kind),
+)
+"""Everything that `openapi` publishes under components/schemas, beside the documents it assembles itself."""

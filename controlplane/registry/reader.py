@@ -1,0 +1,119 @@
+"""What operators may read of the registry, as JSON documents: entries with their status, history, catalogs.
+
+Synchronous, like `service`; the API calls it in threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from controlplane.registry.catalog import accepted_count, catalog_digest, effect_of
+from controlplane.registry.entry import EntryKey, Json, StoredEntry, document_of
+from controlplane.registry.live import LiveState
+from controlplane.registry.permissions import Operator, Permission, require, scope_of
+from controlplane.registry.refusal import EntryNotFoundError
+from controlplane.registry.spec import Kind
+from controlplane.registry.state import Definition
+from controlplane.registry.store import HistoryItem, RegistryStore, RevisionRecord, StoredProbe
+
+
+class RegistryReader:
+    """Reads for operators. What they may not read is refused, or left out of lists over all namespaces."""
+
+    def __init__(self, *, store: RegistryStore, live: LiveState) -> None:
+        self._store = store
+        self._live = live
+
+    def list_documents(self, operator: Operator, kind: Kind, namespace: str | None) -> tuple[int, list[Json]]:
+        """The entries of a kind in a namespace, or (None) in all that the operator may read, and the revision read."""
+        if namespace is not None:
+            require(operator, Permission.REGISTRY_READ, namespace)
+            revision, entries = self._store.list_entries(kind, namespaces=[namespace])
+            return revision, self._documents(kind, entries)
+        readable = operator.permissions.namespaces_with(Permission.REGISTRY_READ)
+        if kind is Kind.NAMESPACE:
+            revision, entries = self._store.list_entries(kind, names=readable)
+        else:
+            revision, entries = self._store.list_entries(kind, namespaces=readable)
+        return revision, self._documents(kind, entries)
+
+    def read_document(self, operator: Operator, key: EntryKey) -> Json:
+        """One entry."""
+        return self._documents(key[0], [self._entry(operator, key)])[0]
+
+    def read_history(self, operator: Operator, key: EntryKey, *, limit: int) -> list[Json]:
+        """What happened to an entry of this name, newest first; deleted ones included."""
+        kind, namespace, name = key
+        require(operator, Permission.REGISTRY_READ, scope_of(kind, namespace, name))
+        items = self._store.read_history(key, limit=limit)
+        if not items:
+            raise EntryNotFoundError(f"there never was a {kind.value} {name}")
+        return [_history_json(item) for item in items]
+
+    def read_tools(self, operator: Operator, namespace: str, name: str) -> tuple[str, list[Json]]:
+        """A server's definitions beside what was accepted of them, and the digest of the whole catalog."""
+        entry = self._entry(operator, (Kind.MCP_SERVER, namespace, name))
+        definitions = self._live.state.definitions.get(entry.uid, ())
+        return catalog_digest(definitions), [_definition_json(definition) for definition in definitions]
+
+    def read_revision(self, revision: int) -> RevisionRecord:
+        """Who committed a revision and when."""
+        record = self._store.read_revision_record(revision)
+        if record is None:
+            raise EntryNotFoundError(f"there is no revision {revision}; the newest is {self._live.state.revision}")
+        return record
+
+    def _entry(self, operator: Operator, key: EntryKey) -> StoredEntry:
+        kind, namespace, name = key
+        require(operator, Permission.REGISTRY_READ, scope_of(kind, namespace, name))
+        entry = self._store.read_entry(key)
+        if entry is None:
+            shown = f"{namespace}/{name}" if namespace else name
+            raise EntryNotFoundError(f"there is no {kind.value} {shown}")
+        return entry
+
+    def _documents(self, kind: Kind, entries: Sequence[StoredEntry]) -> list[Json]:
+        if kind is not Kind.MCP_SERVER:
+            return [document_of(entry) for entry in entries]
+        probes = self._store.read_probes([entry.uid for entry in entries])
+        definitions = self._live.state.definitions
+        return [document_of(entry, _server_status(probes.get(entry.uid), definitions.get(entry.uid, ()))) for entry in entries]
+
+
+def _server_status(probe: StoredProbe | None, definitions: Sequence[Definition]) -> Json:
+    condition: Json = {"type": "Probed", "status": "Unknown", "message": "not read yet"}
+    if probe is not None:
+        condition = {"type": "Probed", "status": "True" if probe.succeeded else "False", "message": probe.message, "at": probe.at.isoformat()}
+    return {
+        "conditions": [condition],
+        "era": probe.era if probe is not None else "",
+        "tools": sum(definition.kind == "tool" for definition in definitions),
+        "acceptedTools": accepted_count(definitions),
+    }
+
+
+def _definition_json(definition: Definition) -> Json:
+    document: dict[str, Any] = dict(definition.document)
+    return {
+        "kind": definition.kind,
+        "name": definition.name,
+        "digest": definition.digest,
+        "accepted_digest": definition.accepted_digest,
+        "effect": effect_of(definition.accepted).value if definition.kind == "tool" else "",
+        "description": str(document.get("description") or ""),
+        "document": document,
+    }
+
+
+def _history_json(item: HistoryItem) -> Json:
+    return {
+        "revision": item.revision,
+        "committed_at": item.committed_at.isoformat(),
+        "actor": item.actor,
+        "message": item.message,
+        "op": item.op,
+        "uid": item.uid,
+        "before": item.before,
+        "after": item.after,
+    }
