@@ -65,6 +65,8 @@ TOLD: dict[Reason, _Told] = {
     Reason.INTERNAL_ERROR: _Told(status=503, code=_UNAVAILABLE, sentence="The authorizer failed, so the call is not made."),
 }
 
+# What a caller may not know must not be told by the reason code either: the audit has the true one.
+_SHOWN_AS = {Reason.TOOL_UNKNOWN: Reason.NO_MATCHING_PERMIT}
 _RETRY_AFTER_SECONDS = "1"
 
 
@@ -84,7 +86,11 @@ def refusal(
         headers.append(("www-authenticate", www_authenticate))
     if told.status == 503:
         headers.append(("retry-after", _RETRY_AFTER_SECONDS))
-    body = error_body(told.code, told.sentence, id_json, {"reason": reason.value, "decision_id": decision_id})
+    sentence = told.sentence
+    if told.code == _DENIED:
+        sentence += f" Decision {decision_id} explains it to your administrator."
+    shown = _SHOWN_AS.get(reason, reason)
+    body = error_body(told.code, sentence, id_json, {"reason": shown.value, "decision_id": decision_id})
     return Answer(status=status, body=body, headers=tuple(headers))
 
 

@@ -181,10 +181,13 @@ async def test_a_denial_is_a_json_rpc_error_with_the_id_403_for_modern_and_200_f
 
 
 async def test_an_unknown_tool_is_denied_and_not_named() -> None:
-    decision = await decider(Policies("dropp_table"), Audit()).decide(call("dropp_table"))
+    unknown = await decider(Policies("dropp_table"), Audit()).decide(call("dropp_table"))
+    denied = await decider(Policies(), Audit()).decide(call("update"))
 
-    assert decision.reason is Reason.TOOL_UNKNOWN
-    assert "dropp_table" not in json.dumps(body_of(decision))
+    assert unknown.reason is Reason.TOOL_UNKNOWN
+    assert "dropp_table" not in json.dumps(body_of(unknown))
+    assert unknown.answer is not None and denied.answer is not None  # noqa: PT018
+    assert unknown.answer.body.replace(unknown.decision_id, "") == denied.answer.body.replace(denied.decision_id, "")
 
 
 async def test_unknown_and_invisible_servers_answer_the_same_404() -> None:
