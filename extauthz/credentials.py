@@ -12,7 +12,6 @@ import asyncio
 import base64
 import hashlib
 import json
-import math
 import os
 import re
 import stat
@@ -235,9 +234,9 @@ def parse_token_answer(token_url: str, status: int, body: bytes) -> tuple[str, f
         return upstream_token, DEFAULT_LIFETIME_SECONDS
     if isinstance(lifetime, str) and re.fullmatch(r"[0-9]{1,9}", lifetime):
         lifetime = int(lifetime)
-    if isinstance(lifetime, bool) or not isinstance(lifetime, int | float) or not math.isfinite(lifetime) or lifetime <= 0:
+    if isinstance(lifetime, bool) or not isinstance(lifetime, int | float) or not lifetime > 0:
         _refuse(token_url, "gave an expires_in that is not a positive number")
-    return upstream_token, min(float(lifetime), MAX_LIFETIME_SECONDS)
+    return upstream_token, float(min(lifetime, MAX_LIFETIME_SECONDS))
 
 
 def _stamp(found: os.stat_result) -> tuple[int, ...]:

@@ -157,7 +157,7 @@ def role_of(identity: str) -> str:
 
 
 def _one_uri(uris: Sequence[str]) -> str:
-    if len(uris) != 1 or not uris[0].isascii() or not uris[0].isprintable():
+    if len(uris) != 1 or not uris[0] or not uris[0].isascii() or not uris[0].isprintable():
         raise AuthenticationError(Reason.ACCESS_TOKEN_INVALID, "the peer's certificate must hold exactly one URI")
     return uris[0]
 
