@@ -12,9 +12,9 @@ import http.client
 import json
 import re
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from extauthz.errors import ConfigurationError, LegationError
@@ -122,22 +122,6 @@ class ApiClient:
         """Delete the entry whose entity tag is `if_match`."""
         return self._json(_Request(method="DELETE", path=path, headers={"If-Match": if_match}))
 
-    def follow(self, path: str, query: Mapping[str, object] | None = None) -> Iterator[JsonObject]:
-        """Yield the objects of a newline-delimited JSON stream until the other side ends it; blank lines are heartbeats."""
-        connection = self._connection(None)
-        try:
-            asked = _Request(method="GET", path=path, query=query or {}, headers={"Accept": "application/x-ndjson"})
-            response = self._send(connection, asked)
-            if response.status >= 300:
-                raise _refusal(response.status, response.headers, response.read(MAX_ANSWER_BYTES))
-            while line := response.readline():
-                if line.strip():
-                    yield cast("JsonObject", json.loads(line))
-        except (OSError, http.client.HTTPException) as error:
-            raise self._unreachable(error) from error
-        finally:
-            connection.close()
-
     def _json(self, request: _Request, timeout_seconds: float | None = None) -> JsonObject:
         try:
             status, headers, answer = self._exchange(request, timeout_seconds or self._timeout_seconds)
@@ -176,7 +160,7 @@ class ApiClient:
             self.close()
         return response.status, response.headers, answer
 
-    def _connection(self, timeout_seconds: float | None) -> http.client.HTTPConnection:
+    def _connection(self, timeout_seconds: float) -> http.client.HTTPConnection:
         if self._scheme == "https":
             return http.client.HTTPSConnection(self._host, self._port, timeout=timeout_seconds, context=ssl.create_default_context())
         return http.client.HTTPConnection(self._host, self._port, timeout=timeout_seconds)

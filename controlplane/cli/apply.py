@@ -33,18 +33,19 @@ _STYLE_OF_ACTION = {"created": "good", "updated": "doubt", "unchanged": "faint"}
 
 @click.command(cls=Command)
 @files_option
+@click.option("-m", "--message", default="", help="Why, for the history.")
 @click.option("--dry-run", is_flag=True, help="Check everything, change nothing.")
 @click.option("--accept", "accepting", is_flag=True, help="Wait for the probe of each server and accept its tools as they are now.")
 @click.option("--wait/--no-wait", default=True, help="Wait up to 10 s until the nodes have accepted the change (default: wait).")
 @pass_invocation
-def apply(invocation: Invocation, *, sources: tuple[str, ...], dry_run: bool, accepting: bool, wait: bool) -> int:
+def apply(invocation: Invocation, *, sources: tuple[str, ...], message: str, dry_run: bool, accepting: bool, wait: bool) -> int:
     """Create or change what the files describe: all documents in one transaction, or none."""
     if dry_run and accepting:
         raise click.UsageError("--dry-run and --accept exclude each other")
     manifests = read_manifests(sources)
     with invocation.api() as api:
         started = time.monotonic()
-        answer = send(api, manifests, dry_run=dry_run)
+        answer = send(api, manifests, dry_run=dry_run, message=message)
         if not invocation.for_machines:
             _say_results(answer)
         outcome = Outcome.DONE
@@ -74,9 +75,9 @@ def diff(invocation: Invocation, *, sources: tuple[str, ...]) -> int:
     return Outcome.NO if changed else Outcome.DONE
 
 
-def send(api: ApiClient, manifests: Manifests, *, dry_run: bool) -> JsonObject:
+def send(api: ApiClient, manifests: Manifests, *, dry_run: bool, message: str = "") -> JsonObject:
     """POST the documents; a refusal names each fault's file and document."""
-    query = {"dry_run": True} if dry_run else None
+    query = ({"dry_run": True} if dry_run else {}) | ({"message": message} if message else {})
     try:
         with working("applying" if not dry_run else "checking"):
             return api.post("/v1/apply", manifests.body, query, content_type="application/yaml")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import datetime
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from controlplane.cli.invocation import Command, Invocation, pass_invocation
 from controlplane.cli.outcome import Outcome
-from controlplane.cli.terminal import Cell, json_text, note, printable, say, say_document, say_table, table_width, yaml_text
+from controlplane.cli.terminal import Cell, json_text, moment_text, note, printable, say, say_document, say_table, table_width, yaml_text
+from controlplane.client import ApiError, UnreachableError
 
 if TYPE_CHECKING:
-    from controlplane.client import JsonObject
+    from controlplane.client import ApiClient, JsonObject
+
+FOLLOW_SECONDS = 0.3
 
 WIDE = 130
 """From this many columns on the table has room for decision ids."""
@@ -37,7 +39,7 @@ def audit(
     query = {"limit": limit, "after": after, "decision": decision or "", "server": server, "principal": principal, "tool": tool}
     with invocation.api() as api:
         if follow:
-            return _follow(invocation, api.follow("/v1/audit", {**query, "follow": True}))
+            _follow(invocation, api, query)
         answer = api.get("/v1/audit", query)
     if invocation.for_machines:
         say_document(answer, invocation.output)
@@ -50,16 +52,33 @@ def audit(
     return Outcome.DONE
 
 
-def _follow(invocation: Invocation, records: Iterable[JsonObject]) -> int:
-    for record in records:
-        if invocation.output == "json":
-            say(json_text(record, indent=None))
-        elif invocation.output == "yaml":
-            say("---\n" + yaml_text([record]))
+def _follow(invocation: Invocation, api: ApiClient, query: dict[str, object]) -> NoReturn:
+    """Print records until interrupted. By cursor, so that a restart of the control plane or a renewed token loses none."""
+    lost = False
+    while True:
+        try:
+            answer = api.get("/v1/audit", query)
+        except (UnreachableError, ApiError) as error:
+            if isinstance(error, ApiError) and error.status not in {502, 503, 504}:
+                raise
+            if not lost:
+                note(printable(f"{error}; trying again"), "doubt")
+            lost = True
         else:
-            _say_line(record)
-    note("the stream ended: the control plane stopped or restarted", "doubt")
-    return Outcome.UNREACHABLE
+            lost = False
+            for record in answer["items"]:
+                _say_record(invocation, record)
+            query = {**query, "after": answer["next"] or query["after"], "limit": 1000}
+        time.sleep(FOLLOW_SECONDS)
+
+
+def _say_record(invocation: Invocation, record: JsonObject) -> None:
+    if invocation.output == "json":
+        say(json_text(record, indent=None))
+    elif invocation.output == "yaml":
+        say("---\n" + yaml_text([record]))
+    else:
+        _say_line(record)
 
 
 def _say_line(record: JsonObject) -> None:
@@ -71,20 +90,13 @@ def _say_line(record: JsonObject) -> None:
 def _row(record: JsonObject) -> list[Cell]:
     decision = str(record.get("decision") or "-")
     return [
-        _time(record),
+        moment_text(record.get("at")),
         (decision, _STYLE_OF_DECISION.get(decision, "")),
         _principal(record.get("principal")),
         _target(record),
         str(record.get("reason") or "-"),
         str(record.get("decision_id") or "-"),
     ]
-
-
-def _time(record: JsonObject) -> str:
-    try:
-        return datetime.fromisoformat(str(record.get("at"))).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    except (ValueError, OverflowError):
-        return str(record.get("at") or "-")
 
 
 def _principal(principal: object) -> str:

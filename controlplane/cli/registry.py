@@ -10,7 +10,7 @@ from controlplane.cli.accept import say_tools
 from controlplane.cli.entry import KindArgument, id_of, locate, namespace_option, read_entry
 from controlplane.cli.invocation import Command, Invocation, pass_invocation
 from controlplane.cli.outcome import Outcome
-from controlplane.cli.terminal import Cell, json_text, printable, say, say_document, say_table, yaml_text
+from controlplane.cli.terminal import Cell, json_text, moment_text, printable, say, say_document, say_table, yaml_text
 from controlplane.client import entry_path
 from controlplane.registry.spec import PLURAL_OF_KIND, Kind
 
@@ -152,12 +152,8 @@ def _say_described(document: JsonObject) -> None:
         say(f"  {printable(key)}: {printable(value if isinstance(value, str | int) else json_text(value, indent=None))}")
     for condition in conditions:
         style = {"True": "good", "False": "bad"}.get(str(condition.get("status")), "doubt")
-        say(
-            printable(
-                f"  {condition.get('type')}: {condition.get('status')} at {condition.get('at')} {condition.get('message') or ''}"
-            ).rstrip(),
-            style,
-        )
+        at = f" at {moment_text(condition['at'])}" if condition.get("at") else ""
+        say(printable(f"  {condition.get('type')}: {condition.get('status')}{at}: {condition.get('message') or ''}"), style)
 
 
 @click.command(cls=Command)
@@ -173,19 +169,15 @@ def history(invocation: Invocation, *, kind: Kind, name: str, namespace: str) ->
     if invocation.for_machines:
         say_document(answer, invocation.output)
         return Outcome.DONE
-    rows: list[list[Cell]] = [[_first(item, *keys) for _, *keys in _HISTORY] for item in answer["items"]]
-    say_table([column for column, *_ in _HISTORY], rows)
+    rows = [
+        (
+            str(item.get("revision", "")),
+            moment_text(item.get("committed_at")),
+            str(item.get("actor") or "-"),
+            str(item.get("op") or "-"),
+            str(item.get("message") or "-"),
+        )
+        for item in answer["items"]
+    ]
+    say_table(["REVISION", "AT", "ACTOR", "ACTION", "MESSAGE"], rows)
     return Outcome.DONE
-
-
-_HISTORY = (
-    ("REVISION", "revision", "resource_revision"),
-    ("AT", "at", "committed_at"),
-    ("ACTOR", "actor"),
-    ("ACTION", "action", "op"),
-    ("MESSAGE", "message"),
-)
-
-
-def _first(item: JsonObject, *keys: str) -> str:
-    return next((str(item[key]) for key in keys if item.get(key) not in (None, "")), "-")

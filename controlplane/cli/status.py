@@ -8,7 +8,7 @@ import click
 
 from controlplane.cli.invocation import Command, Invocation, pass_invocation
 from controlplane.cli.outcome import Outcome
-from controlplane.cli.terminal import Cell, printable, say, say_document, say_table
+from controlplane.cli.terminal import Cell, moment_text, printable, say, say_document, say_table
 
 if TYPE_CHECKING:
     from controlplane.client import JsonObject
@@ -51,5 +51,5 @@ def _row(node: JsonObject, revision: object) -> list[Cell]:
         connected,
         (str(node.get("revision", "")), "doubt" if behind else ""),
         (word, _STYLE_OF_STATE.get(state, "")),
-        str(node.get("last_seen_at") or "-"),
+        moment_text(node.get("last_seen_at")),
     ]

@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import click
@@ -24,6 +25,9 @@ _OBEYED = re.compile(
 _OBEYED_BUT_NEWLINE = re.compile(_OBEYED.pattern.replace("\x00-\x1f", "\x00-\x09\x0b-\x1f"))
 _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")  # what YAML 1.2 takes for one, and PyYAML does not
 _STYLES = {"good": "green", "bad": "red", "doubt": "yellow", "faint": "bright_black", "strong": "bold"}
+
+NEVER_WRAPPED = 20
+"""Columns that are no wider stay whole when a table is too wide; the others give way."""
 
 Cell = str | tuple[str, str]
 """Text, or (text, style): "good", "bad", "doubt", "faint", "strong"."""
@@ -111,8 +115,9 @@ def say_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
         file=sys.stdout, width=width, no_color=not colored, force_terminal=colored, highlight=False, markup=False, emoji=False
     )
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold" if colored else "")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for index, column in enumerate(columns):
+        widest = max([len(printable(_cell(row[index])[0])) for row in rows], default=0)
+        table.add_column(column, overflow="fold", no_wrap=widest <= NEVER_WRAPPED)
     for row in rows:
         table.add_row(*(Text(printable(text), style=_STYLES.get(style, "")) for text, style in map(_cell, row)))
     with console.capture() as captured:
@@ -123,6 +128,14 @@ def say_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
 
 def _cell(cell: Cell) -> tuple[str, str]:
     return (cell, "") if isinstance(cell, str) else cell
+
+
+def moment_text(moment: object) -> str:
+    """A time of the API (RFC 3339) as the clock on the wall shows it."""
+    try:
+        return datetime.fromisoformat(str(moment)).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError):
+        return str(moment or "-")
 
 
 def say_document(document: Mapping[str, Any], output: str) -> None:

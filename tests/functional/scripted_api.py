@@ -13,7 +13,10 @@ from typing import Any
 
 @dataclass(kw_only=True)
 class ScriptedApi:
-    """`answers` by "METHOD path"; a list gives one answer after the other and repeats the last. `seen` holds the requests."""
+    """`answers` by "METHOD path"; a list gives one answer after the other and repeats the last. `seen` holds the requests.
+
+    An answer that is a function is called with the request's JSON.
+    """
 
     url: str = ""
     answers: dict[str, Any] = field(default_factory=dict)
@@ -53,6 +56,8 @@ def scripted_api() -> Iterator[ScriptedApi]:
             body = self.rfile.read(int(self.headers.get("content-length") or 0)).decode()
             script.seen.append({"key": key, "query": query, "headers": dict(self.headers), "body": body, "client": self.client_address})
             status, content_type, content = script.take(key)
+            if callable(content):
+                content = content(json.loads(body))
             encoded = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
             self.send_header("content-type", content_type)

@@ -142,22 +142,6 @@ def test_a_kept_connection_that_died_is_replaced_for_a_read():
         assert client.get("/v1/nodes") == {}
 
 
-def test_a_stream_is_read_line_by_line_and_blank_lines_are_heartbeats(api: ScriptedApi):
-    api.answer("GET /v1/audit", b'{"n": 1}\n\n{"n": 2}\n', content_type="application/x-ndjson")
-
-    with client_of(api) as client:
-        assert list(client.follow("/v1/audit", {"follow": True})) == [{"n": 1}, {"n": 2}]
-
-    assert api.seen[0]["headers"]["Accept"] == "application/x-ndjson"
-
-
-def test_a_refused_stream_is_an_error(api: ScriptedApi):
-    api.problem("GET /v1/audit", status=403, code="permission_denied", detail="no")
-
-    with client_of(api) as client, pytest.raises(ApiError, match="no"):
-        list(client.follow("/v1/audit"))
-
-
 @pytest.mark.parametrize("token", ["", "two\nlines", "with space", "x\r\nHost: evil"])
 def test_a_token_that_is_none_is_refused_without_being_shown(api: ScriptedApi, token: str):
     with client_of(api, token) as client, pytest.raises(ConfigurationError) as caught:

@@ -430,16 +430,31 @@ def test_audit_asks_for_what_was_wanted_and_prints_it_harmlessly(api: ScriptedAp
     assert "\x1b" not in wide.stdout
 
 
-def test_audit_follow_prints_a_line_for_each_record_and_says_when_the_stream_ends(api: ScriptedApi, run: Run):
-    stream = (json.dumps(RECORD) + "\n\n" + json.dumps({**RECORD, "decision": "allow"}) + "\n").encode()
-    api.answer("GET /v1/audit", stream, content_type="application/x-ndjson")
+def test_audit_follow_goes_on_behind_the_last_record_even_when_the_control_plane_restarts(
+    api: ScriptedApi, run: Run, monkeypatch: pytest.MonkeyPatch
+):
+    naps = iter(range(3))
+    monkeypatch.setattr("controlplane.cli.audit.time.sleep", lambda _: next(naps) == 2 and (_ for _ in ()).throw(KeyboardInterrupt))
+    api.answer("GET /v1/audit", {"items": [RECORD], "next": "c1"})
+    api.answer("GET /v1/audit", b"torn")
+    api.answer("GET /v1/audit", {"items": [{**RECORD, "decision": "allow"}], "next": "c2"})
 
-    shown, machine = run("audit", "--follow"), run("audit", "--follow", "-o", "json")
+    answer = run("audit", "--follow", "-o", "json")
 
-    assert [line.split()[2] for line in shown.stdout.splitlines()] == ["deny", "allow"]
-    assert [json.loads(line)["decision"] for line in machine.stdout.splitlines()] == ["deny", "allow"]
-    assert shown.exit_code == Outcome.UNREACHABLE
-    assert "the stream ended" in shown.stderr
+    assert answer.exit_code == Outcome.INTERRUPTED
+    assert [json.loads(line)["decision"] for line in answer.stdout.splitlines()] == ["deny", "allow"]
+    assert [request["query"] for request in api.seen] == ["limit=20", "limit=1000&after=c1", "limit=1000&after=c1"]
+    assert "trying again" in answer.stderr
+
+
+def test_audit_follow_prints_a_line_for_each_record(api: ScriptedApi, run: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("controlplane.cli.audit.time.sleep", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    api.answer("GET /v1/audit", {"items": [RECORD, {**RECORD, "decision": "allow"}], "next": "c1"})
+
+    lines = run("audit", "--follow").stdout.splitlines()
+
+    assert [line.split()[2] for line in lines] == ["deny", "allow"]
+    assert SHOWN in lines[0]
 
 
 @pytest.mark.parametrize(
