@@ -1,0 +1,181 @@
+"""`legation up`, as people run it: the tour holds, what dies comes back, and whatever ends it, nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from extauthz.runtime import deployment_of
+from tests.e2e.stack import LEGATION, ROOT, eventually, free_port, running_stack
+
+pytestmark = [pytest.mark.envoy, pytest.mark.timeout(180)]
+
+NOTHING_OF_OURS = {name: value for name, value in os.environ.items() if not name.startswith("LEGATION_")}
+
+
+def legation_up(data_dir: Path, port: int, *options: str) -> list[str]:
+    return [str(LEGATION), "up", "--data-dir", str(data_dir), "--gateway-port", str(port), *options]
+
+
+def processes_of(data_dir: Path) -> list[str]:
+    """Command lines of processes that belong to this deployment, by the names of its directories."""
+    deployment = deployment_of(data_dir)
+    marks = {str(deployment.data_dir), str(deployment.runtime_dir)}
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().decode()
+            environ = (process / "environ").read_bytes().decode()
+            zombie = (process / "stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+        except OSError:
+            continue
+        if not zombie and any(mark in command + environ for mark in marks):
+            found.append(command.replace("\0", " "))
+    return found
+
+
+async def gone(data_dir: Path) -> bool:
+    return not processes_of(data_dir) and not deployment_of(data_dir).runtime_dir.exists()
+
+
+def test_the_demo_holds_every_step_and_leaves_nothing_behind(tmp_path):
+    command = legation_up(tmp_path / "d", free_port(), "--demo", "--exit-after-tour")
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, cwd=ROOT, env=NOTHING_OF_OURS, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "NOT SHOWN" not in done.stdout
+    assert "demo/engineering-data-is-for-engineers" in done.stdout
+    assert '"mcpServers"' in done.stdout
+    assert processes_of(tmp_path / "d") == []
+    assert not deployment_of(tmp_path / "d").runtime_dir.exists()
+    assert not deployment_of(tmp_path / "d").state_file.exists()
+
+
+def test_the_tour_speaks_json_and_can_be_repeated_on_the_same_data(tmp_path):
+    port = free_port()
+    command = legation_up(tmp_path / "d", port, "--demo", "--exit-after-tour", "-o", "json")
+
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=90, cwd=ROOT, env=NOTHING_OF_OURS, check=False)
+
+        assert done.returncode == 0, done.stdout + done.stderr
+        told = json.loads(done.stdout)
+        assert told["held"] is True
+        assert len(told["steps"]) == 7
+        assert f":{port}/servers/demo/crm/mcp" in told["mcp_client_configuration"]["mcpServers"]["crm"]["url"]
+
+
+async def test_a_second_up_on_the_same_data_says_that_one_is_running(tmp_path):
+    async with running_stack(tmp_path) as stack:
+        second = subprocess.run(  # noqa: ASYNC221 - a test may block
+            legation_up(stack.data_dir, free_port()), capture_output=True, text=True, timeout=30, cwd=ROOT, env=NOTHING_OF_OURS, check=False
+        )
+
+    assert second.returncode != 0
+    assert f"already running in {stack.data_dir}" in second.stderr
+    assert "--data-dir" in second.stderr
+
+
+def test_a_taken_gateway_port_is_named_with_the_flag_that_changes_it(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            legation_up(tmp_path / "d", port), capture_output=True, text=True, timeout=30, cwd=ROOT, env=NOTHING_OF_OURS, check=False
+        )
+
+    assert done.returncode != 0
+    assert f"port {port} for the gateway is taken by" in done.stderr
+    assert "--gateway-port" in done.stderr
+
+
+def test_a_setting_that_does_not_exist_stops_the_start_and_is_named(tmp_path):
+    environ = NOTHING_OF_OURS | {"LEGATION_CHEK_TIMEOUT_MS": "5"}
+
+    done = subprocess.run(
+        legation_up(tmp_path / "d", free_port()), capture_output=True, text=True, timeout=60, cwd=ROOT, env=environ, check=False
+    )
+
+    assert done.returncode != 0
+    assert "LEGATION_CHEK_TIMEOUT_MS" in done.stderr
+    assert processes_of(tmp_path / "d") == []
+
+
+async def test_what_dies_is_started_again_and_the_gateway_answers(tmp_path):
+    async with running_stack(tmp_path) as stack:
+        before = stack.children()
+        for role in ("controlplane", "extauthz", "envoy"):
+            os.kill(before[role], signal.SIGKILL)
+
+        async def healed() -> bool:
+            now = stack.children()
+            if not all(now.get(role) not in {None, before[role]} for role in ("controlplane", "extauthz", "envoy")):
+                return False
+            try:
+                return (await stack.request("GET", "/readyz")).status == 200
+            except OSError:
+                return False
+
+        await eventually(healed, seconds=30, what="all three processes back")
+        said = stack.log_file.read_text()
+
+    assert "authorizer was killed by signal 9; starting it again" in said
+
+
+async def test_a_killed_supervisor_takes_everything_with_it_and_the_next_start_works(tmp_path):
+    data_dir, port = tmp_path / "deployment", free_port()
+    async with running_stack(tmp_path, port=port) as stack:
+        stack.process.kill()
+        await stack.process.wait()
+
+        async def nothing_left() -> bool:
+            return not processes_of(data_dir)
+
+        await eventually(nothing_left, seconds=5, what="no process left")
+
+    async with running_stack(tmp_path, port=port) as stack:
+        assert (await stack.api("GET", "/v1/status")).status == 200
+
+
+async def test_the_same_data_serves_another_port(tmp_path):
+    async with running_stack(tmp_path) as stack:
+        assert (await stack.api("GET", "/v1/status")).status == 200
+    async with running_stack(tmp_path) as stack:
+        assert (await stack.api("GET", "/v1/status")).status == 200
+
+
+async def test_sigterm_stops_in_order_and_a_second_ctrl_c_at_once(tmp_path):
+    async with running_stack(tmp_path) as stack:
+        stack.process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(stack.process.wait(), 15) == 0
+        assert await gone(stack.data_dir)
+
+    async with running_stack(tmp_path) as stack:
+        started = time.monotonic()
+        stack.process.send_signal(signal.SIGINT)
+        await asyncio.sleep(0.05)
+        stack.process.send_signal(signal.SIGINT)
+        await asyncio.wait_for(stack.process.wait(), 15)
+        assert time.monotonic() - started < 3
+        assert await gone(stack.data_dir)
+
+
+async def test_a_second_start_is_ready_in_five_seconds(tmp_path):
+    port = free_port()
+    async with running_stack(tmp_path, port=port):
+        pass
+    async with running_stack(tmp_path, port=port) as stack:
+        said = stack.log_file.read_text()
+
+    seconds = float(said.partition("Ready after ")[2].partition(" s")[0])
+    assert seconds < 15  # 5 on an idle machine; tests share theirs
