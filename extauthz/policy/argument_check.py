@@ -127,7 +127,7 @@ def validation_errors(text: str, arguments: Mapping[str, ArgumentType]) -> tuple
     return _validated(text, schema_text(arguments))
 
 
-@lru_cache(maxsize=50_000)
+@lru_cache(maxsize=16_384)
 def _validated(text: str, schema: str) -> tuple[str, ...]:
     found = cedarpy.validate_policies(text, parsed_schema(schema))
     messages = sorted({problem.error.removeprefix(_POLICY_PREFIX) for problem in found.errors})

@@ -143,7 +143,7 @@ def _line_of(text: str, start: int) -> int:
     return text.count("\n", 0, blank.end() if blank else start) + 1
 
 
-@lru_cache(maxsize=50_000)
+@lru_cache(maxsize=16_384)
 def _parse_kept(text: str) -> ParsedPolicy | tuple[str, ...]:
     """The policy or its problems; texts repeat from revision to revision, so the result is kept."""
     problem = _unsafe_shape(text)

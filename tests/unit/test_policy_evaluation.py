@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from extauthz.catalog.server import ArgumentType, Effect
@@ -325,6 +327,18 @@ def test_a_changed_effect_counts_at_once():
 
     assert engine.evaluate(make_request(AGENT, "x", mcp_server=as_read)).allowed
     assert not engine.evaluate(make_request(AGENT, "x", mcp_server=as_write)).allowed
+
+
+def test_threads_share_one_engine():
+    engine = engine_of(
+        UPDATE, "forbid (principal, action, resource) when { context.arguments has amount && context.arguments.amount > 5 };"
+    )
+    requests = [make_request(make_principal(f"u{i % 7}", groups=("local/marketing",)), arguments={"amount": i % 10}) for i in range(400)]
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(engine.evaluate, requests))
+
+    assert [a.allowed for a in answers] == [i % 10 <= 5 for i in range(400)]
 
 
 def test_build_reports_every_broken_policy():
