@@ -145,7 +145,7 @@ def test_incomplete_or_unreadable_files_are_named(directory: Path, tmp_path: Pat
     with pytest.raises(ConfigurationError, match="not set: LEGATION_TLS_CA_FILE"):
         LinkIdentity(cert_file=directory / "envoy.crt", key_file=directory / "envoy.key", insecure=True).server_credentials("a:1")
     (tmp_path / "junk").write_text("junk")
-    for key_file, complaint in ((tmp_path / "missing.key", r"LEGATION_TLS_KEY_FILE: .*missing\.key"), (tmp_path / "junk", "not a PEM file")):
+    for key_file, complaint in ((tmp_path / "missing.key", r"KEY_FILE: .*missing\.key"), (tmp_path / "junk", "not a PEM file")):
         one = LinkIdentity(cert_file=directory / "envoy.crt", key_file=key_file, ca_file=directory / "ca.crt")
         with pytest.raises(ConfigurationError, match=complaint):
             one.server_credentials("a:1")
