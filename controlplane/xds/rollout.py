@@ -30,7 +30,10 @@ class NodeState(StrEnum):
 
 @dataclass(slots=True, kw_only=True)
 class NodeRecord:
-    """One node, connected or remembered. `acked_sequence` is the newest view that it holds wholly."""
+    """One node, connected or remembered. `acked_sequence` is the newest view that it holds wholly.
+
+    `settled_sequence` is the newest view of which everything sent was answered, be it by a NACK.
+    """
 
     node_id: str
     kind: NodeKind
@@ -38,6 +41,7 @@ class NodeRecord:
     connected: bool = True
     stale: bool = False
     acked_sequence: int = 0
+    settled_sequence: int = 0
     revision: int = 0
     last_seen_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -46,9 +50,15 @@ class NodeRecord:
         """Whether a resource stands refused by this node."""
         return any(subscription.error or subscription.rejected for subscription in self.subscriptions.values())
 
+    def rejections(self) -> dict[tuple[str, str], Rejection]:
+        """What this node refuses, by type URL and resource name."""
+        return {(type_url, name): r for type_url, subscription in self.subscriptions.items() for name, r in subscription.rejected.items()}
+
     def saw(self, view: View) -> None:
         """Note how far the node is with this view."""
         self.last_seen_at = datetime.now(UTC)
+        if all(subscription.pending is None for subscription in self.subscriptions.values()):
+            self.settled_sequence = view.sequence
         if all(subscription.holds(view) for subscription in self.subscriptions.values()):
             self.acked_sequence = view.sequence
             self.revision = view.revision
@@ -90,13 +100,7 @@ class Rollout:
 
     def rejections(self) -> dict[tuple[str, str], Rejection]:
         """What connected nodes refuse, by type URL and resource name."""
-        return {
-            (type_url, name): rejection
-            for record in self._records.values()
-            if record.connected
-            for type_url, subscription in record.subscriptions.items()
-            for name, rejection in subscription.rejected.items()
-        }
+        return {key: rejection for record in self._records.values() if record.connected for key, rejection in record.rejections().items()}
 
     def forgive(self, type_url: str, name: str) -> None:
         """Forget that a resource was refused: it is gone, or worth another attempt."""

@@ -107,12 +107,27 @@ def build_snapshot(state: RegistryState, *, inputs: SnapshotInputs, built: Resou
     return snapshot
 
 
-def make_revision(revision: int, committed_at: datetime, told: Mapping[str, Mapping[str, XdsResource]]) -> XdsResource:
+def make_revision(revision: int, committed_at: datetime, told: Resources) -> XdsResource:
     """The Revision message; its version covers all that it completes, so that it is sent again whenever any of that changed."""
     message = pb.Revision(revision=revision, committed_at_unix_ms=int(committed_at.timestamp() * 1000))
+    return _revision(message.SerializeToString(deterministic=True), told)
+
+
+def make_revision_again(revision: XdsResource, told: Resources) -> XdsResource:
+    """The same Revision over other contents."""
+    return _revision(revision.value, told)
+
+
+def _revision(value: bytes, told: Resources) -> XdsResource:
     contents = sum(int(r.version_info, 16) for type_url, named in told.items() if type_url != REVISION for r in named.values())
-    version_info = hashlib.sha256(f"{revision} {contents}".encode()).hexdigest()[:16]
-    return XdsResource(name=REVISION_NAME, version_info=version_info, value=message.SerializeToString(deterministic=True))
+    version_info = hashlib.sha256(f"{value.hex()} {contents}".encode()).hexdigest()[:16]
+    return XdsResource(name=REVISION_NAME, version_info=version_info, value=value)
+
+
+def make_resource(name: str, message: Message) -> XdsResource:
+    """One of our own messages as a resource."""
+    value = message.SerializeToString(deterministic=True)
+    return XdsResource(name=name, version_info=version_of(value), value=value)
 
 
 def check_consistency(snapshot: Snapshot) -> None:
@@ -271,15 +286,10 @@ def _told(
     if now is then and same is None:
         return held
     return {
-        name: held[name] if then.get(name) is entry and (same is None or same(entry)) else _message(name, make(entry))
+        name: held[name] if then.get(name) is entry and (same is None or same(entry)) else make_resource(name, make(entry))
         for name, entry in now.items()
     }
 
 
 def _context_keys(inputs: SnapshotInputs) -> dict[str, XdsResource]:
-    return {key.key_id: _message(key.key_id, key) for key in authorizer.make_context_keys(inputs.key, inputs.now)}
-
-
-def _message(name: str, message: Message) -> XdsResource:
-    value = message.SerializeToString(deterministic=True)
-    return XdsResource(name=name, version_info=version_of(value), value=value)
+    return {key.key_id: make_resource(key.key_id, key) for key in authorizer.make_context_keys(inputs.key, inputs.now)}

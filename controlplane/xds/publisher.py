@@ -1,0 +1,288 @@
+"""How a revision reaches every node without losing a call: make before break, gated by ACKs, removal last.
+
+    (1) revocations: when (2) takes time, authorizers forget removed and suspended servers before it
+    (2) Envoys add clusters and endpoints of the new revision beside what they have          -> ACK
+    (3) authorizers switch to the new revision as a whole                                    -> ACK
+    (4) after a grace (a decision under way may still name the old cluster) Envoys remove
+
+The publisher is the only writer of the cache. A node that does not answer in time is marked stale and the stage proceeds; a
+stale node is safe, because authorizers deny what they do not know. A resource that an Envoy refuses is quarantined: its last
+good form (or its absence) stands in for it, everything else goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+import structlog
+
+from controlplane.registry.encryption import RegistryKey
+from controlplane.registry.state import RegistryState
+from controlplane.xds.cache import Resources, View, ViewCache, XdsResource
+from controlplane.xds.gateway import GatewaySettings
+from controlplane.xds.node import NodeKind
+from controlplane.xds.quarantine import Quarantine
+from controlplane.xds.resolver import Resolver, hosts_of
+from controlplane.xds.resource_cache import FileResourceCache, MemoryResourceCache
+from controlplane.xds.retirement import Retirement
+from controlplane.xds.revocation import keeping_refused, revoked
+from controlplane.xds.rollout import NodeRecord, Rollout
+from controlplane.xds.snapshot import Snapshot, SnapshotInputs, build_snapshot
+
+logger = structlog.get_logger(__name__)
+
+STAGE_TIMEOUT_SECONDS = 2.0
+GRACE_SECONDS = 1.0
+REFRESH_SECONDS = 30.0
+STARTING_SECONDS = 5.0
+TICK_SECONDS = 0.25
+KEPT_STAGES = 200
+
+
+class StateSource(Protocol):
+    """Where the registry is read (`registry.live.LiveState`)."""
+
+    @property
+    def state(self) -> RegistryState:
+        """The newest state; cheap, never blocks."""
+
+    async def wait(self, after: int) -> RegistryState:
+        """The newest state, as soon as its revision is above `after`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """What became of one stage: `acknowledged` by all, or `proceeded` without the nodes named."""
+
+    revision: int
+    kind: NodeKind
+    outcome: str
+    missing: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How long stages wait."""
+
+    stage_timeout_seconds: float = STAGE_TIMEOUT_SECONDS
+    grace_seconds: float = GRACE_SECONDS
+    starting_seconds: float = STARTING_SECONDS
+
+
+class Publisher:
+    """Follows the registry until cancelled (`run`). `published` is the newest snapshot that went out."""
+
+    def __init__(
+        self,
+        *,
+        source: StateSource,
+        cache: ViewCache,
+        rollout: Rollout,
+        gateway: GatewaySettings,
+        key: RegistryKey,
+        resolver: Resolver,
+        built: FileResourceCache | MemoryResourceCache | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        pace: Pace = Pace(),
+    ) -> None:
+        self._source = source
+        self._cache = cache
+        self._rollout = rollout
+        self._gateway = gateway
+        self._key = key
+        self._resolver = resolver
+        self._built = built if built is not None else MemoryResourceCache()
+        self._clock = clock
+        self._pace = pace
+        self._quarantine = Quarantine()
+        self._retirement = Retirement(grace_seconds=pace.grace_seconds + gateway.check_timeout_ms / 1000)
+        self._wake = asyncio.Event()
+        self._again = False
+        self._adding = False
+        self._removing = False
+        self.published: Snapshot | None = None
+        self.stages: deque[Stage] = deque(maxlen=KEPT_STAGES)
+
+    async def run(self) -> None:
+        """Publish the current state, then every newer one, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._publish_always())
+            tasks.create_task(self._follow())
+            tasks.create_task(self._refresh_names())
+            tasks.create_task(self._tick())
+
+    # what wakes the publisher
+
+    async def _follow(self) -> None:
+        """A revocation does not wait for the stage that another revision is in."""
+        revision = self._source.state.revision
+        while True:
+            revision = (await self._source.wait(revision)).revision
+            if self._adding:
+                self._revoke()
+            self._wake.set()
+
+    async def _refresh_names(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            if await self._resolver.refresh():
+                self._publish_again()
+
+    async def _tick(self) -> None:
+        """What falls due by itself: removals, refused resources, the day's keys, the end of the start."""
+        started = _now()
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            if not self._removing and _now() - started >= self._pace.starting_seconds:
+                self._removing = True
+                self._publish_again()
+            snapshot = self.published
+            new_day = snapshot is not None and snapshot.inputs.day != self._clock().astimezone(UTC).date()
+            if new_day or self._retirement.due(_now()) or self._quarantine.pending(self._rollout.rejections(), _now()):
+                self._publish_again()
+
+    def _publish_again(self) -> None:
+        self._again = True
+        self._wake.set()
+
+    async def _publish_always(self) -> None:
+        while True:
+            self._wake.clear()
+            state, again = self._source.state, self._again
+            self._again = False
+            if again or self.published is None or state.revision > self.published.revision:
+                try:
+                    await self._publish(state)
+                except Exception:
+                    logger.exception("a revision could not be published; the last one stays", revision=state.revision)
+                    await asyncio.sleep(1.0)
+                    self._again = True
+                continue
+            await self._wake.wait()
+
+    # one revision
+
+    async def _publish(self, state: RegistryState) -> None:
+        first = self.published is None
+        await self._resolver.learn({host for entry in state.mcp_servers.values() for host in hosts_of(entry.spec)})
+        inputs = SnapshotInputs(gateway=self._gateway, resolved=self._resolver.resolved, key=self._key, now=self._clock())
+        snapshot = build_snapshot(state, inputs=inputs, built=self._built, previous=self.published)
+        # (1) and (2) revocations at once, then Envoys add
+        await self._add(snapshot)
+        # (3) authorizers switch
+        await self._switch(snapshot)
+        # (4) Envoys remove: `_tick` publishes again when the grace is over
+        self.published = snapshot
+        await self._keep_built(first=first)
+
+    async def _add(self, snapshot: Snapshot) -> None:
+        """Envoys get the union of old and new, and are waited for when it differs from what they were told."""
+        before = self._cache.view(NodeKind.ENVOY)
+        self._retirement.update(snapshot, self.published, _now())
+        self._quarantine.update(self._rollout, snapshot.envoy, _now())
+        resources = self._envoy_resources(snapshot)
+        changed = before is None or before.resources != resources
+        if before is not None and changed:
+            self._revoke()
+            self._quarantine.remember_good(_replaced(before.resources, resources))
+        view = self._cache.publish(NodeKind.ENVOY, resources, revision=snapshot.revision, removing=self._removing)
+        if changed:
+            await self._wait_for_envoys(view, snapshot)
+
+    async def _wait_for_envoys(self, view: View, snapshot: Snapshot) -> None:
+        """Until they hold the view; what they refuse is quarantined, and the rest is waited for again."""
+        self._adding = True
+        try:
+            await self._stage(NodeKind.ENVOY, view)
+            while self._quarantine.pending(self._rollout.rejections(), _now()):
+                self._quarantine.update(self._rollout, snapshot.envoy, _now())
+                view = self._publish_envoy(snapshot)
+                await self._stage(NodeKind.ENVOY, view)
+        finally:
+            self._adding = False
+        self._quarantine.settled()
+
+    def _publish_envoy(self, snapshot: Snapshot) -> View:
+        resources = self._envoy_resources(snapshot)
+        return self._cache.publish(NodeKind.ENVOY, resources, revision=snapshot.revision, removing=self._removing)
+
+    def _envoy_resources(self, snapshot: Snapshot) -> Resources:
+        return self._quarantine.applied(self._retirement.added_to(snapshot.envoy))
+
+    async def _switch(self, snapshot: Snapshot) -> None:
+        """Authorizers get the revision whole, but never a server that a newer revision has revoked."""
+        before = self._cache.view(NodeKind.AUTHORIZER)
+        refused = self._quarantine.refused_clusters(snapshot.envoy)
+        resources, named = keeping_refused(snapshot, refused, before.resources if before else None)
+        self._retirement.hold(named)
+        resources = revoked(resources, snapshot.state, self._source.state, key=self._key)
+        view = self._cache.publish(NodeKind.AUTHORIZER, resources, revision=snapshot.revision)
+        if before is None or before.resources != resources:
+            await self._stage(NodeKind.AUTHORIZER, view)
+        if not any(record.refused for record in self._rollout.connected(NodeKind.AUTHORIZER)):
+            self._retirement.switched(_now())
+
+    def _revoke(self) -> None:
+        """Take from authorizers what the newest state no longer has, keeping everything else of the revision they are at."""
+        view, snapshot = self._cache.view(NodeKind.AUTHORIZER), self.published
+        if view is None or snapshot is None:
+            return
+        resources = revoked(view.resources, snapshot.state, self._source.state, key=self._key)
+        if resources is not view.resources:
+            self._cache.publish(NodeKind.AUTHORIZER, resources, revision=view.revision)
+
+    async def _stage(self, kind: NodeKind, view: View) -> None:
+        """Wait until every connected node that is not stale answered for the view, or time is over."""
+        waited_for = [record for record in self._rollout.connected(kind) if not record.stale]
+        started = _now()
+
+        def all_answered() -> bool:
+            return all(self._answered(record, view) for record in waited_for)
+
+        await self._rollout.wait_until(all_answered, self._pace.stage_timeout_seconds)
+        missing = [record for record in waited_for if not self._answered(record, view)]
+        for record in missing:
+            record.stale = True
+        self._record(view, kind, missing, _now() - started)
+
+    def _answered(self, record: NodeRecord, view: View) -> bool:
+        """Accepted, gone, or refused for a reason that is not dealt with yet."""
+        if not record.connected or record.acked_sequence >= view.sequence:
+            return True
+        newly_refused = record.kind is NodeKind.AUTHORIZER or self._quarantine.pending(record.rejections(), -1.0)
+        return record.refused and newly_refused and record.settled_sequence >= view.sequence
+
+    def _record(self, view: View, kind: NodeKind, missing: list[NodeRecord], seconds: float) -> None:
+        names = tuple(record.node_id for record in missing)
+        outcome = "proceeded" if names else "acknowledged"
+        self.stages.append(Stage(revision=view.revision, kind=kind, outcome=outcome, missing=names, seconds=seconds))
+        if names:
+            logger.warning("nodes did not acknowledge in time, proceeding", revision=view.revision, kind=kind.value, nodes=names)
+
+    async def _keep_built(self, *, first: bool) -> None:
+        if isinstance(self._built, FileResourceCache):
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(self._built.flush)
+                if first:
+                    await asyncio.to_thread(self._built.drop_unused)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _replaced(before: Resources, after: Resources) -> dict[tuple[str, str], XdsResource]:
+    """What `after` has in another version."""
+    return {
+        (type_url, name): resource
+        for type_url, named in before.items()
+        for name, resource in named.items()
+        if name in after[type_url] and after[type_url][name].version_info != resource.version_info
+    }
