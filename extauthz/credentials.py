@@ -165,10 +165,10 @@ class CredentialSource:
             if now < grant.failed_until:
                 raise CredentialError(grant.failure)
             grant.request = asyncio.create_task(self._request_token(mcp_server, credential, client_secret, grant))
-        await asyncio.wait({grant.request}, timeout=timeout_seconds)
+        _, pending = await asyncio.wait({grant.request}, timeout=timeout_seconds)
         if asyncio.get_running_loop().time() < grant.good_until:
             return grant.upstream_token
-        raise CredentialError(grant.failure or f"MCP server {mcp_server.id}: the token endpoint did not answer in time")
+        raise CredentialError(f"MCP server {mcp_server.id}: the token endpoint did not answer in time" if pending else grant.failure)
 
     def _grant(self, mcp_server: McpServer, credential: ClientCredentials, client_secret: bytes) -> _Grant:
         """The grant of exactly this server, request and secret: nothing is shared between servers or across a rotation."""
@@ -185,16 +185,15 @@ class CredentialSource:
 
     async def _request_token(self, mcp_server: McpServer, credential: ClientCredentials, client_secret: bytes, grant: _Grant) -> None:
         loop = asyncio.get_running_loop()
+        grant.failure = f"MCP server {mcp_server.id}: the token endpoint did not answer"
         try:
-            upstream_token, lifetime = await self._fetch_token(credential, client_secret)
-        except (AddressError, CredentialError, FetchError) as error:
-            grant.failure = f"MCP server {mcp_server.id}: {error}"
-            grant.failed_until = loop.time() + FAILURE_SECONDS
-        else:
-            grant.upstream_token = upstream_token
+            grant.upstream_token, lifetime = await self._fetch_token(credential, client_secret)
             grant.good_until = loop.time() + max(lifetime - EXPIRY_MARGIN_SECONDS, lifetime / 2)
             grant.failure = ""
+        except (AddressError, CredentialError, FetchError) as error:
+            grant.failure = f"MCP server {mcp_server.id}: {error}"
         finally:
+            grant.failed_until = loop.time() + FAILURE_SECONDS if grant.failure else float("-inf")
             grant.request = None
 
     async def _fetch_token(self, credential: ClientCredentials, client_secret: bytes) -> tuple[str, float]:

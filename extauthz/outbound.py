@@ -15,7 +15,7 @@ from types import TracebackType
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from extauthz.address import AddressRules, parse_host_literal
+from extauthz.address import AddressRules, host_of_url, is_loopback_name, parse_host_literal
 from extauthz.errors import AddressError, FetchError
 
 _USER_AGENT = "legation"
@@ -135,10 +135,12 @@ def is_insecure_http_allowed(url: str, *, allow_insecure_http: bool) -> bool:
     """Whether `url` may be plain http: only when the entry says so and the host is this machine."""
     if not allow_insecure_http:
         return False
-    host = url.partition("://")[2].partition("/")[0].lower()
-    name = host[: host.index("]") + 1] if host.startswith("[") else host.partition(":")[0]
-    literal = parse_host_literal(name)
-    return name == "localhost" if literal is None else literal.is_loopback
+    try:
+        host = host_of_url(url)
+        literal = parse_host_literal(host)
+    except AddressError:
+        return False
+    return is_loopback_name(host) if literal is None else literal.is_loopback
 
 
 async def _read_bounded(response: aiohttp.ClientResponse, url: str, max_bytes: int) -> bytes:

@@ -249,6 +249,9 @@ class _RemoteKeys:
     def _forget_reading(self, task: asyncio.Task[None]) -> None:
         if self._reading is task:
             self._reading = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failures += 1
+            logger.error("issuer keys reading failed", identity_provider=self._provider_id, error=type(error).__name__, exc_info=error)
 
     async def _read_once(self) -> None:
         try:

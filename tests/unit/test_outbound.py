@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
+from controlplane.certificates import write_certificates
 from extauthz.address import AddressRules
 from extauthz.errors import AddressError, FetchError
 from extauthz.outbound import OutboundHttp, is_insecure_http_allowed
@@ -18,7 +21,8 @@ LOOPBACK = AddressRules(["127.0.0.0/8"])
 class Site:
     """A small HTTP server on 127.0.0.1 that records what it is asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self.tls = tls
         self.paths: list[str] = []
         self.headers: dict[str, str] = {}
 
@@ -27,7 +31,7 @@ class Site:
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, handler_cancellation=True)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self.tls).start()
         self.port = self._runner.addresses[0][1]
         return self
 
@@ -132,6 +136,22 @@ async def test_a_closed_session_says_so() -> None:
         await OutboundHttp(LOOPBACK).get("http://127.0.0.1/", max_bytes=1, insecure_http=True)
 
 
+async def test_tls_is_checked_by_name_and_authority(tmp_path: Path) -> None:
+    write_certificates(tmp_path, ["issuer"], hosts=["localhost"])
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(tmp_path / "issuer.crt", tmp_path / "issuer.key")
+    rules = AddressRules(["127.0.0.0/8", "::1/128"])
+    async with Site(tls) as site, OutboundHttp(rules, ca_file=str(tmp_path / "ca.crt")) as outbound, OutboundHttp(rules) as strange:
+        response = await outbound.get(f"https://localhost:{site.port}/", max_bytes=100)
+        with pytest.raises(FetchError, match="Certificate"):
+            await outbound.get(f"https://127.0.0.1:{site.port}/", max_bytes=100)
+        with pytest.raises(FetchError, match="Certificate"):
+            await strange.get(f"https://localhost:{site.port}/", max_bytes=100)
+
+    assert response.body == b"{}"
+    assert site.paths == ["/"]
+
+
 async def test_nobody_there_is_a_failed_fetch() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -146,7 +166,10 @@ def test_plain_http_is_for_loopback_only(url: str) -> None:
     assert not is_insecure_http_allowed(url, allow_insecure_http=False)
 
 
-@pytest.mark.parametrize("url", ["http://example.com/", "http://10.0.0.1/", "http://localhost.example/", "http://169.254.169.254/"])
+@pytest.mark.parametrize(
+    "url",
+    ["http://example.com/", "http://10.0.0.1/", "http://localhost.example/", "http://169.254.169.254/", "http://localhost:80@evil.example/", ""],
+)
 def test_plain_http_is_for_no_other_host(url: str) -> None:
     assert not is_insecure_http_allowed(url, allow_insecure_http=True)
 
