@@ -81,15 +81,16 @@ def _decide_target(
     *,
     explain: bool,
 ) -> Verdict:
-    if target.kind is ResourceKind.MCP_SERVER:
-        # Handshake and lists: `visible` has decided. What may be called is decided when it is called.
-        return Verdict(allowed=True, reason=Reason.ALLOWED, mcp_server=mcp_server)
     tool = mcp_server.tools.get(target.name) if target.kind is ResourceKind.TOOL else None
     if target.kind is ResourceKind.TOOL and tool is None:
         return Verdict(allowed=False, reason=Reason.TOOL_UNKNOWN, mcp_server=mcp_server)
     question = _question(principal, mcp_server, target, arguments, caller)
     evaluation = state.policy.explain(question) if explain else state.policy.evaluate(question)
-    return Verdict(allowed=evaluation.allowed, reason=evaluation.reason, mcp_server=mcp_server, tool=tool, evaluation=evaluation)
+    allowed, reason = evaluation.allowed, evaluation.reason
+    if target.kind is ResourceKind.MCP_SERVER and reason is Reason.NO_MATCHING_PERMIT:
+        # Handshake and lists need no permit of their own where the server is visible; a forbid or a failure still denies.
+        allowed, reason = True, Reason.ALLOWED
+    return Verdict(allowed=allowed, reason=reason, mcp_server=mcp_server, tool=tool, evaluation=evaluation)
 
 
 def _question(

@@ -62,13 +62,13 @@ def _request(eras: frozenset[Era], scope: Scope, action: Action, *, prober: bool
 
 
 def _notification(eras: frozenset[Era], *, prober: bool = False) -> MethodRule:
-    return MethodRule(message_class=MessageClass.NOTIFICATION, eras=eras, scope=Scope.SERVER, action=Action.TOOLS_LIST, prober=prober)
+    return MethodRule(message_class=MessageClass.NOTIFICATION, eras=eras, scope=Scope.SERVER, action=Action.SERVER_CONNECT, prober=prober)
 
 
 METHODS: Mapping[str, MethodRule] = {
-    "initialize": _request(_LEGACY, Scope.SERVER, Action.TOOLS_LIST, prober=True),
-    "ping": _request(_LEGACY, Scope.SERVER, Action.TOOLS_LIST, prober=True),
-    "server/discover": _request(_MODERN, Scope.SERVER, Action.TOOLS_LIST, prober=True),
+    "initialize": _request(_LEGACY, Scope.SERVER, Action.SERVER_CONNECT, prober=True),
+    "ping": _request(_LEGACY, Scope.SERVER, Action.SERVER_CONNECT, prober=True),
+    "server/discover": _request(_MODERN, Scope.SERVER, Action.SERVER_CONNECT, prober=True),
     "tools/list": _request(_BOTH, Scope.SERVER, Action.TOOLS_LIST, prober=True),
     "tools/call": _request(_BOTH, Scope.TOOL, Action.TOOLS_CALL),
     "prompts/list": _request(_BOTH, Scope.SERVER, Action.PROMPTS_LIST, prober=True),
@@ -79,8 +79,8 @@ METHODS: Mapping[str, MethodRule] = {
     "resources/subscribe": _request(_LEGACY, Scope.MCP_RESOURCE, Action.RESOURCES_READ),
     "resources/unsubscribe": _request(_LEGACY, Scope.MCP_RESOURCE, Action.RESOURCES_READ),
     "completion/complete": _request(_BOTH, Scope.COMPLETION, Action.PROMPTS_GET),
-    "logging/setLevel": _request(_LEGACY, Scope.SERVER, Action.TOOLS_LIST),
-    "subscriptions/listen": _request(_MODERN, Scope.SUBSCRIPTIONS, Action.TOOLS_LIST),
+    "logging/setLevel": _request(_LEGACY, Scope.SERVER, Action.SERVER_CONNECT),
+    "subscriptions/listen": _request(_MODERN, Scope.SUBSCRIPTIONS, Action.SERVER_CONNECT),
     "notifications/initialized": _notification(_LEGACY, prober=True),
     "notifications/cancelled": _notification(_BOTH, prober=True),
     "notifications/progress": _notification(_LEGACY),

@@ -96,7 +96,7 @@ def _parse_bodiless(http_method: str, headers: HeaderMap, body: bytes, version: 
         raise MessageError(
             Reason.INVALID_REQUEST, "DELETE ends a session and needs the header Mcp-Session-Id", status=400, code=INVALID_REQUEST
         )
-    server = Target(action=Action.TOOLS_LIST, kind=ResourceKind.MCP_SERVER)
+    server = Target(action=Action.SERVER_CONNECT, kind=ResourceKind.MCP_SERVER)
     return McpRequest(
         era=Era.LEGACY, protocol_version=version, method="", targets=(server,), prober_may=True, streaming=http_method == "GET"
     )
@@ -120,7 +120,7 @@ def _response(message: Message, era: Era, version: str) -> McpRequest:
         raise MessageError(
             Reason.INVALID_REQUEST, "responses are not sent to servers in this protocol version", status=400, code=INVALID_REQUEST
         )
-    server = Target(action=Action.TOOLS_LIST, kind=ResourceKind.MCP_SERVER)
+    server = Target(action=Action.SERVER_CONNECT, kind=ResourceKind.MCP_SERVER)
     return McpRequest(
         era=era, protocol_version=version, method="", id_json=message.id_json, message_class=MessageClass.RESPONSE, targets=(server,)
     )

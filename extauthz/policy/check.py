@@ -19,11 +19,10 @@ from extauthz.errors import PolicyError
 from extauthz.policy.argument_check import Problems, argument_problems
 from extauthz.policy.compiled import EntityUid, ParsedPolicy, parse_policy, policy_id, split_policies
 from extauthz.policy.entities import OPERATOR_ROLE_PREFIX
-from extauthz.policy.model import Action, PolicyDocument
+from extauthz.policy.model import PolicyDocument
 from extauthz.policy.schema import PRINCIPAL_TYPES, SYSTEM_NAMESPACE
 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.:/-]{0,199}")
-_LIST_ACTIONS: Final = frozenset(("Action", action.value) for action in (Action.TOOLS_LIST, Action.PROMPTS_LIST, Action.RESOURCES_LIST))
 _OWNED_TYPES: Final = frozenset({"Namespace", "McpServer", "Tool", "Prompt", "McpResource"})
 
 
@@ -136,8 +135,6 @@ def _scope_warnings(parsed: ParsedPolicy) -> Iterator[str]:
     everything = parsed.resource.op in {"All", "is"}
     if parsed.permit and not parsed.conditional and everybody and everything:
         yield "permits every authenticated caller everything that this PolicySet governs; name a role and a resource"
-    if not parsed.permit and parsed.actions is not None and parsed.actions <= _LIST_ACTIONS:
-        yield "has no effect yet: lists are answered to everybody to whom the server is visible; forbid what must not be called"
 
 
 def _check_entity(entity: EntityUid, namespace: str, registry: _Registry, problems: Problems) -> None:

@@ -21,6 +21,7 @@ from extauthz.identity.principal import Principal, PrincipalKind
 class Action(StrEnum):
     """Cedar actions: `Action::"tools/call"` and so on."""
 
+    SERVER_CONNECT = "server/connect"  # handshake, notifications, streams, answers: everything that names nothing
     TOOLS_CALL = "tools/call"
     TOOLS_LIST = "tools/list"
     PROMPTS_GET = "prompts/get"

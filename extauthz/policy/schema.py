@@ -24,6 +24,7 @@ CALLER_ATTRIBUTES: Final = ("era", "mtls", "issuer", "address", "now")
 
 RESOURCES_OF_ACTION: Final[Mapping[Action, frozenset[ResourceKind]]] = MappingProxyType(
     {
+        Action.SERVER_CONNECT: frozenset({ResourceKind.MCP_SERVER}),
         Action.TOOLS_CALL: frozenset({ResourceKind.TOOL}),
         Action.TOOLS_LIST: frozenset({ResourceKind.MCP_SERVER, ResourceKind.TOOL}),
         Action.PROMPTS_GET: frozenset({ResourceKind.PROMPT}),

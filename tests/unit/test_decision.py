@@ -17,7 +17,7 @@ from extauthz.egress_context import EgressContext, sign_egress_context
 from extauthz.errors import AuditError, AuthenticationError, CredentialError, Reason
 from extauthz.identity.principal import PROBER, Principal, PrincipalKind
 from extauthz.mcp.headers import META_CAPABILITIES, META_VERSION
-from extauthz.policy.model import AuthorizationRequest, Evaluation
+from extauthz.policy.model import Action, AuthorizationRequest, Evaluation
 from extauthz.state import AuthorizationState, ContextKey
 
 ANN = Principal(kind=PrincipalKind.USER, id="okta/ann", provider="okta", subject="ann", issuer="https://okta.example")
@@ -188,6 +188,21 @@ async def test_an_unknown_tool_is_denied_and_not_named() -> None:
     assert "dropp_table" not in json.dumps(body_of(unknown))
     assert unknown.answer is not None and denied.answer is not None  # noqa: PT018
     assert unknown.answer.body.replace(unknown.decision_id, "") == denied.answer.body.replace(denied.decision_id, "")
+
+
+async def test_a_forbid_stops_the_handshake_and_lists_too_which_need_no_permit() -> None:
+    class Forbidding(Policies):
+        def evaluate(self, request: AuthorizationRequest) -> Evaluation:
+            if request.action is Action.TOOLS_LIST:
+                return Evaluation(allowed=False, reason=Reason.FORBIDDEN_BY_POLICY, determining_policies=("demo/no",))
+            return super().evaluate(request)
+
+    listing = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}).encode()
+    ping = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping"}).encode()
+
+    assert (await decider(Policies(), Audit()).decide(call(body=listing))).passage is not None
+    assert (await decider(Forbidding(), Audit()).decide(call(body=ping))).passage is not None
+    assert (await decider(Forbidding(), Audit()).decide(call(body=listing))).reason is Reason.FORBIDDEN_BY_POLICY
 
 
 async def test_unknown_and_invisible_servers_answer_the_same_404() -> None:
@@ -373,7 +388,7 @@ async def test_the_prober_reads_lists_through_egress_and_calls_nothing() -> None
     assert read.passage is not None
     assert "legation-context" in read.passage.remove_headers
     assert called.passage is elsewhere.passage is unsigned.passage is None
-    assert policies.asked == []
+    assert policies.asked == []  # the prober is no subject of policies
 
 
 async def test_a_signed_context_means_nothing_at_the_ingress() -> None:

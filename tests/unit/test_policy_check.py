@@ -183,11 +183,6 @@ def test_a_permit_of_everything_for_everybody_is_a_warning():
     assert check("forbid (principal, action, resource);")[1] == []
 
 
-def test_a_forbid_of_lists_alone_is_a_warning():
-    assert "has no effect yet" in check(f'forbid ({ME}, action == Action::"tools/list", resource);')[1][0]
-    assert check(f'forbid ({ME}, action in [Action::"tools/list", Action::"tools/call"], resource);')[1] == []
-
-
 @pytest.mark.parametrize(
     "condition",
     [
