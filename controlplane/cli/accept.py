@@ -17,8 +17,7 @@ from controlplane.cli.invocation import Command, Invocation, pass_invocation
 from controlplane.cli.outcome import CommandError, Outcome
 from controlplane.cli.terminal import Cell, note, say, say_document, say_table, working
 from controlplane.client import entry_path
-from controlplane.registry.catalog import effect_of
-from controlplane.registry.spec import Kind
+from controlplane.registry.kind import Kind
 
 if TYPE_CHECKING:
     from controlplane.client import ApiClient, JsonObject
@@ -92,6 +91,8 @@ def _effect(item: JsonObject) -> Cell:
     """What the gateway takes the tool for, and what it would if it was accepted as it is."""
     if item.get("kind") not in ("tool", None):
         return "-", "faint"
+    from controlplane.registry.catalog import effect_of  # noqa: PLC0415 - pydantic costs 200 ms, and only this needs it
+
     document = item.get("document")
     after = str(effect_of(document)) if isinstance(document, dict) else str(item.get("effect") or "")
     now = str(item.get("effect") or after)

@@ -14,7 +14,7 @@ from controlplane.cli.outcome import CommandError, Outcome
 from controlplane.cli.rollout import rollout_sentence, wait_until_programmed
 from controlplane.cli.terminal import printable, say, say_document, warn
 from controlplane.client import entry_path, etag_of
-from controlplane.registry.spec import PLURAL_OF_KIND, Kind
+from controlplane.registry.kind import PLURAL_OF_KIND, Kind
 
 if TYPE_CHECKING:
     from controlplane.client import ApiClient, JsonObject

@@ -10,7 +10,7 @@ from click.shell_completion import CompletionItem
 
 from controlplane.cli.outcome import CommandError, Outcome
 from controlplane.client import ApiError, entry_path
-from controlplane.registry.spec import PLURAL_OF_KIND, Kind
+from controlplane.registry.kind import PLURAL_OF_KIND, Kind
 
 if TYPE_CHECKING:
     from controlplane.cli.invocation import Invocation

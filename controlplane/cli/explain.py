@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--as", "name", required=True, metavar="NAME", help="Who would ask.")
 @click.option("--group", "groups", multiple=True, metavar="GROUP", help="A group that NAME is in.")
 @click.option("--kind", type=click.Choice(["user", "agent", "workload"]), default="user", help="What NAME is (default user).")
-@click.option("--provider", default="local", show_default=True, help="The identity provider that vouches for NAME.")
+@click.option("--provider", default="", help="The identity provider that vouches for NAME (default: local, or the one in provider/name).")
 @click.option("--method", default="tools/call", show_default=True, help="The MCP method, when it is not a tool call.")
 @namespace_option
 @pass_invocation
@@ -44,7 +44,12 @@ def explain(
     if method == "tools/call" and not tool:
         raise click.UsageError("name the TOOL, or another --method")
     question: dict[str, Any] = {
-        "principal": {"as": name, "groups": list(groups), "kind": kind.capitalize(), "provider": provider},
+        "principal": {
+            "as": name,
+            "groups": list(groups),
+            "kind": kind.capitalize(),
+            "provider": provider or ("" if "/" in name else "local"),
+        },
         "method": method,
         "arguments": arguments_of(arguments),
     }

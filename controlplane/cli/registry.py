@@ -12,7 +12,7 @@ from controlplane.cli.invocation import Command, Invocation, pass_invocation
 from controlplane.cli.outcome import Outcome
 from controlplane.cli.terminal import Cell, json_text, moment_text, printable, say, say_document, say_table, yaml_text
 from controlplane.client import entry_path
-from controlplane.registry.spec import PLURAL_OF_KIND, Kind
+from controlplane.registry.kind import PLURAL_OF_KIND, Kind
 
 if TYPE_CHECKING:
     from controlplane.client import ApiClient, JsonObject

@@ -6,28 +6,20 @@ is the address allowed) is checked by `registry.service`.
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
+from controlplane.registry.kind import PLURAL_OF_KIND as PLURAL_OF_KIND  # noqa: PLC0414 - part of this vocabulary
+from controlplane.registry.kind import Kind as Kind  # noqa: PLC0414
+
 API_VERSION = "legation/v1"
 SYSTEM_NAMESPACE = "system"
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 """A DNS label: what may stand in a path, a Cedar id and a cluster name without escaping."""
-
-
-class Kind(StrEnum):
-    """Kinds of this release; the values are what documents say."""
-
-    NAMESPACE = "Namespace"
-    MCP_SERVER = "McpServer"
-    POLICY_SET = "PolicySet"
-    ROLE_BINDING = "RoleBinding"
-    IDENTITY_PROVIDER = "IdentityProvider"
 
 
 class Document(BaseModel):
@@ -216,12 +208,4 @@ SPEC_OF_KIND: dict[Kind, type[Document]] = {
     Kind.POLICY_SET: PolicySetSpec,
     Kind.ROLE_BINDING: RoleBindingSpec,
     Kind.IDENTITY_PROVIDER: IdentityProviderSpec,
-}
-
-PLURAL_OF_KIND: dict[Kind, str] = {
-    Kind.NAMESPACE: "namespaces",
-    Kind.MCP_SERVER: "mcp-servers",
-    Kind.POLICY_SET: "policy-sets",
-    Kind.ROLE_BINDING: "role-bindings",
-    Kind.IDENTITY_PROVIDER: "identity-providers",
 }

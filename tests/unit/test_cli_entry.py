@@ -9,7 +9,7 @@ import pytest
 
 from controlplane.cli.entry import KindArgument, id_of, locate
 from controlplane.cli.outcome import CommandError, Outcome
-from controlplane.registry.spec import PLURAL_OF_KIND, Kind
+from controlplane.registry.kind import PLURAL_OF_KIND, Kind
 
 
 class ListedEntries:

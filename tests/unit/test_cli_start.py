@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -53,11 +53,22 @@ def test_help_is_fast_and_imports_nothing_heavy():
     assert done.stdout.splitlines()[-1] == "[]"
 
     seconds = []
-    for _ in range(5):
-        started = time.perf_counter()
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert legation_process("--help").returncode == 0
-        seconds.append(time.perf_counter() - started)
-    assert min(seconds) < 0.4
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 0.4, "CPU time, because other tests may share the machine"
+
+
+def test_commands_of_the_registry_start_without_pydantic():
+    code = (
+        "import sys\nfrom controlplane.cli import apply, registry, delete, status, explain, audit, accept, call, token\n"
+        "print([name for name in ('pydantic', 'rich', 'cryptography', 'mcp', 'grpc', 'aiohttp', 'sqlmodel') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
 
 
 def test_every_command_explains_itself():

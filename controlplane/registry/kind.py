@@ -1,0 +1,24 @@
+"""The kinds of registry documents and their names in paths. Apart from `spec`, because the command line must start without pydantic."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """Kinds of this release; the values are what documents say."""
+
+    NAMESPACE = "Namespace"
+    MCP_SERVER = "McpServer"
+    POLICY_SET = "PolicySet"
+    ROLE_BINDING = "RoleBinding"
+    IDENTITY_PROVIDER = "IdentityProvider"
+
+
+PLURAL_OF_KIND: dict[Kind, str] = {
+    Kind.NAMESPACE: "namespaces",
+    Kind.MCP_SERVER: "mcp-servers",
+    Kind.POLICY_SET: "policy-sets",
+    Kind.ROLE_BINDING: "role-bindings",
+    Kind.IDENTITY_PROVIDER: "identity-providers",
+}
