@@ -31,10 +31,18 @@ class Exchange:
     decision_id: str = ""
     result: dict[str, Any] | None = None
     error: dict[str, Any] = field(default_factory=dict)
+    called: bool = False
 
     async def saw(self, response: httpx2.Response) -> None:
-        """Remember the answer's status and decision; called for every HTTP answer, the last one is the call's."""
-        if response.request.method == "POST":
+        """Remember status and decision of the call's own answer, or of the last one while there was no call.
+
+        The SDK sends more than the call: it negotiates before and may read the tool's output schema after it.
+        """
+        if response.request.method != "POST":
+            return
+        is_call = b'"tools/call"' in response.request.content
+        if is_call or not self.called:
+            self.called = is_call
             self.status = response.status_code
             self.decision_id = response.headers.get(DECISION_HEADER, "")
 
