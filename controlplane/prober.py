@@ -15,20 +15,13 @@ import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from controlplane.registry.encryption import RegistryKey
 from controlplane.registry.probe import DefinitionStore, ProbeResult
 from controlplane.registry.spec import McpServerSpec
 from controlplane.registry.state import Entry, RegistryState
-from controlplane.xds.authorizer_resources import make_context_keys
-from extauthz.egress_context import EgressContext, sign_egress_context, signing_key
-from extauthz.errors import ConfigurationError
-from extauthz.identity.principal import PROBER
-from extauthz.state import context_keys_from_messages
 
 if TYPE_CHECKING:
     from controlplane.definition_reader import EgressReader
@@ -36,7 +29,6 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 _FIRST_RETRY_SECONDS = 0.25
 _ROLLOUT_SECONDS = 5.0
-_SIGNATURE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,43 +48,6 @@ class DefinitionReader(Protocol):
     async def read(self, server_id: str) -> ProbeResult:
         """Everything the server announces."""
         ...
-
-
-class StateSource(Protocol):
-    """Where revisions come from."""
-
-    @property
-    def state(self) -> RegistryState:
-        """The newest state."""
-        ...
-
-    async def wait(self, after: int) -> RegistryState:
-        """The newest state, as soon as its revision is above `after`."""
-        ...
-
-
-class ProberSignature:
-    """Signs what the prober sends: who it is (`system/prober`), for which server, for a minute."""
-
-    def __init__(self, key: RegistryKey, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self._key = key
-        self._clock = clock
-
-    def __call__(self, server_id: str) -> str:
-        """The value of the `legation-context` header for one request to this server."""
-        now = self._clock()
-        key = signing_key(context_keys_from_messages(make_context_keys(self._key, now)), now.timestamp())
-        if key is None:
-            raise ConfigurationError("there is no key to sign an egress context with")
-        context = EgressContext(
-            decision_id="",
-            principal=PROBER,
-            mcp_server_id=server_id,
-            revision=0,
-            expires_at_unix=now.timestamp() + _SIGNATURE_SECONDS,
-            kind="prober",
-        )
-        return sign_egress_context(context, key)
 
 
 class ReaderThread:
@@ -180,9 +135,12 @@ class Prober:
         self._interval_seconds = interval_seconds
         self._slots = asyncio.Semaphore(concurrency)
         self._targets: dict[str, _Target] = {}
+        self._stopped = False
 
     def update(self, state: RegistryState) -> None:
         """Follow a new revision: read what is new or changed now, forget what is gone or suspended."""
+        if self._stopped:
+            return
         wanted = {entry.uid: entry for entry in state.mcp_servers.values() if not entry.spec.suspended}
         for uid in self._targets.keys() - wanted.keys():
             self._forget(uid)
@@ -200,18 +158,9 @@ class Prober:
         if target is not None:
             target.again.set()
 
-    async def follow(self, states: StateSource) -> None:
-        """Follow every revision until cancelled."""
-        try:
-            state = states.state
-            while True:
-                self.update(state)
-                state = await states.wait(state.revision)
-        finally:
-            await self.stop()
-
     async def stop(self) -> None:
-        """End all readings."""
+        """End all readings, for good."""
+        self._stopped = True
         tasks = [target.task for target in self._targets.values() if target.task is not None]
         for uid in list(self._targets):
             self._forget(uid)

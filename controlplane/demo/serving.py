@@ -1,32 +1,62 @@
-"""How a sample MCP server is served: streamable HTTP at /mcp, both protocol eras on one URL, silent unless something breaks.
+"""How sample MCP servers are served: streamable HTTP at /mcp, both protocol eras on one URL, silent unless something breaks.
 
-Used by `demo.crm` and `demo.engineering_db`; everything about MCP itself is the official SDK's.
+Used by `demo.crm`, `demo.engineering_db` and `demo.samples`; everything about MCP itself is the official SDK's.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import uvicorn
 from mcp.server.mcpserver import MCPServer
 
+Build = Callable[[], MCPServer[object]]
 _GRACE_SECONDS = 1
 
 
-def serve(build: Callable[[], MCPServer[object]], *, default_port: int, arguments: Sequence[str] | None = None) -> int:
-    """Serve what `build` makes until SIGTERM or SIGINT; open streams get a second to end."""
+class _Listener(uvicorn.Server):
+    """A uvicorn server that leaves signals to the process, which may hold several."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Nothing: `_serve_all` handles signals for all."""
+        yield
+
+
+def serve(build: Build, *, default_port: int, arguments: Sequence[str] | None = None) -> int:
+    """Serve what `build` makes on 127.0.0.1 until SIGTERM or SIGINT; open streams get a second to end."""
     parser = argparse.ArgumentParser(description="A sample MCP server of the Legation demo.")
-    parser.add_argument("--port", type=int, default=default_port, help=f"port (default {default_port})")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1; 0.0.0.0 in a container)")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--port", type=int, default=default_port, help=f"port on 127.0.0.1 (default {default_port})")
+    return serve_all({parser.parse_args(arguments).port: build})
+
+
+def serve_all(builds: Mapping[int, Build]) -> int:
+    """Serve several servers, by port, in one process."""
+    asyncio.run(_serve_all([_listener(build, port) for port, build in builds.items()]))
+    return 0
+
+
+def _listener(build: Build, port: int) -> _Listener:
     config = uvicorn.Config(
-        build().streamable_http_app(host=options.host),  # on the loopback the SDK refuses foreign Host headers
-        host=options.host,
-        port=options.port,
+        build().streamable_http_app(),
+        host="127.0.0.1",
+        port=port,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
-    uvicorn.Server(config).run()
-    return 0
+    return _Listener(config)
+
+
+async def _serve_all(listeners: list[_Listener]) -> None:
+    def stop() -> None:
+        for listener in listeners:
+            listener.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    await asyncio.gather(*(listener.serve() for listener in listeners))

@@ -10,12 +10,16 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from extauthz.runtime import Deployment
 
 CONTROL_PLANE = "control plane"
 AUTHORIZER = "authorizer"
 ENVOY = "envoy"
+SAMPLES = "samples"
+SAMPLE_PORTS: Mapping[str, int] = MappingProxyType({"crm": 9101, "engineering-db": 9102})
+"""Preferred ports of the sample MCP servers of the demo, by their names in its registry."""
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _COMMAND_LINE_ONLY = frozenset({"LEGATION_DATA_DIR", "LEGATION_TOKEN", "LEGATION_TOKEN_FILE"})  # processes would refuse them
 _MAX_ENVOY_THREADS = 2
@@ -34,15 +38,6 @@ class Process:
     @property
     def log_name(self) -> str:
         return f"{self.name.replace(' ', '-')}.log"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """A sample MCP server of the demo and the port it was given."""
-
-    name: str
-    module: str
-    port: int
 
 
 def gateway_url_of(gateway_port: int) -> str:
@@ -112,6 +107,6 @@ def envoy(binary: str, bootstrap_file: Path, environ: Mapping[str, str], log_lev
     return Process(name=ENVOY, command=command, environ=environ)
 
 
-def sample(wanted: Sample, environ: Mapping[str, str]) -> Process:
-    """A sample MCP server."""
-    return python_module(wanted.name, wanted.module, environ, "--port", str(wanted.port))
+def samples(ports: Mapping[str, int], environ: Mapping[str, str]) -> Process:
+    """The sample MCP servers of the demo."""
+    return python_module(SAMPLES, "controlplane.demo.samples", environ, str(ports["crm"]), str(ports["engineering-db"]))

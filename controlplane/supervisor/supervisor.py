@@ -33,10 +33,6 @@ _DRAIN_SECONDS = 2.0
 _DEATHS_WHILE_STARTING = 3
 _LOG_BOUND_SECONDS = 10.0
 _INTERRUPTED = 130
-SAMPLES = (
-    plan.Sample(name="crm", module="controlplane.demo.crm", port=9101),
-    plan.Sample(name="engineering-db", module="controlplane.demo.engineering_db", port=9102),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +99,7 @@ class Supervisor:
         # (2) prepare and (3) start: what needs no database starts meanwhile, what imports the SDK (a second of CPU) last
         self._clear_sockets()
         self._say(f"Legation starts in {self._deployment.data_dir}")
-        samples = [self._with_free_port(sample) for sample in SAMPLES] if self._options.demo else []
+        samples = {name: port.free_port(preferred) for name, preferred in plan.SAMPLE_PORTS.items()} if self._options.demo else {}
         ours, plain = plan.child_environ(self._environ, self._settings), plan.child_environ(self._environ)
         preparing = asyncio.create_task(self._prepare(ours), name="prepare")
         try:
@@ -112,9 +108,9 @@ class Supervisor:
         finally:
             await preparing
         await self._start(plan.control_plane(ours))
-        for sample in samples:
-            await self._start(plan.sample(sample, plain))
         tour = await self._start_tour(samples) if self._options.demo else None
+        if samples:
+            await self._start(plan.samples(samples, plain))
         # (4) ready through the gateway
         bounding = asyncio.create_task(self._bound_logs(), name="bound logs")
         try:
@@ -168,9 +164,6 @@ class Supervisor:
         wanted = self._settings.get("LEGATION_LOG_LEVEL", "")
         return "debug" if wanted == "debug" else "warning"
 
-    def _with_free_port(self, sample: plan.Sample) -> plan.Sample:
-        return plan.Sample(name=sample.name, module=sample.module, port=port.free_port(sample.port))
-
     def _clear_sockets(self) -> None:
         """Sockets of a supervisor that was killed; nobody else can be using them, we hold the lock."""
         for path in self._deployment.runtime_dir.glob("*.sock"):
@@ -194,13 +187,13 @@ class Supervisor:
             await asyncio.sleep(0.05)
         return False
 
-    def _write_state(self, samples: list[plan.Sample]) -> None:
+    def _write_state(self, samples: Mapping[str, int]) -> None:
         state = {
             "gateway_url": self._settings["LEGATION_GATEWAY_URL"],
             "runtime_dir": str(self._deployment.runtime_dir),
             "pid": os.getpid(),
             "processes": {name: child.pid for name, child in self._children.items()},
-            "samples": {sample.name: sample.port for sample in samples},
+            "samples": dict(samples),
         }
         temporary = self._deployment.state_file.with_suffix(".new")
         temporary.write_text(json.dumps(state, indent=2) + "\n")
@@ -208,9 +201,9 @@ class Supervisor:
 
     # tour
 
-    async def _start_tour(self, samples: list[plan.Sample]) -> asyncio.subprocess.Process:
+    async def _start_tour(self, samples: Mapping[str, int]) -> asyncio.subprocess.Process:
         command = (sys.executable, "-P", "-m", "controlplane.demo.tour", str(self._deployment.data_dir))
-        ports = [f"{sample.name}={sample.port}" for sample in samples]
+        ports = [f"{name}={number}" for name, number in samples.items()]
         return await asyncio.create_subprocess_exec(
             *plan.launched((*command, self._settings["LEGATION_GATEWAY_URL"], self._options.output, *ports)),
             stdin=asyncio.subprocess.PIPE,

@@ -22,16 +22,10 @@ from mcp.server.transport_security import TransportSecuritySettings
 from controlplane.catalog_digest import definition_digest
 from controlplane.definition_reader import EgressReader
 from controlplane.demo.crm import build_crm
-from controlplane.prober import Prober, ProberSignature, ReaderThread, ReadingLimits
-from controlplane.registry.encryption import RegistryKey
+from controlplane.prober import Prober, ReaderThread, ReadingLimits
 from controlplane.registry.probe import ProbeResult
 from controlplane.registry.spec import Endpoint, McpServerSpec
 from controlplane.registry.state import Entry, RegistryState
-from controlplane.xds.authorizer_resources import make_context_keys
-from extauthz.egress_context import verify_egress_context
-from extauthz.errors import AuthenticationError
-from extauthz.identity.principal import PROBER
-from extauthz.state import context_keys_from_messages
 
 LIMITS = ReadingLimits(seconds=5.0, max_bytes=256 * 1024, max_definition_bytes=8 * 1024, max_definitions=50, max_pages=5)
 
@@ -477,16 +471,3 @@ def test_a_digest_does_not_depend_on_spelling():
 
     assert definition_digest(first) == definition_digest(second)
     assert definition_digest(first) != definition_digest({**first, "n": 2})
-
-
-def test_the_probers_signature_is_what_authorizers_verify():
-    key = RegistryKey(b"k" * 32)
-    now = datetime(2026, 11, 22, 23, 59, 50, tzinfo=UTC)
-    keys = context_keys_from_messages(make_context_keys(key, now))
-
-    header = ProberSignature(key, clock=lambda: now)("demo/crm")
-    context = verify_egress_context(header, keys, now.timestamp() + 30)
-
-    assert (context.kind, context.principal, context.mcp_server_id) == ("prober", PROBER, "demo/crm")
-    with pytest.raises(AuthenticationError):
-        verify_egress_context(header, keys, now.timestamp() + 61)
