@@ -32,8 +32,11 @@ def refuse_repeated(headers: HeaderMap) -> None:
             raise MessageError(Reason.HEADER_REPEATED, f"the header {name} is sent more than once", status=400, code=INVALID_REQUEST)
 
 
-def protocol_version(headers: HeaderMap) -> str:
-    """The version that the header names, or "" when absent (legacy rules apply); an unknown one is refused (-32022)."""
+def protocol_version(headers: HeaderMap, id_json: str = "null") -> str:
+    """The version that the header names, or "" when absent (legacy rules apply); an unknown one is refused (-32022).
+
+    The refusal offers the modern versions only: a client that knows this error knows that legacy ones begin with `initialize`.
+    """
     values = headers.get("mcp-protocol-version", ())
     if not values:
         return ""
@@ -44,7 +47,8 @@ def protocol_version(headers: HeaderMap) -> str:
             "this MCP protocol version is not supported",
             status=400,
             code=UNSUPPORTED_PROTOCOL_VERSION,
-            data={"supported": list(SUPPORTED_VERSIONS), "requested": version[:64]},
+            request_id_json=id_json,
+            data={"supported": list(MODERN_VERSIONS), "requested": version[:64]},
         )
     return version
 

@@ -51,15 +51,15 @@ class McpRequest:
 def parse_request(http_method: str, headers: HeaderMap, body: bytes) -> McpRequest:
     """Read the request; raises `MessageError` for everything that is not exactly one acceptable MCP request."""
     mcp_headers.refuse_repeated(headers)
-    version = mcp_headers.protocol_version(headers)
     if http_method == "POST":
-        return _parse_post(headers, body, version)
-    return _parse_bodiless(http_method, headers, body, version)
+        return _parse_post(headers, body)
+    return _parse_bodiless(http_method, headers, body, mcp_headers.protocol_version(headers))
 
 
-def _parse_post(headers: HeaderMap, body: bytes, version: str) -> McpRequest:
+def _parse_post(headers: HeaderMap, body: bytes) -> McpRequest:
     _require_json(headers)
     message = parse_message(body)
+    version = mcp_headers.protocol_version(headers, message.id_json)
     era = mcp_headers.era_of(version)
     mcp_headers.check_equality(message, headers, version)
     if message.message_class is MessageClass.RESPONSE:

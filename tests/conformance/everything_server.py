@@ -105,6 +105,7 @@ def make_server() -> MCPServer:
     server = MCPServer("legation-everything", version="1.0.0", log_level="CRITICAL")
     _add_content_tools(server)
     _add_behaviour_tools(server)
+    _add_job_tools(server)
     _add_change_tools(server)
     legacy_tools.add_to(server)
     input_required_tools.add_to(server)
@@ -178,10 +179,30 @@ def _add_behaviour_tools(server: MCPServer) -> None:
     tool.parameters = dict(JSON_SCHEMA_2020_12)
 
 
+def _add_job_tools(server: MCPServer) -> None:
+    """Tools of the tasks extension's scenarios. The fixture lacks that extension, so that these answer at once."""
+
+    @server.tool(description="Greets", structured_output=False)
+    def greet(name: str = "world") -> str:
+        return f"Hello, {name}!"
+
+    @server.tool(description="Would take its time as a task", structured_output=False)
+    def slow_compute(seconds: float = 0, label: str = "") -> str:
+        return f"computed {label}".strip()
+
+    for name in ("failing_job", "confirm_delete", "multi_input", "protocol_error_job", "test_tool_with_task"):
+        server.add_tool(_done, name=name, description="Would need the tasks extension", structured_output=False)
+
+
+def _done() -> str:
+    return "done"
+
+
 def _add_change_tools(server: MCPServer) -> None:
     @server.tool(description="Announces that the list of tools changed", structured_output=False)
     async def test_trigger_tool_change(ctx: Context) -> str:
         await ctx.notify_tools_changed()
+        await ctx.session.send_tool_list_changed()
         return "announced"
 
     @server.tool(description="Announces that the list of prompts changed", structured_output=False)

@@ -41,6 +41,7 @@ from extauthz.runtime import Deployment
 from extauthz.transport import LinkIdentity
 from extauthz.v1 import registry_pb2 as pb
 from extauthz.wire import auth_pb2 as wire
+from extauthz.wire import common_pb2
 
 KEY = RegistryKey(b"k" * 32)
 MCP_TYPE = "type.googleapis.com/legation.v1.McpServer"
@@ -88,16 +89,18 @@ def _metadata(verdict: str) -> Struct:
     return metadata
 
 
+def _header(name: str, value: str) -> common_pb2.HeaderValueOption:
+    return common_pb2.HeaderValueOption(header=common_pb2.HeaderValue(key=name, value=value), append_action=2)
+
+
 def allow(cluster: str, *, lane: str = "direct", path: str = "/mcp", headers: Mapping[str, str] | None = None) -> wire.CheckResponse:
     """What the authorizer answers to a call that may go to `cluster`."""
     response = wire.CheckResponse(dynamic_metadata=_metadata("allow"))
     ok = response.ok_response
     for name, value in {":path": path, "x-legation-cluster": cluster, "x-legation-lane": lane, **(headers or {})}.items():
-        ok.headers.add(append_action=2).header.MergeFrom(wire.HeaderValueOption().header.__class__(key=name, value=value))
+        ok.headers.append(_header(name, value))
     ok.headers_to_remove.extend(["authorization"] if "authorization" not in (headers or {}) else [])
-    ok.response_headers_to_add.add(append_action=2).header.MergeFrom(
-        wire.HeaderValueOption().header.__class__(key="x-legation-decision-id", value="d-1")
-    )
+    ok.response_headers_to_add.append(_header("x-legation-decision-id", "d-1"))
     return response
 
 
@@ -107,9 +110,7 @@ def deny(status: int, body: str, **headers: str) -> wire.CheckResponse:
     response.denied_response.status.code = status
     response.denied_response.body = body
     for name, value in headers.items():
-        response.denied_response.headers.add(append_action=2).header.MergeFrom(
-            wire.HeaderValueOption().header.__class__(key=name.replace("_", "-"), value=value)
-        )
+        response.denied_response.headers.append(_header(name.replace("_", "-"), value))
     return response
 
 
@@ -153,16 +154,14 @@ class EnvoyWorld:
     async def programmed(self, revision: int, seconds: float = 10.0) -> None:
         assert await self.rollout.wait(revision, seconds), self.rollout.nodes()
 
-    async def start_authorizer(self) -> None:
-        async def check(request: wire.CheckRequest, _context: Any) -> wire.CheckResponse:
-            self.checks.append(request)
-            return self.answer(request)
+    async def check(self, request: wire.CheckRequest, _context: Any) -> wire.CheckResponse:
+        self.checks.append(request)
+        return self.answer(request)
 
-        handler = grpc.unary_unary_rpc_method_handler(check, wire.CheckRequest.FromString, wire.CheckResponse.SerializeToString)
+    async def start_authorizer(self) -> None:
+        handler = grpc.unary_unary_rpc_method_handler(self.check, wire.CheckRequest.FromString, wire.CheckResponse.SerializeToString)
         server = grpc.aio.server(options=[("grpc.max_receive_message_length", 8 * 1024 * 1024)])
-        server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler("envoy.service.auth.v3.Authorization", {"Check": handler}),)
-        )
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("envoy.service.auth.v3.Authorization", {"Check": handler}),))
         server.add_insecure_port(f"unix:{self.deployment.authorizer_socket}")
         await server.start()
         self.authorizer = server

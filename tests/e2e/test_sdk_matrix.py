@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
 
@@ -148,16 +149,25 @@ async def test_a_legacy_session_ends_when_its_client_says_so(stack: Stack) -> No
 
 async def test_a_legacy_client_keeps_a_stream_open_and_gets_what_the_server_announces(stack: Stack) -> None:
     session_id = await opened_session(stack)
-    url = stack.endpoint(SERVER)
-    change = {"jsonrpc": "2.0", "id": 3, "method": "tools/call", "params": {"name": "test_tool_with_progress", "arguments": {}}}
+    change = {"jsonrpc": "2.0", "id": 3, "method": "tools/call", "params": {"name": "test_trigger_tool_change", "arguments": {}}}
 
-    async with stack.session.get(url, headers=legacy_headers(stack, session_id)) as stream:
+    async with stack.session.get(stack.endpoint(SERVER), headers=legacy_headers(stack, session_id)) as stream:
         called = await stack.request("POST", f"/servers/{SERVER}/mcp", json_body=change, headers=legacy_headers(stack, session_id))
+        announced = await asyncio.wait_for(_next_message(stream), 10)
 
         assert stream.status == 200
         assert stream.headers["content-type"].startswith("text/event-stream")
-    assert called.status == 200
-    assert called.message["result"]["content"][0]["text"] == "Progress reported"
+    assert called.message["result"]["content"][0]["text"] == "announced"
+    assert announced["method"] == "notifications/tools/list_changed"
+
+
+async def _next_message(stream: aiohttp.ClientResponse) -> dict[str, Any]:
+    async for line in stream.content:
+        text = line.decode().strip()
+        if text.startswith("data:") and text.removeprefix("data:").strip():
+            message: dict[str, Any] = json.loads(text.removeprefix("data:"))
+            return message
+    raise AssertionError("the stream ended without a message")
 
 
 async def test_a_modern_denial_is_http_403_and_a_legacy_one_http_200(stack: Stack) -> None:
