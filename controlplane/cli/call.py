@@ -36,7 +36,7 @@ class Exchange:
     async def saw(self, response: httpx2.Response) -> None:
         """Remember status and decision of the call's own answer, or of the last one while there was no call.
 
-        The SDK sends more than the call: it negotiates before and may read the tool's output schema after it.
+        The SDK sends more than the call: it negotiates before and may end a session after it.
         """
         if response.request.method != "POST":
             return
@@ -119,6 +119,9 @@ async def exchange_call(url: str, access_token: str, tool: str, arguments: dict[
     )
     try:
         async with http_client, Client(streamable_http_client(url, http_client=http_client), mode=protocol) as mcp_client:
+            # The SDK would list all tools after the call to check the result's schema. Who may call need not be allowed to
+            # list: a refusal of the list would hide a call that was made.
+            mcp_client.session.validate_tool_result = _unchecked  # type: ignore[method-assign]
             answer = await mcp_client.call_tool(tool, arguments, read_timeout_seconds=TIMEOUT_SECONDS)
             exchange.result = answer.model_dump(by_alias=True, mode="json", exclude_none=True)
     except Exception as error:
@@ -135,6 +138,10 @@ async def exchange_call(url: str, access_token: str, tool: str, arguments: dict[
             ) from error
         raise
     return exchange
+
+
+async def _unchecked(_name: str, _result: object) -> None:
+    """In place of the SDK's check of the output schema."""
 
 
 def _only(error: BaseException, wanted: type[Exception]) -> Any:  # noqa: ANN401 - an instance of `wanted`, which is imported late

@@ -108,6 +108,22 @@ def test_a_denial_shows_the_sentence_the_reason_and_the_decision(data_dir: Path,
     assert (claims["sub"], claims["aud"], claims["groups"], claims["level"]) == ("ann", f"{gateway.url}{PATH}", ["sales"], 3)
 
 
+def test_who_may_call_but_not_list_gets_the_result(data_dir: Path):
+    def only_calls(request: dict[str, Any]) -> dict[str, Any]:
+        if request["method"] != "tools/call":
+            return {"jsonrpc": "2.0", "id": request["id"], "error": {"code": 40301, "message": "no list for you", "data": {}}}
+        return {"jsonrpc": "2.0", "id": request["id"], "result": {"resultType": "complete", "content": [{"type": "text", "text": "done"}]}}
+
+    with scripted_api() as gateway:
+        gateway.answer(f"POST {PATH}", only_calls)
+        answer = call(data_dir, gateway.url, "greet", "--as", "ann", "--protocol", "2026-07-28")
+        methods = [json.loads(request["body"])["method"] for request in gateway.seen]
+
+    assert answer.exit_code == Outcome.DONE, answer.output
+    assert answer.stdout == "done\n"
+    assert methods == ["tools/call"]
+
+
 def test_an_unreachable_gateway_is_code_4(data_dir: Path):
     answer = call(data_dir, "http://127.0.0.1:9", "greet", "--as", "ann")
 
