@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -173,7 +174,8 @@ class Publisher:
         first = self.published is None
         await self._resolver.learn({host for entry in state.mcp_servers.values() for host in hosts_of(entry.spec)})
         inputs = SnapshotInputs(gateway=self._gateway, resolved=self._resolver.resolved, key=self._key, now=self._clock())
-        snapshot = build_snapshot(state, inputs=inputs, built=self._built, previous=self.published)
+        build = partial(build_snapshot, state, inputs=inputs, built=self._built, previous=self.published)
+        snapshot = await asyncio.to_thread(build) if first else build()
         # (1) and (2) revocations at once, then Envoys add
         await self._add(snapshot)
         # (3) authorizers switch

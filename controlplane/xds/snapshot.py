@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from functools import partial
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from google.protobuf.message import Message
@@ -142,37 +143,32 @@ def check_consistency(snapshot: Snapshot) -> None:
         raise InconsistentSnapshotError("authorizers would be told of other servers than Envoys")
 
 
+OWN_CLUSTERS = ("legation-authorizer", "legation-api")
+LISTENERS = ("ingress", "egress")
+
+
 def _constant_resources(gateway: GatewaySettings, built: ResourceCache, previous: Snapshot | None) -> dict[str, dict[str, XdsResource]]:
     if previous is not None and previous.inputs.gateway == gateway:
-        own = {name: previous.envoy[CLUSTER][name] for name in _OWN_CLUSTERS}
+        own = {name: previous.envoy[CLUSTER][name] for name in OWN_CLUSTERS}
         return {CLUSTER: own, LISTENER: dict(previous.envoy[LISTENER]), ROUTE: dict(previous.envoy[ROUTE])}
     settings = asdict(gateway) | {"upstream_ca_file": gateway.upstream_ca_file}
 
-    def constant(kind: str, names: tuple[str, ...]) -> dict[str, XdsResource]:
-        return {
-            name: _remembered(name, built, ["constant", kind, name, settings], partial(_build_constant, kind, name, gateway))
-            for name in names
-        }
+    def constant(kind: str, names: tuple[str, ...], build: Callable[[str], bytes]) -> dict[str, XdsResource]:
+        return {name: _remembered(name, built, ["constant", kind, name, settings], partial(build, name)) for name in names}
 
-    return {CLUSTER: constant("cluster", _OWN_CLUSTERS), LISTENER: constant("listener", _LISTENERS), ROUTE: constant("route", _LISTENERS)}
-
-
-_OWN_CLUSTERS = ("legation-authorizer", "legation-api")
-_LISTENERS = ("ingress", "egress")
-
-
-def _build_constant(kind: str, name: str, gateway: GatewaySettings) -> bytes:
-    from controlplane.xds.resources import cluster, listener, route, typed  # noqa: PLC0415 - seconds; only when bytes are missing
-
-    makers: dict[tuple[str, str], Callable[[], object]] = {
-        ("cluster", "legation-authorizer"): lambda: cluster.make_authorizer_cluster(gateway),
-        ("cluster", "legation-api"): lambda: cluster.make_api_cluster(gateway),
-        ("listener", "ingress"): lambda: listener.make_ingress_listener(gateway),
-        ("listener", "egress"): lambda: listener.make_egress_listener(gateway),
-        ("route", "ingress"): lambda: route.make_ingress_routes("ingress"),
-        ("route", "egress"): lambda: route.make_egress_routes("egress"),
+    return {
+        CLUSTER: constant("cluster", OWN_CLUSTERS, lambda name: load_builder().build_own_cluster(name, gateway)),
+        LISTENER: constant("listener", LISTENERS, lambda name: load_builder().build_listener(name, gateway)),
+        ROUTE: constant("route", LISTENERS, lambda name: load_builder().build_routes(name)),
     }
-    return typed.serialise(makers[kind, name]())  # type: ignore[arg-type]
+
+
+def load_builder() -> Any:  # noqa: ANN401 - a module
+    """The builders of Envoy's resources. The first call imports envoy-data-plane (seconds), so only missing bytes make it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydantic's remarks about generated code
+        from controlplane.xds.resources import builder  # noqa: PLC0415
+    return builder
 
 
 def _server_resources(
@@ -194,7 +190,7 @@ def _server_resources(
         ]
         gone = then.keys() - state.mcp_servers.keys()
         names, endpoints = dict(previous.cluster_names), dict(previous.envoy[ENDPOINT])
-        clusters = {name: resource for name, resource in previous.envoy[CLUSTER].items() if name not in _OWN_CLUSTERS}
+        clusters = {name: resource for name, resource in previous.envoy[CLUSTER].items() if name not in OWN_CLUSTERS}
         for server in [*gone, *(entry.id for entry in stale if entry.id in names)]:
             name = names.pop(server)
             del clusters[name], endpoints[name]
@@ -215,21 +211,13 @@ def _one_server(name: str, entry: Entry[McpServerSpec], inputs: SnapshotInputs, 
     urls = [endpoint.url for endpoint in spec.endpoints]
     addresses = {host: inputs.resolved.get(host, ()) for host in hosts_of(spec)}
     tls = [urlsplit(urls[0]).scheme, server_names(spec), spec.tls.ca_file or ca_file]
-    cluster = _remembered(name, built, ["cluster", name, tls, spec.max_concurrent_calls], partial(_build_cluster, name, spec, ca_file))
-    endpoint = _remembered(name, built, ["endpoint", name, urls, addresses], partial(_build_endpoint, name, spec, inputs.resolved))
+    cluster = _remembered(
+        name, built, ["cluster", name, tls, spec.max_concurrent_calls], lambda: load_builder().build_cluster(name, spec, ca_file)
+    )
+    endpoint = _remembered(
+        name, built, ["endpoint", name, urls, addresses], lambda: load_builder().build_endpoints(name, spec, inputs.resolved)
+    )
     return cluster, endpoint
-
-
-def _build_cluster(name: str, spec: McpServerSpec, ca_file: str) -> bytes:
-    from controlplane.xds.resources import cluster, typed  # noqa: PLC0415 - seconds; only when bytes are missing
-
-    return typed.serialise(cluster.make_mcp_cluster(name, spec, ca_file=ca_file))
-
-
-def _build_endpoint(name: str, spec: McpServerSpec, resolved: ResolvedHosts) -> bytes:
-    from controlplane.xds.resources import endpoint, typed  # noqa: PLC0415 - seconds; only when bytes are missing
-
-    return typed.serialise(endpoint.make_load_assignment(name, spec, resolved))
 
 
 def _remembered(name: str, built: ResourceCache, decisive: list[object], build: Callable[[], bytes]) -> XdsResource:

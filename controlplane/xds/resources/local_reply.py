@@ -25,6 +25,8 @@ from controlplane.xds.resources.typed import pack
 
 MCP_PREFIX = "/servers/"
 
+_OP = accesslog.ComparisonFilterOp
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalError:
@@ -65,12 +67,12 @@ LOCAL_ERRORS = (
 def make_local_replies() -> hcm.LocalReplyConfig:
     """The mappers of a listener; the first that fits is used."""
     mappers = [_mapper(error) for error in LOCAL_ERRORS]
-    unknown = _json_rpc(code=-32603, reason="%RESPONSE_CODE_DETAILS%", message="The gateway failed to handle this request.")
+    unknown = _json_rpc(code=-32603, reason="gateway_error", message="The gateway could not handle this request.")
     mappers.append(hcm.ResponseMapper(filter=_mcp_error(), body_format_override=unknown))
+    elsewhere = _verdict(missing=True)
+    mappers.append(hcm.ResponseMapper(filter=_all(elsewhere, _status(_OP.EQ, 404)), body_format_override=_problem("not found")))
     mappers.append(
-        hcm.ResponseMapper(
-            filter=_all(_verdict(missing=True), _status(accesslog.ComparisonFilterOp.GE, 400)), body_format_override=_problem()
-        )
+        hcm.ResponseMapper(filter=_all(elsewhere, _status(_OP.GE, 400)), body_format_override=_problem("not served by the gateway"))
     )
     return hcm.LocalReplyConfig(mappers=mappers)
 
@@ -95,7 +97,7 @@ def _mapper(error: LocalError) -> hcm.ResponseMapper:
     if error.flags:
         selected = accesslog.AccessLogFilter(response_flag_filter=accesslog.ResponseFlagFilter(flags=list(error.flags)))
     else:
-        selected = _status(accesslog.ComparisonFilterOp.EQ, error.status)
+        selected = _status(_OP.EQ, error.status)
     return hcm.ResponseMapper(
         filter=_all(selected, _mcp_error()),
         status_code=error.answered_status,
@@ -137,11 +139,7 @@ def _json_rpc(*, code: int, reason: str, message: str) -> core.SubstitutionForma
     return core.SubstitutionFormatString(json_format=Struct.from_dict(body), content_type="application/json")
 
 
-def _problem() -> core.SubstitutionFormatString:
-    body: dict[str, object] = {
-        "type": "about:blank",
-        "title": "%LOCAL_REPLY_BODY%",
-        "status": "%RESPONSE_CODE%",
-        "code": "%RESPONSE_CODE_DETAILS%",
-    }
+def _problem(title: str) -> core.SubstitutionFormatString:
+    """RFC 9457. Envoy's own words stay inside: they name addresses."""
+    body: dict[str, object] = {"type": "about:blank", "title": title, "status": "%RESPONSE_CODE%"}
     return core.SubstitutionFormatString(json_format=Struct.from_dict(body), content_type="application/problem+json")

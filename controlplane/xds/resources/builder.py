@@ -1,0 +1,38 @@
+"""Which function builds which resource, and their bytes. Importing this imports all of envoy-data-plane that we use."""
+
+from __future__ import annotations
+
+from controlplane.registry.spec import McpServerSpec
+from controlplane.xds.gateway import GatewaySettings
+from controlplane.xds.resolver import ResolvedHosts
+from controlplane.xds.resources import cluster, endpoint, listener, route
+from controlplane.xds.resources.typed import serialise
+
+OWN_CLUSTERS = {cluster.AUTHORIZER_CLUSTER: cluster.make_authorizer_cluster, cluster.API_CLUSTER: cluster.make_api_cluster}
+LISTENERS = {listener.INGRESS: listener.make_ingress_listener, listener.EGRESS: listener.make_egress_listener}
+ROUTES = {listener.INGRESS: route.make_ingress_routes, listener.EGRESS: route.make_egress_routes}
+
+
+def build_own_cluster(name: str, gateway: GatewaySettings) -> bytes:
+    """A cluster of our own processes."""
+    return serialise(OWN_CLUSTERS[name](gateway))
+
+
+def build_listener(name: str, gateway: GatewaySettings) -> bytes:
+    """A listener with its filters."""
+    return serialise(LISTENERS[name](gateway))
+
+
+def build_routes(name: str) -> bytes:
+    """The routes of a listener."""
+    return serialise(ROUTES[name](name))
+
+
+def build_cluster(name: str, spec: McpServerSpec, ca_file: str) -> bytes:
+    """The cluster of an MCP server."""
+    return serialise(cluster.make_mcp_cluster(name, spec, ca_file=ca_file))
+
+
+def build_endpoints(name: str, spec: McpServerSpec, resolved: ResolvedHosts) -> bytes:
+    """The endpoints of an MCP server."""
+    return serialise(endpoint.make_load_assignment(name, spec, resolved))
