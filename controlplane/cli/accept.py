@@ -60,7 +60,7 @@ def accept_tools(invocation: Invocation, api: ApiClient, namespace: str, name: s
     answer = api.post(f"{path}/accept", {"digest": catalog["digest"]} if catalog.get("digest") else {})
     if not invocation.for_machines:
         count = len(answer.get("accepted") or [])
-        say(f"accepted {count} definition{'s' if count != 1 else ''} of {namespace}/{name} (revision {answer.get('revision')})")
+        say(f"accepted {count} tool{'s' if count != 1 else ''} of {namespace}/{name} (revision {answer.get('revision')})")
     return answer
 
 

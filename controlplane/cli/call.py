@@ -121,7 +121,7 @@ async def exchange_call(url: str, access_token: str, tool: str, arguments: dict[
         async with http_client, Client(streamable_http_client(url, http_client=http_client), mode=protocol) as mcp_client:
             # The SDK would list all tools after the call to check the result's schema. Who may call need not be allowed to
             # list: a refusal of the list would hide a call that was made.
-            mcp_client.session.validate_tool_result = _unchecked  # type: ignore[method-assign]
+            mcp_client.session.validate_tool_result = _unchecked  # type: ignore[method-assign, assignment]
             answer = await mcp_client.call_tool(tool, arguments, read_timeout_seconds=TIMEOUT_SECONDS)
             exchange.result = answer.model_dump(by_alias=True, mode="json", exclude_none=True)
     except Exception as error:

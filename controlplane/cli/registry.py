@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +17,9 @@ from controlplane.registry.kind import PLURAL_OF_KIND, Kind
 
 if TYPE_CHECKING:
     from controlplane.client import ApiClient, JsonObject
+
+_COMMENT = re.compile(r"//[^\n]*")
+_POLICY = re.compile(r"\b(?:permit|forbid)\s*\(")
 
 
 @click.command(cls=Command)
@@ -89,7 +93,12 @@ def _namespace_row(item: JsonObject) -> list[Cell]:
 
 def _policy_row(item: JsonObject) -> list[Cell]:
     spec = item.get("spec") or {}
-    return [id_of(item), str(spec.get("description") or "-"), str(str(spec.get("cedar") or "").count(";")), _revision(item)]
+    return [
+        id_of(item),
+        str(spec.get("description") or "-"),
+        str(len(_POLICY.findall(_COMMENT.sub("", str(spec.get("cedar") or ""))))),
+        _revision(item),
+    ]
 
 
 def _binding_row(item: JsonObject) -> list[Cell]:

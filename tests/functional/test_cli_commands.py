@@ -197,7 +197,7 @@ def test_apply_accepts_what_a_fresh_probe_found(api: ScriptedApi, run: Run, mani
     answer = run("apply", "-f", manifest, "--accept")
 
     assert answer.exit_code == Outcome.DONE, answer.output
-    assert "accepted 1 definition of demo/crm (revision 43)" in answer.stdout
+    assert "accepted 1 tool of demo/crm (revision 43)" in answer.stdout
     assert api.bodies("POST /v1/namespaces/demo/mcp-servers/crm/accept") == ['{"digest": "sha256:all"}']
     assert sum(request["key"] == "GET /v1/namespaces/demo/mcp-servers/crm" for request in api.seen) == 2
 
@@ -311,7 +311,7 @@ def test_accept_accepts_exactly_what_was_shown(api: ScriptedApi, run: Run):
 
     assert unsaid.exit_code == Outcome.USAGE
     assert said.exit_code == Outcome.DONE
-    assert "accepted 3 definitions of demo/crm (revision 43)" in said.stdout
+    assert "accepted 3 tools of demo/crm (revision 43)" in said.stdout
     assert api.bodies("POST /v1/namespaces/demo/mcp-servers/crm/accept") == ['{"digest": "sha256:all"}']
 
 

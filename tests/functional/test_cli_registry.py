@@ -115,7 +115,7 @@ def test_tools_are_reviewed_and_accepted_as_they_were_shown(api: RunningApi, leg
     assert accepted.returncode == Outcome.DONE, accepted.stderr
     assert "destructive → read" in accepted.stdout
     assert "destructive → write" in accepted.stdout
-    assert "accepted 2 definitions of demo/crm" in accepted.stdout
+    assert "accepted 2 tools of demo/crm" in accepted.stdout
     assert (before.returncode, after.returncode) == (Outcome.NO, Outcome.DONE), before.stdout + after.stdout
     described = legation("describe", "server", "demo/crm").stdout
     assert "→" not in described
