@@ -22,6 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench ARGS=...")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each load")
     parser.add_argument("--servers", default="100,1000", help="sizes of the registry for edit-to-live")
+    parser.add_argument("--only", choices=("idle", "calls", "edits"), help="measure one part")
     parser.add_argument("--edits", type=int, default=40, help="edits per size")
     parser.add_argument("--output", type=Path, help="write the report there too, e.g. bench/RESULTS.md")
     arguments = parser.parse_args()
@@ -30,22 +31,24 @@ def main() -> None:
         directories = {name: Path(temporary) / name for name in ("idle", "calls", *(f"edits-{size}" for size in sizes))}
         for directory in directories.values():
             directory.mkdir()
-        report = asyncio.run(_measure(directories, arguments.seconds, sizes, arguments.edits))
+        report = asyncio.run(_measure(directories, arguments, sizes))
     text = report.text()
     print(text)
     if arguments.output:
         arguments.output.write_text(text)
 
 
-async def _measure(directories: dict[str, Path], seconds: float, sizes: list[int], edits: int) -> Report:
+async def _measure(directories: dict[str, Path], wanted: argparse.Namespace, sizes: list[int]) -> Report:
     report = Report(commit=_commit(), machine=_machine(), measured_at=time.strftime("%Y-%m-%d", time.gmtime()))
-    print("measuring start and memory ...", flush=True)
-    report.idle = await measure_idle(directories["idle"])
-    print("measuring calls ...", flush=True)
-    report.calls = await measure_calls(directories["calls"], seconds=seconds)
-    for size in sizes:
+    if wanted.only in {None, "idle"}:
+        print("measuring start and memory ...", flush=True)
+        report.idle = await measure_idle(directories["idle"])
+    if wanted.only in {None, "calls"}:
+        print("measuring calls ...", flush=True)
+        report.calls = await measure_calls(directories["calls"], seconds=wanted.seconds)
+    for size in sizes if wanted.only in {None, "edits"} else ():
         print(f"measuring edits with {size} servers ...", flush=True)
-        report.edits.append(await measure_edits(directories[f"edits-{size}"], servers=size, edits=edits))
+        report.edits.append(await measure_edits(directories[f"edits-{size}"], servers=size, edits=wanted.edits))
     return report
 
 

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 from bench.load import percentile
-from bench.registry import CALLER, SERVER, documents, prepare, server_document
+from bench.registry import CALLER, NAMESPACE, SERVER, documents, prepare, server_document
 from bench.report import EditRun
-from tests.e2e.stack import Stack, running_stack
+from tests.e2e.stack import Stack, eventually, running_stack
 from tests.e2e.upstream import running_module
 
 GIVE_UP_SECONDS = 30.0
@@ -25,6 +25,7 @@ async def measure_edits(directory: Path, *, servers: int, edits: int) -> EditRun
         started = time.perf_counter()
         await _fill(stack, servers=servers - 1, port=first_port)
         load_seconds = time.perf_counter() - started
+        await _probed(stack)
         access_token = stack.token(CALLER, server=SERVER, seconds=3600)
         times, failed = [], 0
         for number in range(edits + 2):
@@ -47,6 +48,18 @@ async def _fill(stack: Stack, *, servers: int, port: int) -> None:
     for start in range(0, servers, 250):
         names = [f"filler-{number}" for number in range(start, min(start + 250, servers))]
         await stack.apply(documents(server_document(name, port) for name in names), wait=start + 250 >= servers)
+
+
+async def _probed(stack: Stack) -> None:
+    """Wait until the catalog of every server was read once; that goes on for a while after a large first load."""
+
+    async def all_probed() -> bool:
+        items = (await stack.api("GET", f"/v1/namespaces/{NAMESPACE}/mcp-servers")).json["items"]
+        waiting = sum(not any(c["type"] == "Probed" and c["status"] == "True" for c in item["status"]["conditions"]) for item in items)
+        print(f"  {waiting} of {len(items)} servers not probed yet", flush=True)
+        return waiting == 0
+
+    await eventually(all_probed, seconds=900, interval=5, what="the first probe of every server")
 
 
 async def _edit(stack: Stack, *, port: int, access_token: str) -> tuple[float, int]:
