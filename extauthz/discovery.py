@@ -13,9 +13,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import grpc
 import grpc.aio
@@ -111,6 +110,7 @@ class DiscoveryClient:
             if type_url in self._staged and type_url != REVISION:
                 values = dict(resources)
                 self._staged[type_url] = _Staged(values=values, versions={name: version_of(value) for name, value in values.items()})
+        self._changed = True
         self.revision = 0
         self.connected = False
         self.error = ""
@@ -124,6 +124,9 @@ class DiscoveryClient:
                 reason = "the control plane closed the stream"
             except grpc.aio.AioRpcError as error:
                 reason = f"{error.code().name}: {error.details()}"
+            except Exception as error:
+                logger.exception("discovery failed and is begun again")
+                reason = f"{type(error).__name__}: {error}"
             if self.connected:
                 backoff = FIRST_BACKOFF_SECONDS
             self.connected = False
@@ -134,17 +137,18 @@ class DiscoveryClient:
             backoff = min(backoff * 2, LAST_BACKOFF_SECONDS)
 
     async def _stream(self) -> None:
+        requests: asyncio.Queue[wire.DeltaDiscoveryRequest] = asyncio.Queue()
+        for request in self._first_requests():
+            requests.put_nowait(request)
         async with self._channel() as channel:
-            call = channel.stream_stream(
+            responses: AsyncIterable[wire.DeltaDiscoveryResponse] = channel.stream_stream(
                 DELTA_METHOD,
                 request_serializer=wire.DeltaDiscoveryRequest.SerializeToString,
                 response_deserializer=wire.DeltaDiscoveryResponse.FromString,
-            )()
-            for request in self._first_requests():
-                await call.write(request)
-            async for response in _responses(call):
+            )(_from(requests))
+            async for response in responses:
                 self.connected = True
-                await call.write(self._take(response))
+                requests.put_nowait(self._take(response))
 
     def _channel(self) -> grpc.aio.Channel:
         if self._credentials is None:
@@ -152,10 +156,15 @@ class DiscoveryClient:
         return grpc.aio.secure_channel(self._address, self._credentials, options=CHANNEL_OPTIONS)
 
     def _first_requests(self) -> list[wire.DeltaDiscoveryRequest]:
-        """One wildcard subscription per type; the node is named once, as the protocol wants."""
+        """One wildcard subscription per type; the node is named once, as the protocol wants.
+
+        The Revision is never said to be held: it always comes, and so tells that nothing else is missing.
+        """
         requests = [
             wire.DeltaDiscoveryRequest(
-                type_url=type_url, resource_names_subscribe=["*"], initial_resource_versions=self._staged[type_url].versions
+                type_url=type_url,
+                resource_names_subscribe=["*"],
+                initial_resource_versions=self._staged[type_url].versions if type_url != REVISION else {},
             )
             for type_url in self._type_urls
         ]
@@ -173,6 +182,7 @@ class DiscoveryClient:
             return answer
         if response.type_url != REVISION:
             staged.take(response)
+            self._changed = True
             return answer
         try:
             self._swap(response)
@@ -183,11 +193,15 @@ class DiscoveryClient:
             answer.error_detail.message = str(error)[:4000]
         else:
             staged.take(response)
+            self._changed = False
             self.error = ""
         return answer
 
     def _swap(self, response: wire.DeltaDiscoveryResponse) -> None:
+        held = self._staged[REVISION].values
         for received in response.resources:
+            if not self._changed and held.get(received.name) == received.resource.value:
+                continue  # a new stream, and nothing is different
             message = pb.Revision.FromString(received.resource.value)
             resources = {type_url: dict(staged.values) for type_url, staged in self._staged.items() if type_url != REVISION}
             resources[REVISION] = {received.name: received.resource.value}
@@ -195,7 +209,7 @@ class DiscoveryClient:
             self.revision = message.revision
 
 
-async def _responses(call: grpc.aio.StreamStreamCall[Any, Any]) -> AsyncIterator[wire.DeltaDiscoveryResponse]:
-    """Responses until the stream ends; an error of the stream is raised as `AioRpcError`."""
-    while isinstance(response := await call.read(), wire.DeltaDiscoveryResponse):
-        yield response
+async def _from(requests: asyncio.Queue[wire.DeltaDiscoveryRequest]) -> AsyncIterator[wire.DeltaDiscoveryRequest]:
+    """Requests as they come; gRPC stops reading them when the stream ends."""
+    while True:
+        yield await requests.get()

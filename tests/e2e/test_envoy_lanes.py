@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -237,7 +240,7 @@ async def test_an_allow_without_a_lane_gets_the_404_of_the_route(world: EnvoyWor
 
 
 async def test_a_body_beyond_what_envoy_holds_is_a_413_and_never_asked_about(world: EnvoyWorld) -> None:
-    response = await world.request("POST", "/servers/demo/crm/mcp", data=b"x" * (5 * 1024 * 1024))
+    response = await world.request("POST", "/servers/demo/crm/mcp", data=io.BytesIO(b"x" * (5 * 1024 * 1024)))
 
     assert response.status == 413
     assert _error(response.body) == (41300, "body_too_large")
@@ -247,7 +250,7 @@ async def test_a_body_beyond_what_envoy_holds_is_a_413_and_never_asked_about(wor
 async def test_a_large_body_arrives_whole_at_the_authorizer_and_at_the_upstream(world: EnvoyWorld) -> None:
     body = b"x" * (3 * 1024 * 1024)
 
-    response = await world.request("POST", "/servers/demo/crm/mcp", data=body)
+    response = await world.request("POST", "/servers/demo/crm/mcp", data=io.BytesIO(body))
 
     assert len(world.checks[-1].attributes.request.http.raw_body) == len(body)
     assert json.loads(response.body)["size"] == len(body)
@@ -316,8 +319,6 @@ async def test_an_api_that_is_down_is_a_problem_that_names_no_address(world: Env
 
 
 async def test_the_egress_listener_keeps_the_context_and_strips_the_rest(world: EnvoyWorld) -> None:
-    import aiohttp
-
     connector = aiohttp.UnixConnector(str(world.deployment.egress_socket))
     async with aiohttp.ClientSession(connector=connector) as session:
         headers = {"legation-context": "signed", "x-legation-lane": "direct", "x-legation-cluster": "legation-api"}
@@ -357,8 +358,6 @@ async def test_a_stream_flows_while_it_is_open(world: EnvoyWorld) -> None:
 
 
 def api_server(world: EnvoyWorld, handler: Any) -> Any:
-    import contextlib
-
     @contextlib.asynccontextmanager
     async def running() -> AsyncIterator[None]:
         application = web.Application()

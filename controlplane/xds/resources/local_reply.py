@@ -56,6 +56,7 @@ LOCAL_ERRORS = (
         flags=("UF", "UH", "UC", "URX", "UR", "LR", "UPE", "DF"),
         answered_status=502,
     ),
+    LocalError(code=50200, reason="upstream_credential_refused", message="The MCP server refused the gateway's credential.", status=502),
     LocalError(code=42900, reason="rate_limited", message="Too many requests reach this gateway.", status=429),
     LocalError(code=41300, reason="body_too_large", message="The request is too large.", status=413),
     LocalError(code=40800, reason="request_timeout", message="The request did not arrive in time.", status=408),
@@ -78,13 +79,11 @@ def make_local_replies() -> hcm.LocalReplyConfig:
 
 
 def make_refused_credential_policy() -> custom_response.CustomResponse:
-    """On lanes: an upstream's 401 or 403 is about the gateway's credential, never the caller's, so it becomes a 502."""
-    text = _json_rpc(
-        code=50200,
-        reason="upstream_credential_refused",
-        message="The MCP server refused the gateway's credential.",
-    )
-    policy = local_response.LocalResponsePolicy(status_code=502, body_format=text)
+    """On lanes: an upstream's 401 or 403 is about the gateway's credential, never the caller's, so it becomes a 502.
+
+    The mappers above see that 502 as well (Envoy's own errors with a flag come first) and give it its words.
+    """
+    policy = local_response.LocalResponsePolicy(status_code=502)
     action = xds_matcher.MatcherOnMatch(action=xds_core.TypedExtensionConfig(name="refused-credential", typed_config=pack(policy)))
     by_status = xds_matcher.MatcherMatcherTree(
         input=xds_core.TypedExtensionConfig(name="status", typed_config=pack(matcher.HttpResponseStatusCodeMatchInput())),
