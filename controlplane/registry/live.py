@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import Protocol
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,19 +18,6 @@ from controlplane.registry.store import RegistryStore, read_changes
 from controlplane.registry.transaction import WriteTransaction
 
 _log = structlog.get_logger(__name__)
-
-
-class StateSource(Protocol):
-    """Where the publisher gets states from."""
-
-    @property
-    def state(self) -> RegistryState:
-        """The newest state; cheap, never blocks."""
-        ...
-
-    async def wait(self, after: int) -> RegistryState:
-        """The newest state, as soon as its revision is above `after`."""
-        ...
 
 
 class LiveState:

@@ -1,0 +1,242 @@
+"""The control plane process: wiring, start and stop. `python -m controlplane` runs it.
+
+    registry (SQL) ─▶ live state ─▶ publisher ─▶ discovery streams ─▶ Envoys, authorizers
+          ▲                  └────▶ prober ──▶ Envoy's egress listener ─▶ MCP servers
+      HTTP API
+
+Everything is made here, once, and handed to who needs it. While this process is away Envoys and authorizers go on with what
+they have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import time
+from collections.abc import AsyncIterator, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from controlplane.api.application import make_api, make_routes
+from controlplane.api.auth import OperatorAuthenticator
+from controlplane.database import open_database
+from controlplane.prober import Prober, ReaderThread
+from controlplane.registry.encryption import RegistryKey, read_registry_key
+from controlplane.registry.live import LiveState
+from controlplane.registry.service import RegistryService
+from controlplane.registry.state import RegistryState
+from controlplane.registry.store import RegistryStore
+from controlplane.settings import ControlPlaneSettings
+from controlplane.xds.authorizer_resources import build_authorization_state, make_context_keys, make_identity_provider
+from controlplane.xds.cache import ViewCache
+from controlplane.xds.gateway import GatewaySettings
+from controlplane.xds.publisher import Publisher
+from controlplane.xds.resolver import Resolver
+from controlplane.xds.resource_cache import FileResourceCache, MemoryResourceCache
+from controlplane.xds.rollout import Rollout
+from controlplane.xds.server import AdsServer
+from extauthz.address import AddressRules
+from extauthz.audit.reader import AuditReader
+from extauthz.egress_context import EgressContext, sign_egress_context, signing_key
+from extauthz.errors import ConfigurationError
+from extauthz.identity.jwks import KeySource
+from extauthz.identity.principal import PROBER
+from extauthz.identity.provider import IdentityProvider
+from extauthz.state import AuthorizationState, context_keys_from_messages, identity_provider_from_message
+from extauthz.transport import LinkIdentity, parse_link_address
+
+logger = structlog.get_logger(__name__)
+
+STOP_GRACE_SECONDS = 2.0
+_CONTEXT_SECONDS = 120
+_ABSENT_AUDIT_DIR = Path("/nonexistent")
+
+
+async def run(settings: ControlPlaneSettings) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    serving, stopping = asyncio.create_task(_serve(settings)), asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (stopping, serving):
+        task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await serving
+    logger.info("control plane stopped")
+
+
+async def _serve(settings: ControlPlaneSettings) -> None:
+    """Serve until cancelled. A background part that ends is a failure of the whole: the supervisor starts it again."""
+    link = LinkIdentity(
+        cert_file=settings.tls_cert_file, key_file=settings.tls_key_file, ca_file=settings.tls_ca_file, insecure=settings.insecure
+    )
+    key = read_registry_key(settings.encryption_key_file)
+    store = RegistryStore(await asyncio.to_thread(open_database, settings.database_url))
+    try:
+        live = await asyncio.to_thread(LiveState, store)
+        async with _parts(settings, link=link, key=key, store=store, live=live) as background:
+            done, _ = await asyncio.wait(background, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+    finally:
+        store.close()
+
+
+@contextlib.asynccontextmanager
+async def _parts(
+    settings: ControlPlaneSettings, *, link: LinkIdentity, key: RegistryKey, store: RegistryStore, live: LiveState
+) -> AsyncIterator[list[asyncio.Task[None]]]:
+    rules = AddressRules(settings.allowed_upstream_networks)
+    service = RegistryService(store=store, live=live, key=key, address_rules=rules)
+    cache = ViewCache()
+    rollout = Rollout(cache=cache)
+    publisher = Publisher(
+        source=live,
+        cache=cache,
+        rollout=rollout,
+        gateway=_gateway(settings, link),
+        key=key,
+        resolver=Resolver(rules=rules),
+        built=FileResourceCache(settings.cache_dir / "resources.db") if settings.cache_dir is not None else MemoryResourceCache(),
+    )
+    egress_address = settings.egress_address or settings.egress_listen
+    async with contextlib.AsyncExitStack() as parts:
+        background = [asyncio.create_task(live.follow()), asyncio.create_task(publisher.run())]
+        parts.push_async_callback(_cancel, background)
+        key_source = await parts.enter_async_context(KeySource(rules))
+        authentication = OperatorAuthenticator(
+            state=lambda: live.state,
+            key_source=key_source,
+            providers_of=identity_providers_of,
+            resource_url=f"{settings.gateway_url}/v1",
+            clock=time.time,
+        )
+        routes = make_routes(
+            service=service,
+            store=store,
+            live=live,
+            rollout=rollout,
+            audit=AuditReader(settings.audit_dir or _ABSENT_AUDIT_DIR),
+            authentication=authentication,
+            build_state=lambda state, previous: _authorization_state(state, previous, key),
+        )
+        await parts.enter_async_context(_api_site(make_api(routes, authentication), settings.api_listen, link))
+        await _first_of(_published(publisher), background)  # streams are not accepted before there is something to say
+        await parts.enter_async_context(AdsServer(listen=settings.xds_listen, cache=cache, rollout=rollout, identity=link))
+        reader = await parts.enter_async_context(
+            ReaderThread(
+                egress_address=egress_address,
+                sign=lambda server_id: sign_prober_context(server_id, key=key, revision=live.state.revision),
+                ssl_context=link.client_ssl_context(egress_address),
+            )
+        )
+        prober = Prober(
+            reader=reader,
+            store=service,
+            programmed=lambda revision: rollout.wait(revision, 60.0),
+            interval_seconds=settings.probe_interval_seconds,
+        )
+        parts.push_async_callback(prober.stop)
+        following = asyncio.create_task(_follow(live, prober))
+        background.append(following)
+        logger.info("control plane listening", api=settings.api_listen, xds=settings.xds_listen, revision=live.state.revision)
+        yield background
+
+
+def identity_providers_of(state: RegistryState) -> tuple[IdentityProvider, ...]:
+    """The identity providers of a state as the verifier knows them."""
+    return tuple(identity_provider_from_message(make_identity_provider(entry)) for entry in state.identity_providers.values())
+
+
+def sign_prober_context(server_id: str, *, key: RegistryKey, revision: int) -> str:
+    """The signed header with which the prober calls one server through the egress listener."""
+    now = time.time()
+    keys = context_keys_from_messages(make_context_keys(key, datetime.now(UTC)))
+    signer = signing_key(keys, now)
+    if signer is None:  # never: today's key is among them
+        raise ConfigurationError("there is no key for the egress context; is the clock right?")
+    context = EgressContext(
+        decision_id=f"probe-{secrets.token_hex(8)}",
+        principal=PROBER,
+        mcp_server_id=server_id,
+        revision=revision,
+        expires_at_unix=now + _CONTEXT_SECONDS,
+        kind="prober",
+    )
+    return sign_egress_context(context, signer)
+
+
+def _authorization_state(state: RegistryState, previous: AuthorizationState | None, key: RegistryKey) -> AuthorizationState:
+    return build_authorization_state(state, key=key, now=datetime.now(UTC), previous=previous)
+
+
+def _gateway(settings: ControlPlaneSettings, link: LinkIdentity) -> GatewaySettings:
+    return GatewaySettings(
+        gateway_listen=settings.gateway_listen,
+        egress_listen=settings.egress_listen,
+        authorizer_addresses=settings.authorizer_addresses,
+        api_address=settings.api_address or settings.api_listen,
+        check_timeout_ms=settings.check_timeout_ms,
+        link_tls=link.cert_file is not None,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _api_site(application: web.Application, listen: str, link: LinkIdentity) -> AsyncIterator[None]:
+    """The API, listening; on TCP every client must show a certificate of our authority."""
+    address = parse_link_address(listen)
+    ssl_context = link.server_ssl_context(listen)
+    runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=STOP_GRACE_SECONDS)
+    await runner.setup()
+    try:
+        site: web.BaseSite
+        if address.is_unix:
+            Path(address.path).unlink(missing_ok=True)
+            site = web.UnixSite(runner, address.path)
+        else:
+            site = web.TCPSite(runner, address.host, address.port, ssl_context=ssl_context)
+        try:
+            await site.start()
+        except OSError as error:
+            raise ConfigurationError(f"LEGATION_API_LISTEN: cannot listen on {listen}: {os.strerror(error.errno or 0)}") from error
+        if address.is_unix:
+            Path(address.path).chmod(0o600)  # its directory is private already
+        yield
+    finally:
+        await runner.cleanup()
+
+
+async def _follow(live: LiveState, prober: Prober) -> None:
+    while True:
+        state = live.state
+        prober.update(state)
+        await live.wait(state.revision)
+
+
+async def _published(publisher: Publisher) -> None:
+    while publisher.published is None:
+        await asyncio.sleep(0.01)
+
+
+async def _first_of(ready: Coroutine[None, None, None], background: list[asyncio.Task[None]]) -> None:
+    """Wait for `ready`, or for a background part to fail first."""
+    waiting = asyncio.create_task(ready)
+    try:
+        done, _ = await asyncio.wait({waiting, *background}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+    for task in done:
+        task.result()
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,44 @@
+"""The settings of the control plane process (docs/settings.md), and every variable that any process of ours knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from extauthz.authorizer_settings import AuthorizerSettings
+from extauthz.settings import setting, variables_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlPlaneSettings:
+    """Read once by `controlplane.app`; each part gets its slice. Addresses are `unix:/path` or `host:port`."""
+
+    database_url: str = setting("LEGATION_DATABASE_URL", "the registry: sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME")
+    encryption_key_file: Path = setting("LEGATION_ENCRYPTION_KEY_FILE", "32 bytes in base64 that seal the registry's secrets (mode 0600)")
+    api_listen: str = setting("LEGATION_API_LISTEN", "where the HTTP API listens")
+    xds_listen: str = setting("LEGATION_XDS_LISTEN", "where Envoys and authorizers connect for discovery")
+    egress_listen: str = setting("LEGATION_EGRESS_LISTEN", "where Envoy listens for calls of our own processes")
+    authorizer_addresses: tuple[str, ...] = setting("LEGATION_AUTHORIZER_ADDRESSES", "where Envoy reaches the authorizers")
+    egress_address: str = setting("LEGATION_EGRESS_ADDRESS", "where the prober reaches Envoy's egress listener; empty: EGRESS_LISTEN", default="")
+    api_address: str = setting("LEGATION_API_ADDRESS", "where Envoy reaches the HTTP API; empty: API_LISTEN", default="")
+    gateway_listen: str = setting("LEGATION_GATEWAY_LISTEN", "host:port where Envoy listens for agents and operators", default="127.0.0.1:8080")
+    gateway_url: str = setting("LEGATION_GATEWAY_URL", "public base URL of the gateway, no trailing slash", default="http://127.0.0.1:8080")
+    gateway_hosts: tuple[str, ...] = setting("LEGATION_GATEWAY_HOSTS", "further Host names (name or name:port) that are served", default=())
+    check_timeout_ms: int = setting("LEGATION_CHECK_TIMEOUT_MS", "how long one decision may take", default=500)
+    probe_interval_seconds: int = setting("LEGATION_PROBE_INTERVAL_SECONDS", "how often each server's definitions are read", default=300)
+    audit_dir: Path | None = setting("LEGATION_AUDIT_DIR", "directory of the authorizers' write-ahead audit log, for `audit`", default=None)
+    secrets_dir: Path | None = setting("LEGATION_SECRETS_DIR", "read by authorizers only", default=None)
+    cache_dir: Path | None = setting("LEGATION_CACHE_DIR", "where built Envoy resources are kept, for a fast start", default=None)
+    allowed_upstream_networks: tuple[str, ...] = setting(
+        "LEGATION_ALLOWED_UPSTREAM_NETWORKS", "CIDRs of loopback, private or link-local addresses that may be connected to", default=()
+    )
+    tls_cert_file: Path | None = setting("LEGATION_TLS_CERT_FILE", "certificate of this process for links between our processes", default=None)
+    tls_key_file: Path | None = setting("LEGATION_TLS_KEY_FILE", "private key of that certificate", default=None)
+    tls_ca_file: Path | None = setting("LEGATION_TLS_CA_FILE", "certificate authorities of the other processes", default=None)
+    insecure: bool = setting("LEGATION_INSECURE", "allow TCP links between our processes without TLS (trials only)", default=False)
+    log_level: str = setting("LEGATION_LOG_LEVEL", "debug, info, warning or error", default="info")
+    log_format: str = setting("LEGATION_LOG_FORMAT", "json or console", default="json")
+
+
+KNOWN_VARIABLES = variables_of(ControlPlaneSettings, AuthorizerSettings)
+"""Every `LEGATION_*` variable of our processes; any other one stops a process that checks."""
