@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 _FIRST_RETRY_SECONDS = 0.25
 _ROLLOUT_SECONDS = 5.0
+_IMPORT_AFTER_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,7 @@ class ReaderThread:
 
     async def __aenter__(self) -> ReaderThread:
         self._thread.start()
+        self._loop.call_soon_threadsafe(self._loop.call_later, _IMPORT_AFTER_SECONDS, self._ready)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -82,9 +84,13 @@ class ReaderThread:
         return await asyncio.wrap_future(reading)
 
     async def _read(self, server_id: str) -> ProbeResult:
+        return await self._ready().read(server_id)
+
+    def _ready(self) -> EgressReader:
+        """The reader; made a moment after the start, so that the first server of a registry does not wait for the import."""
         if self._reader is None:
             self._reader = self._make()
-        return await self._reader.read(server_id)
+        return self._reader
 
     def _cancel_all(self) -> None:
         tasks = asyncio.all_tasks(self._loop)
