@@ -44,6 +44,8 @@ REFRESH_SECONDS = 30.0
 STARTING_SECONDS = 5.0
 TICK_SECONDS = 0.25
 KEPT_STAGES = 200
+MOST_REFUSALS = 10
+"""How often the rest of a revision is waited for again because something in it was refused; then it proceeds."""
 
 
 class StateSource(Protocol):
@@ -187,7 +189,7 @@ class Publisher:
     async def _add(self, snapshot: Snapshot) -> None:
         """Envoys get the union of old and new, and are waited for when it differs from what they were told."""
         before = self._cache.view(NodeKind.ENVOY)
-        self._retirement.update(snapshot, self.published, _now())
+        self._retirement.update(snapshot, self.published, before.resources if before else None, _now())
         self._quarantine.update(self._rollout, snapshot.envoy, _now())
         resources = self._envoy_resources(snapshot)
         changed = before is None or before.resources != resources
@@ -203,7 +205,9 @@ class Publisher:
         self._adding = True
         try:
             await self._stage(NodeKind.ENVOY, view)
-            while self._quarantine.pending(self._rollout.rejections(), _now()):
+            for _ in range(MOST_REFUSALS):
+                if not self._quarantine.pending(self._rollout.rejections(), _now()):
+                    break
                 self._quarantine.update(self._rollout, snapshot.envoy, _now())
                 view = self._publish_envoy(snapshot)
                 await self._stage(NodeKind.ENVOY, view)

@@ -26,15 +26,16 @@ class Retirement:
         self._retiring: dict[str, _Retiring] = {}
         self._held: frozenset[str] = frozenset()
 
-    def update(self, snapshot: Snapshot, previous: Snapshot | None, now: float) -> None:
-        """Take in what the snapshot no longer has; let go what came back or is due."""
+    def update(self, snapshot: Snapshot, previous: Snapshot | None, told: Resources | None, now: float) -> None:
+        """Take in what the snapshot no longer has and Envoys were `told`; let go what came back or is due."""
         clusters = snapshot.envoy[CLUSTER]
         for name in [name for name, retiring in self._retiring.items() if name in clusters or retiring.due <= now]:
             del self._retiring[name]
-        if previous is None:
+        if previous is None or told is None:
             return
         for name in previous.envoy[CLUSTER].keys() - clusters.keys():
-            self._retiring[name] = _Retiring(cluster=previous.envoy[CLUSTER][name], endpoints=previous.envoy[ENDPOINT][name])
+            if name in told[CLUSTER] and name in told[ENDPOINT]:
+                self._retiring[name] = _Retiring(cluster=told[CLUSTER][name], endpoints=told[ENDPOINT][name])
 
     def added_to(self, resources: Resources) -> Resources:
         """`resources` and everything that is retiring."""

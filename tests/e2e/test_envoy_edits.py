@@ -1,0 +1,194 @@
+"""Registry edits under constant traffic on the real Envoy: no call to a server that exists is lost, removed ones end in 404."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from controlplane.registry.spec import McpServerSpec
+from controlplane.registry.state import Entry
+from controlplane.xds.publisher import Pace
+from tests.e2e.envoy_world import EnvoyWorld, connected_envoys, envoy_world, server_entry, state_of, upstream
+
+pytestmark = pytest.mark.envoy
+
+
+def answering(name: str):
+    async def answer(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response(text=f"{name} {request.path}")
+
+    return answer
+
+
+@contextlib.asynccontextmanager
+async def two_upstreams() -> AsyncIterator[tuple[int, int]]:
+    async with upstream(answering("one")) as one, upstream(answering("two")) as two:
+        yield one, two
+
+
+class Traffic:
+    """Calls the same server all the time, and remembers what came back."""
+
+    def __init__(self, world: EnvoyWorld, path: str = "/servers/demo/crm/mcp") -> None:
+        self._world = world
+        self._path = path
+        self.statuses: Counter[int] = Counter()
+        self.failures: list[str] = []
+
+    async def run(self) -> None:
+        while True:
+            try:
+                answer = await self._world.post(self._path)
+            except (OSError, web.HTTPException) as error:
+                self.failures.append(repr(error))
+                continue
+            self.statuses[answer.status] += 1
+            if answer.status != 200:
+                self.failures.append(f"{answer.status} {answer.body!r}")
+
+    @contextlib.asynccontextmanager
+    async def flowing(self, callers: int = 4) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(self.run()) for _ in range(callers)]
+        try:
+            yield
+        finally:
+            await asyncio.sleep(0.1)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_sixty_edits_under_traffic_lose_no_call(tmp_path: Path) -> None:
+    async with two_upstreams() as (one, two):
+        entry = server_entry("crm", f"http://127.0.0.1:{one}/mcp")
+        async with envoy_world(tmp_path, state_of(1, entry), pace=Pace(grace_seconds=0.3, starting_seconds=0.5)) as world:
+            world.answer = world.allow_by_path
+            traffic = Traffic(world)
+            took: list[float] = []
+            async with traffic.flowing():
+                for revision in range(2, 62):
+                    entries = edited(revision, one, two)
+                    started = time.perf_counter()
+                    world.source.commit(state_of(revision, *entries))
+                    await world.programmed(revision)
+                    took.append(time.perf_counter() - started)
+            print(f"edits: p50 {sorted(took)[30] * 1000:.1f} ms, calls {sum(traffic.statuses.values())}")
+
+            assert traffic.failures == []
+            assert traffic.statuses[200] > 200
+            assert {type_["error"] for node in world.rollout.nodes() for type_ in node["types"]} == {""}
+            assert all(stage.outcome == "acknowledged" for stage in world.publisher.stages)
+
+
+def edited(revision: int, one: int, two: int) -> list[Entry[McpServerSpec]]:
+    """Each revision changes the address, the path, the limit of crm, or adds and removes other servers."""
+    port = one if revision % 2 else two
+    crm = server_entry("crm", f"http://127.0.0.1:{port}/mcp/{revision // 3}", maxConcurrentCalls=100 + revision % 5)
+    others = [server_entry(f"other-{n}", f"http://127.0.0.1:{one}/mcp", uid=f"u{revision}-{n}") for n in range(revision % 4)]
+    return [crm, *others]
+
+
+async def test_a_removed_server_is_gone_for_authorizers_first_and_from_envoy_after_the_grace(tmp_path: Path) -> None:
+    async with two_upstreams() as (one, _two):
+        kept, removed = server_entry("crm", f"http://127.0.0.1:{one}/mcp"), server_entry("old", f"http://127.0.0.1:{one}/mcp")
+        async with envoy_world(tmp_path, state_of(1, kept, removed), pace=Pace(grace_seconds=0.5, starting_seconds=0.2)) as world:
+            world.answer = world.allow_by_path
+            name = world.servers["demo/old"].cluster
+            assert (await world.post("/servers/demo/old/mcp")).status == 200
+
+            world.source.commit(state_of(2, kept))
+            await world.programmed(2)
+
+            assert (await world.post("/servers/demo/old/mcp")).status == 404
+            assert name in await world.admin("/clusters")
+            for _ in range(40):
+                if name not in await world.admin("/clusters"):
+                    break
+                await asyncio.sleep(0.1)
+            assert name not in await world.admin("/clusters")
+            assert (await world.post()).status == 200
+
+
+async def test_an_edit_of_the_address_alone_keeps_the_cluster(tmp_path: Path) -> None:
+    async with (
+        two_upstreams() as (one, two),
+        envoy_world(tmp_path, state_of(1, server_entry("crm", f"http://127.0.0.1:{one}/mcp"))) as world,
+    ):
+        world.answer = world.allow_by_path
+        before = world.servers["demo/crm"].cluster
+
+        world.source.commit(state_of(2, server_entry("crm", f"http://127.0.0.1:{two}/mcp")))
+        await world.programmed(2)
+
+        assert world.servers["demo/crm"].cluster == before
+        assert (await world.post()).body == b"two /mcp"
+
+
+async def test_one_bad_resource_never_blocks_the_others(tmp_path: Path) -> None:
+    async with (
+        two_upstreams() as (one, two),
+        envoy_world(tmp_path, state_of(1, server_entry("crm", f"http://127.0.0.1:{one}/mcp"))) as world,
+    ):
+        world.answer = world.allow_by_path
+        bad = server_entry("bad", "https://127.0.0.1:1/mcp", tls={"caFile": "/nowhere/ca.pem"})
+        good = [server_entry(f"good-{n}", f"http://127.0.0.1:{two}/mcp") for n in range(4)]
+
+        world.source.commit(state_of(2, bad, *good, server_entry("crm", f"http://127.0.0.1:{one}/mcp")))
+        await world.rollout.wait_until(lambda: "demo/good-0" in world.servers, 10)
+
+        assert [(await world.post(f"/servers/demo/good-{n}/mcp")).status for n in range(4)] == [200] * 4
+        assert (await world.post("/servers/demo/bad/mcp")).status == 503
+        (node,) = connected_envoys(world)
+        assert node["state"] == "NACK"
+        assert "/nowhere/ca.pem" in str(node["types"][0]["error"])
+
+        world.source.commit(state_of(3, *good, server_entry("crm", f"http://127.0.0.1:{one}/mcp")))
+        await world.programmed(3)
+        (node,) = connected_envoys(world)
+        assert node["state"] == "SYNCED"
+
+
+async def test_a_bad_edit_of_a_server_leaves_its_last_good_form_in_service(tmp_path: Path) -> None:
+    async with (
+        two_upstreams() as (one, _two),
+        envoy_world(tmp_path, state_of(1, server_entry("crm", f"http://127.0.0.1:{one}/mcp")), pace=Pace(grace_seconds=0)) as world,
+    ):
+        world.answer = world.allow_by_path
+
+        bad = server_entry("crm", "https://127.0.0.1:1/mcp", tls={"caFile": "/nowhere/ca.pem"})
+        world.source.commit(state_of(2, bad))
+        await world.rollout.wait_until(lambda: world.publisher.published is not None and world.publisher.published.revision == 2, 10)
+        await asyncio.sleep(1.5)
+
+        assert (await world.post()).status == 200
+
+
+async def test_a_suspension_does_not_wait_for_envoys(tmp_path: Path) -> None:
+    async with two_upstreams() as (one, two):
+        entries = [server_entry(name, f"http://127.0.0.1:{one}/mcp") for name in ("crm", "victim", "removed")]
+        async with envoy_world(tmp_path, state_of(1, *entries), pace=Pace(stage_timeout_seconds=1.5)) as world:
+            world.envoy.send_signal(19)  # SIGSTOP: this Envoy answers nothing any more
+            suspended = server_entry("victim", f"http://127.0.0.1:{one}/mcp", suspended=True)
+            new = server_entry("new", f"http://127.0.0.1:{two}/mcp")
+            started = time.perf_counter()
+
+            world.source.commit(state_of(2, entries[0], suspended, new))
+            await world.rollout.wait_until(lambda: "demo/removed" not in world.servers, 5)
+            took = time.perf_counter() - started
+            seen = dict(world.servers)
+            await world.rollout.wait_until(lambda: "demo/new" in world.servers, 5)
+            world.envoy.send_signal(18)
+
+            assert took < 0.5
+            assert seen["demo/victim"].suspended
+            assert "demo/new" not in seen
+            assert "demo/new" in world.servers
+            assert "proceeded" in [stage.outcome for stage in world.publisher.stages]
