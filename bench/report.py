@@ -88,7 +88,12 @@ class Report:
     def _edits(self) -> list[str]:
         if not self.edits:
             return []
-        lines = ["", "## Edit to live", "From the request that changes an address to the first call that the new address answered.", ""]
+        lines = [
+            "",
+            "## Edit to live",
+            "From the request that changes an address to the first call that the new address answered; an edit every 0.3 s.",
+            "",
+        ]
         lines.append("| servers | edits | p50 ms | p95 ms | failed calls | applying all of them, s |")
         lines.append("|---|---|---|---|---|---|")
         lines.extend(
