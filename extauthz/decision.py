@@ -42,6 +42,7 @@ logger = structlog.get_logger(__name__)
 LANE_DIRECT = "direct"
 LANE_STREAM = "stream"
 EGRESS_CONTEXT_HEADER = "legation-context"
+_SORTED_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 _FAILURES = frozenset(
     {
         Reason.INTERNAL_ERROR,
@@ -404,7 +405,7 @@ def _describe(record: AuditRecord, check: CheckInput, request: McpRequest) -> No
 
 def _digest(arguments: Mapping[str, object]) -> str:
     """SHA-256 of the arguments as JSON with sorted keys and no white space: equal arguments, equal digest."""
-    text = json.dumps(arguments, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    text = _SORTED_JSON.encode(arguments)
     return "sha256:" + hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from extauthz.catalog.server import Effect
+from extauthz.catalog.server import Effect, McpServer
 from extauthz.identity.principal import Principal, PrincipalKind
 from extauthz.policy.model import AuthorizationRequest, ResourceKind, RoleBinding
 from extauthz.policy.schema import SYSTEM_NAMESPACE
@@ -59,7 +59,20 @@ class ResourceView:
     kind: str
     id: str
     keys: tuple[tuple[str, ...], ...]
-    entities_json: str
+    mcp_server: McpServer
+    name: str
+    effect: Effect | None = None
+
+    @property
+    def entities_json(self) -> str:
+        """It and its server, without brackets; written only when a condition is to be evaluated."""
+        server = _entity("McpServer", self.mcp_server.id, {}, [_uid("Namespace", self.mcp_server.namespace)])
+        if self.kind == ResourceKind.MCP_SERVER.value:
+            return server
+        parents = [_uid("McpServer", self.mcp_server.id)]
+        if self.effect is not None:
+            parents.append(_uid("Effect", self.effect.value))
+        return f"{_entity(self.kind, self.id, {'name': self.name}, parents)},{server}"
 
 
 def principal_view(principal: Principal, namespace: str, roles: RoleIndex, *, hypothetical_role: str = "") -> PrincipalView:
@@ -89,22 +102,19 @@ def _principal_json(principal: Principal, own: frozenset[str], of_group: Mapping
 def resource_view(request: AuthorizationRequest) -> ResourceView:
     """What the request is for. A tool that the catalog does not know counts as destructive."""
     mcp_server = request.mcp_server
-    kind = request.resource_kind
+    kind = request.resource_kind.value
     server_keys = (("in", "McpServer", mcp_server.id), ("in", "Namespace", mcp_server.namespace))
-    server_json = _entity("McpServer", mcp_server.id, {}, [_uid("Namespace", mcp_server.namespace)])
-    if kind is ResourceKind.MCP_SERVER:
-        keys = (("All",), ("is", "McpServer"), ("==", "McpServer", mcp_server.id), *server_keys)
-        return ResourceView(kind=kind.value, id=mcp_server.id, keys=keys, entities_json=server_json)
+    if request.resource_kind is ResourceKind.MCP_SERVER:
+        keys = (("All",), ("is", kind), ("==", kind, mcp_server.id), *server_keys)
+        return ResourceView(kind=kind, id=mcp_server.id, keys=keys, mcp_server=mcp_server, name="")
     own_id = f"{mcp_server.id}/{request.name}"
-    own_keys: tuple[tuple[str, ...], ...] = (("All",), ("is", kind.value), ("==", kind.value, own_id), ("in", kind.value, own_id))
-    parents = [_uid("McpServer", mcp_server.id)]
-    if kind is ResourceKind.TOOL:
+    own_keys: tuple[tuple[str, ...], ...] = (("All",), ("is", kind), ("==", kind, own_id), ("in", kind, own_id))
+    effect = None
+    if request.resource_kind is ResourceKind.TOOL:
         tool = mcp_server.tools.get(request.name)
         effect = tool.effect if tool is not None else Effect.DESTRUCTIVE
         own_keys += (("in", "Effect", effect.value),)
-        parents.append(_uid("Effect", effect.value))
-    own_json = _entity(kind.value, own_id, {"name": request.name}, parents)
-    return ResourceView(kind=kind.value, id=own_id, keys=own_keys + server_keys, entities_json=f"{own_json},{server_json}")
+    return ResourceView(kind=kind, id=own_id, keys=own_keys + server_keys, mcp_server=mcp_server, name=request.name, effect=effect)
 
 
 def is_cedar_principal(principal: Principal) -> bool:
