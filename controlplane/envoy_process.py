@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from controlplane.settings import KNOWN_VARIABLES
 from extauthz.errors import ConfigurationError
-from extauthz.settings import read_settings, setting
+from extauthz.settings import read_settings, refuse_unknown, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,7 @@ def command_of(settings: EnvoySettings, directory: Path) -> list[str]:
 def main(environ: Mapping[str, str]) -> int:
     """Become Envoy, or say why not."""
     try:
+        refuse_unknown(environ, KNOWN_VARIABLES)
         settings = read_settings(EnvoySettings, environ)
         _require_files(settings.tls_cert_file, settings.tls_key_file, settings.tls_ca_file)
         command = command_of(settings, Path(tempfile.mkdtemp(prefix="legation-envoy-")))

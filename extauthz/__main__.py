@@ -7,16 +7,17 @@ import sys
 
 import uvloop
 
-from extauthz.authorizer_settings import AuthorizerSettings
+from extauthz.authorizer_settings import OF_OTHER_PROCESSES, AuthorizerSettings
 from extauthz.errors import LegationError
 from extauthz.log import configure_logging
 from extauthz.server import run
-from extauthz.settings import read_settings
+from extauthz.settings import read_settings, refuse_unknown, variables_of
 
 
 def main() -> int:
     """Run until stopped; 0 after a clean stop, 1 with one sentence on standard error when it cannot start."""
     try:
+        refuse_unknown(os.environ, variables_of(AuthorizerSettings) | OF_OTHER_PROCESSES)
         settings = read_settings(AuthorizerSettings, os.environ)
         configure_logging(settings.log_level, settings.log_format)
         uvloop.run(run(settings))

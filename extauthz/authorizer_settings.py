@@ -40,3 +40,20 @@ class AuthorizerSettings:
     insecure: bool = setting("LEGATION_INSECURE", "allow TCP links between our processes without TLS (trials only)", default=False)
     log_level: str = setting("LEGATION_LOG_LEVEL", "debug, info, warning or error", default="info")
     log_format: str = setting("LEGATION_LOG_FORMAT", "json or console", default="json")
+
+
+OF_OTHER_PROCESSES = frozenset(
+    {
+        "LEGATION_API_ADDRESS",
+        "LEGATION_API_LISTEN",
+        "LEGATION_AUTHORIZER_ADDRESSES",
+        "LEGATION_DATABASE_URL",
+        "LEGATION_EGRESS_ADDRESS",
+        "LEGATION_EGRESS_LISTEN",
+        "LEGATION_ENCRYPTION_KEY_FILE",
+        "LEGATION_GATEWAY_LISTEN",
+        "LEGATION_PROBE_INTERVAL_SECONDS",
+        "LEGATION_XDS_LISTEN",
+    }
+)
+"""Variables that only the control plane reads; processes may share one environment. A test keeps this complete."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+from controlplane.envoy_process import EnvoySettings
+from controlplane.settings import ControlPlaneSettings
 from extauthz.answer import TOLD
+from extauthz.authorizer_settings import OF_OTHER_PROCESSES, AuthorizerSettings
 from extauthz.errors import Reason
+from extauthz.settings import variables_of
 from extauthz.v1 import audit_pb2
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +27,44 @@ def rows(file: str) -> dict[str, list[str]]:
         for line in (DOCS / file).read_text().splitlines()
         if line.startswith("| `") and (cells := [cell.strip() for cell in line.strip("|").split("|")])
     }
+
+
+PROCESSES = {"control plane": ControlPlaneSettings, "authorizer": AuthorizerSettings, "Envoy": EnvoySettings}
+
+
+def test_every_setting_is_documented_with_its_default_and_its_readers_and_no_other() -> None:
+    text = (DOCS / "settings.md").read_text().split("## Of the command line")[0]
+    cells_of = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| `")]
+    told = {cells[0].strip("`"): cells for cells in cells_of}
+    declared: dict[str, dict[str, str]] = {}
+    for process, cls in PROCESSES.items():
+        for field in dataclasses.fields(cls):
+            declared.setdefault(field.metadata["env"], {})[process] = default_of(field)
+
+    assert set(told) == set(declared)
+    for variable, readers in declared.items():
+        _, default, told_readers, meaning = told[variable]
+        assert [reader.strip() for reader in told_readers.split(",")] == list(readers), variable
+        assert meaning, variable
+        wanted = {value for value in readers.values() if value}
+        if variable == "LEGATION_AUDIT_DIR" or variable.startswith("LEGATION_TLS_"):
+            continue  # one process may do without, another may not; the page says it in words
+        assert {part.strip().strip("`") for part in default.split(",") if part.strip()} == wanted, variable
+
+
+def default_of(field: dataclasses.Field[object]) -> str:
+    """The default as people write it."""
+    if field.default is dataclasses.MISSING:
+        return "must be set"
+    if field.default in (None, (), ""):
+        return ""
+    return str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+
+
+def test_the_authorizer_knows_which_settings_belong_to_others() -> None:
+    own = variables_of(AuthorizerSettings)
+
+    assert variables_of(*PROCESSES.values()) - own == OF_OTHER_PROCESSES
 
 
 def test_every_reason_is_documented_and_no_other() -> None:
