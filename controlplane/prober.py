@@ -30,6 +30,7 @@ _log = structlog.get_logger(__name__)
 _FIRST_RETRY_SECONDS = 0.25
 _ROLLOUT_SECONDS = 5.0
 _IMPORT_AFTER_SECONDS = 1.0
+_CANCELLATIONS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,7 @@ class ReaderThread:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._cancel_all)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop)
         await asyncio.to_thread(self._thread.join, 5.0)
         if not self._thread.is_alive():
             self._loop.close()
@@ -92,12 +93,16 @@ class ReaderThread:
             self._reader = self._make()
         return self._reader
 
-    def _cancel_all(self) -> None:
-        tasks = asyncio.all_tasks(self._loop)
-        for task in tasks:
-            task.cancel()
-        ending = asyncio.gather(*tasks, return_exceptions=True)
-        ending.add_done_callback(lambda _: self._loop.stop())
+    async def _end(self) -> None:
+        """Cancel until everything has ended: what runs inside the SDK's task groups may survive one cancellation."""
+        pending = asyncio.all_tasks(self._loop) - {asyncio.current_task(self._loop)}
+        for _ in range(_CANCELLATIONS):
+            if not pending:
+                break
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=0.1)
+        self._loop.call_soon(self._loop.stop)
 
 
 def _make_reader(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -89,7 +89,7 @@ def launched(command: tuple[str, ...]) -> tuple[str, ...]:
 
 def control_plane(environ: Mapping[str, str]) -> Process:
     """The control plane."""
-    return python_module(CONTROL_PLANE, "controlplane", environ)
+    return replace(python_module(CONTROL_PLANE, "controlplane", environ), stop_seconds=10.0)
 
 
 def authorizer(environ: Mapping[str, str]) -> Process:

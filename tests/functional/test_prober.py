@@ -7,6 +7,7 @@ import gzip
 import json
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -315,6 +316,24 @@ async def test_readings_run_in_a_thread_of_their_own_and_can_be_cancelled(short_
             await reading
 
     assert time.monotonic() - started < 2
+
+
+async def test_the_thread_ends_whatever_is_being_read(short_directory):
+    async def never(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(60)
+        return web.Response()
+
+    async with scripted_server(short_directory, lambda method, params: never) as path:
+        async with ReaderThread(egress_address=f"unix:{path}", sign=lambda server_id: "signed") as reader:
+            readings = [asyncio.create_task(reader.read("demo/crm")) for _ in range(5)]
+            await asyncio.sleep(0.2)
+            started = time.monotonic()
+        ended = time.monotonic() - started
+        done, _ = await asyncio.wait(readings, timeout=5)
+
+    assert ended < 3
+    assert len(done) == 5
+    assert not [thread for thread in threading.enumerate() if thread.name == "definition-reader"]
 
 
 class RecordingStore:
