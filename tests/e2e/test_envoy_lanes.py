@@ -192,7 +192,7 @@ async def test_calls_beyond_the_servers_limit_are_refused_and_say_so(world: Envo
 
     refused = [answer for answer in answers if answer.status == 503]
     assert refused
-    assert {_error(answer.body) for answer in refused} == {(50301, "upstream_overloaded")}
+    assert {_error(answer.body) for answer in refused} == {(50303, "upstream_overloaded")}
     assert any(answer.status == 200 for answer in answers)
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import re
 import tomllib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from controlplane.api.problems import ProblemCode
 from controlplane.envoy_process import EnvoySettings
+from controlplane.registry.refusal import RegistryRefusal
 from controlplane.settings import ControlPlaneSettings
 from extauthz.answer import TOLD
 from extauthz.authorizer_settings import OF_OTHER_PROCESSES, AuthorizerSettings
@@ -67,15 +70,48 @@ def test_the_authorizer_knows_which_settings_belong_to_others() -> None:
     assert variables_of(*PROCESSES.values()) - own == OF_OTHER_PROCESSES
 
 
-def test_every_reason_is_documented_and_no_other() -> None:
-    text = (DOCS / "errors.md").read_text().split("## On the API")[0]
-    documented = set(re.findall(r"^\| `([a-z_]+)` \|", text, re.MULTILINE))
+def errors_of(part: int) -> dict[str, list[str]]:
+    """The tables of errors.md: (0) the authorizer's, (1) Envoy's, (2) the API's."""
+    on_mcp, on_api = (DOCS / "errors.md").read_text().split("## On the API")
+    texts = [*on_mcp.split("Envoy answers in the same form"), on_api]
+    cells_of = [[cell.strip() for cell in line.strip("|").split("|")] for line in texts[part].splitlines() if line.startswith("| `")]
+    return {cells[0].strip("`"): cells for cells in cells_of}
 
-    assert documented == {reason.value for reason in Reason}
+
+def test_every_reason_is_documented_and_no_other() -> None:
+    assert set(errors_of(0)) == {reason.value for reason in Reason}
+
+
+def errors_of_envoy() -> dict[str, int]:
+    """Reason and code of what Envoy answers by itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydantic's remarks about generated code
+        from controlplane.xds.resources.local_reply import LOCAL_ERRORS  # noqa: PLC0415
+    return {error.reason: error.code for error in LOCAL_ERRORS}
+
+
+def test_every_error_of_envoy_is_documented_with_its_code_and_no_other() -> None:
+    documented = {reason: cells[2] for reason, cells in errors_of(1).items()}
+
+    assert documented == {reason: str(code) for reason, code in errors_of_envoy().items()} | {"gateway_error": "-32603"}
+
+
+def test_every_problem_of_the_api_is_documented_with_its_status_and_no_other() -> None:
+    refusals = {cls.code: str(cls.status) for cls in RegistryRefusal.__subclasses__()}
+    documented = errors_of(2)
+
+    assert set(documented) == set(refusals) | {code.value for code in ProblemCode}
+    assert {code: cells[1] for code, cells in documented.items() if code in refusals} == refusals
+
+
+def test_no_two_failures_share_a_code_of_ours_unless_they_mean_the_same() -> None:
+    authorizers = {told.code for reason, told in TOLD.items() if told.code > 50_300}
+
+    assert not authorizers & set(errors_of_envoy().values())
 
 
 def test_the_documented_status_and_code_of_a_refusal_are_those_that_are_sent() -> None:
-    documented = rows("errors.md")
+    documented = errors_of(0)
     for reason, told in TOLD.items():
         cells = documented[reason.value]
 

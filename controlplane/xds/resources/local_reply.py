@@ -47,7 +47,7 @@ LOCAL_ERRORS = (
     LocalError(
         code=50400, reason="upstream_timeout", message="The MCP server did not answer in time.", flags=("UT", "DT"), answered_status=504
     ),
-    LocalError(code=50301, reason="upstream_overloaded", message="Too many calls to this MCP server are under way.", flags=("UO",)),
+    LocalError(code=50303, reason="upstream_overloaded", message="Too many calls to this MCP server are under way.", flags=("UO",)),
     LocalError(code=50302, reason="upstream_not_ready", message="The gateway is not ready to reach this MCP server.", flags=("NC",)),
     LocalError(
         code=50200,
