@@ -1,6 +1,6 @@
-"""Makes an embedded deployment's data directory usable: keys, the administrator's credential, the first entries.
+"""Makes a deployment's data directory usable: keys, the administrator's credential, the first entries.
 
-Called by the supervisor before the control plane starts. Everything that exists is kept: a second call changes nothing.
+Called by the supervisor (or `installation_process`) before the control plane starts. Everything that exists is kept: a second call changes nothing.
 """
 
 from __future__ import annotations
@@ -35,13 +35,16 @@ INSTALLER = Operator(
 """Writes the first entries, when there is nobody yet who could be asked."""
 
 
-def prepare(deployment: Deployment, gateway_url: str) -> None:
-    """Create what is missing of keys, credentials and first entries. Raises `ConfigurationError` for what is unusable."""
+def prepare(deployment: Deployment, gateway_url: str, database_url: str = "") -> None:
+    """Create what is missing of keys, credentials and first entries. Raises `ConfigurationError` for what is unusable.
+
+    The registry is the SQLite file of the data directory, or the database that `database_url` names.
+    """
     deployment.create()
     create_private_file(deployment.encryption_key_file, base64.b64encode(os.urandom(32)) + b"\n")
     renewed = create_credential_file(deployment.admin_credential_file, issuer=OPERATORS_ISSUER, subject=ADMINISTRATOR_SUBJECT)
     renewed |= create_credential_file(deployment.development_issuer_file, issuer=DEVELOPMENT_ISSUER)
-    store = RegistryStore(open_database(sqlite_url(deployment.database_file)))
+    store = RegistryStore(open_database(database_url or sqlite_url(deployment.database_file)))
     try:
         first = store.read_revision() == 0
         live = LiveState(store)

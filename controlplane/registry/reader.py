@@ -11,7 +11,7 @@ from typing import Any
 from controlplane.registry.catalog import accepted_count, catalog_digest, effect_of
 from controlplane.registry.entry import EntryKey, Json, StoredEntry, document_of
 from controlplane.registry.live import LiveState
-from controlplane.registry.permissions import Operator, Permission, require, scope_of
+from controlplane.registry.permissions import Operator, Permission, require, require_somewhere, scope_of
 from controlplane.registry.refusal import EntryNotFoundError
 from controlplane.registry.spec import Kind
 from controlplane.registry.state import Definition
@@ -31,6 +31,7 @@ class RegistryReader:
             require(operator, Permission.REGISTRY_READ, namespace)
             revision, entries = self._store.list_entries(kind, namespaces=[namespace])
             return revision, self._documents(kind, entries)
+        require_somewhere(operator, Permission.REGISTRY_READ)
         readable = operator.permissions.namespaces_with(Permission.REGISTRY_READ)
         if kind is Kind.NAMESPACE:
             revision, entries = self._store.list_entries(kind, names=readable)

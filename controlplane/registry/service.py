@@ -113,9 +113,10 @@ class RegistryService:
         parsed, errors = parse_document(_addressed(document, key))
         if parsed is not None and key_of(parsed) != key:
             errors.append(DocumentError(document=0, path="metadata", message=f"does not name the entry {kind.value} {namespace}/{name} of the URL"))
-        documents = [parsed] if parsed is not None else []
+        if parsed is None or errors:
+            raise InvalidDocumentsError(errors)
         message = f"put {kind.value} {name}"
-        return self._write(operator, documents, shape_errors=errors, dry_run=dry_run, message=message, precondition=precondition)
+        return self._write(operator, [parsed], shape_errors=[], dry_run=dry_run, message=message, precondition=precondition)
 
     def delete(self, operator: Operator, key: EntryKey, *, precondition: Precondition) -> int:
         """Remove one entry; the revision that did it."""
@@ -191,7 +192,7 @@ class RegistryService:
                 # (1) may you
                 stored = read_entries(transaction.connection, [key_of(document) for document in documents])
                 self._require_writable(operator, documents, stored)
-                if precondition is not None and documents:
+                if precondition is not None:
                     precondition.check(stored.get(key_of(documents[0])))
                 # (2) does it hold together
                 before = self._live.at(transaction)
@@ -231,9 +232,7 @@ class RegistryService:
             raise NotPermittedError(f"{operator.id} does not hold every permission of {role} in namespace {namespace} and cannot bind it")
 
     def _check(self, before: RegistryState, plan: Plan, shape_errors: Sequence[DocumentError]) -> dict[int, list[str]]:
-        written = [
-            WrittenEntry(document=item.document, kind=item.after.kind, entry=_state_entry(plan.after, item)) for item in plan.entries
-        ]
+        written = [WrittenEntry(document=item.document, kind=item.after.kind, entry=_state_entry(plan.after, item)) for item in plan.changed]
         findings = check_change(before, plan.after, written, address_rules=self._address_rules, check_policies=check_policies_of)
         errors = [*shape_errors, *plan.errors, *findings.errors]
         if not shape_errors:
