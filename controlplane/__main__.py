@@ -1,7 +1,11 @@
-"""`python -m controlplane`: the control plane, configured by `LEGATION_*` variables (docs/settings.md)."""
+"""`python -m controlplane`: the control plane, configured by `LEGATION_*` variables (docs/settings.md).
+
+`--prepare DATA_DIR` (the supervisor's way) first makes what an embedded deployment lacks: keys, credentials, first entries.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 
@@ -11,15 +15,23 @@ from controlplane.app import run
 from controlplane.settings import KNOWN_VARIABLES, ControlPlaneSettings
 from extauthz.errors import LegationError
 from extauthz.log import configure_logging
+from extauthz.runtime import deployment_of
 from extauthz.settings import read_settings, refuse_unknown
 
 
 def main() -> int:
     """Run until stopped; 0 after a clean stop, 1 with one sentence on standard error when it cannot start."""
+    parser = argparse.ArgumentParser(prog="python -m controlplane", description="The control plane of Legation.")
+    parser.add_argument("--prepare", metavar="DATA_DIR", default="", help="make an embedded deployment's directory usable first")
+    prepared_dir = parser.parse_args().prepare
     try:
         refuse_unknown(os.environ, KNOWN_VARIABLES)
         settings = read_settings(ControlPlaneSettings, os.environ)
         configure_logging(settings.log_level, settings.log_format)
+        if prepared_dir:
+            from controlplane.registry.installation import prepare  # noqa: PLC0415 - embedded deployments only
+
+            prepare(deployment_of(prepared_dir), settings.gateway_url)
         uvloop.run(run(settings))
     except LegationError as error:
         sys.stderr.write(f"control plane: {error}\n")

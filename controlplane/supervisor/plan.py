@@ -87,9 +87,10 @@ def launched(command: tuple[str, ...]) -> tuple[str, ...]:
     return (sys.executable, "-I", "-S", _LAUNCHER, str(os.getpid()), *command)
 
 
-def control_plane(environ: Mapping[str, str]) -> Process:
-    """The control plane."""
-    return replace(python_module(CONTROL_PLANE, "controlplane", environ), stop_seconds=10.0)
+def control_plane(deployment: Deployment, environ: Mapping[str, str]) -> Process:
+    """The control plane; it makes the data directory usable before it serves."""
+    process = python_module(CONTROL_PLANE, "controlplane", environ, "--prepare", str(deployment.data_dir))
+    return replace(process, stop_seconds=10.0)
 
 
 def authorizer(environ: Mapping[str, str]) -> Process:

@@ -25,9 +25,10 @@ def require_free(port: int, *, what: str, change_with: str) -> None:
 
 
 def free_port(preferred: int) -> int:
-    """`preferred` when it is free, else one that the system chooses."""
-    if _bind_fault(preferred) is None:
-        return preferred
+    """`preferred` when it is free, else the next free one ten further on, so that the choice seldom changes; else any."""
+    for port in range(preferred, preferred + 100, 10):
+        if port < 65536 and _bind_fault(port) is None:
+            return port
     with socket.socket() as listener:
         listener.bind((LOOPBACK, 0))
         return int(listener.getsockname()[1])

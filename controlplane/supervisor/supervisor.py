@@ -1,7 +1,7 @@
 """`legation up`: starts the processes of a deployment on one machine, watches them, and stops them in order.
 
-    (1) alone in this data directory, ports free → (2) prepare → (3) start everything → (4) ready through the gateway
-    → (5) tour, if asked → (6) serve until a signal → (7) stop: Envoy drained first, then authorizer, control plane, samples
+    (1) alone in this data directory, ports free → (2) start everything → (3) ready through the gateway → (4) tour, if asked
+    → (5) serve until a signal → (6) stop: Envoy drained first, then the authorizer, then the rest
 
 Children never outlive this process: the kernel kills them with it (`launch`). A first signal stops in order, a second at once.
 """
@@ -24,7 +24,6 @@ from controlplane.supervisor import log_file, plan, port
 from controlplane.supervisor.child import Child
 from controlplane.supervisor.http import drain_envoy, get_readiness
 from controlplane.supervisor.lock import locked
-from controlplane.supervisor.marker import is_prepared
 from extauthz.errors import ConfigurationError
 from extauthz.runtime import Deployment, deployment_of
 
@@ -96,36 +95,32 @@ class Supervisor:
                 loop.remove_signal_handler(number)
 
     async def _serve(self) -> int:
-        # (2) prepare and (3) start: what needs no database starts meanwhile, what imports the SDK (a second of CPU) last
         self._clear_sockets()
         self._say(f"Legation starts in {self._deployment.data_dir}")
         samples = {name: port.free_port(preferred) for name, preferred in plan.SAMPLE_PORTS.items()} if self._options.demo else {}
+        # (2) start everything; what imports the SDK (a second of CPU) last
         ours, plain = plan.child_environ(self._environ, self._settings), plan.child_environ(self._environ)
-        preparing = asyncio.create_task(self._prepare(ours), name="prepare")
-        try:
-            await self._start(plan.envoy(_envoy_binary(), self._bootstrap_file(), plain, self._envoy_log_level()))
-            await self._start(plan.authorizer(ours))
-        finally:
-            await preparing
-        await self._start(plan.control_plane(ours))
+        await self._start(plan.control_plane(self._deployment, ours))
+        await self._start(plan.authorizer(ours))
+        await self._start(plan.envoy(_envoy_binary(), self._bootstrap_file(), plain, self._envoy_log_level()))
         tour = await self._start_tour(samples) if self._options.demo else None
         if samples:
             await self._start(plan.samples(samples, plain))
-        # (4) ready through the gateway
+        # (3) ready through the gateway
         bounding = asyncio.create_task(self._bound_logs(), name="bound logs")
         try:
             if not await self._until_ready():
                 return _INTERRUPTED
             self._write_state(samples)
             self._say(f"Ready after {time.monotonic() - self._began:.1f} s at {self._settings['LEGATION_GATEWAY_URL']}")
-            # (5) the tour, if asked
+            # (4) the tour, if asked
             if tour is not None:
                 code = await self._finish_tour(tour)
                 if self._options.exit_after_tour or self._stop.is_set():
                     return code
             else:
                 self._say(_WELCOME.format(gateway=self._settings["LEGATION_GATEWAY_URL"], flag=self._data_dir_flag()))
-            # (6) serve until a signal
+            # (5) serve until a signal
             await self._first_of(self._stop)
         finally:
             bounding.cancel()
@@ -135,19 +130,6 @@ class Supervisor:
         return 0
 
     # start
-
-    async def _prepare(self, environ: Mapping[str, str]) -> None:
-        gateway_url = self._settings["LEGATION_GATEWAY_URL"]
-        if is_prepared(self._deployment, gateway_url):
-            return
-        command = (sys.executable, "-P", "-m", "controlplane.supervisor.prepare", str(self._deployment.data_dir), gateway_url)
-        process = await asyncio.create_subprocess_exec(
-            *plan.launched(command), stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, env=environ, start_new_session=True
-        )
-        _, said = await process.communicate()
-        if process.returncode != 0:
-            why = said.decode(errors="replace").strip()
-            raise StartError(f"the data directory {self._deployment.data_dir} could not be prepared: {why}")
 
     async def _start(self, process: plan.Process) -> None:
         child = self._children[process.name] = Child(process, log_dir=self._deployment.log_dir, report=self._on_death)
@@ -261,7 +243,7 @@ class Supervisor:
         self._deployment.state_file.unlink(missing_ok=True)
         if plan.ENVOY in self._children and self._signals < 2 and not self._starting:
             await drain_envoy(self._deployment.envoy_admin_socket, seconds=_DRAIN_SECONDS)
-        for name in (plan.ENVOY, plan.AUTHORIZER, plan.CONTROL_PLANE):
+        for name in (plan.ENVOY, plan.AUTHORIZER):
             if (child := self._children.pop(name, None)) is not None:
                 await child.stop()
         await asyncio.gather(*(child.stop() for child in self._children.values()))
