@@ -137,15 +137,19 @@ class DiscoveryClient:
             backoff = min(backoff * 2, LAST_BACKOFF_SECONDS)
 
     async def _stream(self) -> None:
+        first, *others = self._first_requests()
         requests: asyncio.Queue[wire.DeltaDiscoveryRequest] = asyncio.Queue()
-        for request in self._first_requests():
-            requests.put_nowait(request)
+        requests.put_nowait(first)
         async with self._channel() as channel:
-            responses: AsyncIterable[wire.DeltaDiscoveryResponse] = channel.stream_stream(
+            call = channel.stream_stream(
                 DELTA_METHOD,
                 request_serializer=wire.DeltaDiscoveryRequest.SerializeToString,
                 response_deserializer=wire.DeltaDiscoveryResponse.FromString,
             )(_from(requests))
+            await call.initial_metadata()  # accepted, or refused with words that a write under way would hide
+            for request in others:
+                requests.put_nowait(request)
+            responses: AsyncIterable[wire.DeltaDiscoveryResponse] = call
             async for response in responses:
                 self.connected = True
                 requests.put_nowait(self._take(response))

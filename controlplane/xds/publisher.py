@@ -34,7 +34,7 @@ from controlplane.xds.resource_cache import FileResourceCache, MemoryResourceCac
 from controlplane.xds.retirement import Retirement
 from controlplane.xds.revocation import keeping_refused, revoked
 from controlplane.xds.rollout import NodeRecord, Rollout
-from controlplane.xds.snapshot import Snapshot, SnapshotInputs, build_snapshot
+from controlplane.xds.snapshot import Snapshot, SnapshotInputs, build_snapshot, is_builder_loaded, warm_up_builder
 
 logger = structlog.get_logger(__name__)
 
@@ -43,6 +43,7 @@ GRACE_SECONDS = 1.0
 REFRESH_SECONDS = 30.0
 STARTING_SECONDS = 5.0
 TICK_SECONDS = 0.25
+WARM_UP_SECONDS = 10.0
 KEPT_STAGES = 200
 MOST_REFUSALS = 10
 """How often the rest of a revision is waited for again because something in it was refused; then it proceeds."""
@@ -107,6 +108,7 @@ class Publisher:
         self._quarantine = Quarantine()
         self._retirement = Retirement(grace_seconds=pace.grace_seconds + gateway.check_timeout_ms / 1000)
         self._wake = asyncio.Event()
+        self._standing = asyncio.Event()
         self._again = False
         self._adding = False
         self._removing = False
@@ -120,6 +122,7 @@ class Publisher:
             tasks.create_task(self._follow())
             tasks.create_task(self._refresh_names())
             tasks.create_task(self._tick())
+            tasks.create_task(self._warm_up())
 
     # what wakes the publisher
 
@@ -150,6 +153,13 @@ class Publisher:
             new_day = snapshot is not None and snapshot.inputs.day != self._clock().astimezone(UTC).date()
             if new_day or self._retirement.due(_now()) or self._quarantine.pending(self._rollout.rejections(), _now()):
                 self._publish_again()
+
+    async def _warm_up(self) -> None:
+        """After a start that needed no builder, load it before the first edit does: that takes seconds, here nobody waits."""
+        await self._standing.wait()
+        await self._rollout.wait(self._source.state.revision, WARM_UP_SECONDS)
+        if not is_builder_loaded():
+            await asyncio.to_thread(warm_up_builder)
 
     def _publish_again(self) -> None:
         self._again = True
@@ -184,6 +194,7 @@ class Publisher:
         await self._switch(snapshot)
         # (4) Envoys remove: `_tick` publishes again when the grace is over
         self.published = snapshot
+        self._standing.set()
         await self._keep_built(first=first)
 
     async def _add(self, snapshot: Snapshot) -> None:

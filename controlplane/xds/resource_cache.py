@@ -6,12 +6,15 @@ what no snapshot uses any more is dropped at the next start. A damaged file cost
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
 import structlog
+
+_TABLE = "CREATE TABLE IF NOT EXISTS resource (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
 
 logger = structlog.get_logger(__name__)
 
@@ -54,6 +57,7 @@ class FileResourceCache:
         except (sqlite3.Error, OSError) as error:
             logger.warning("cache of built resources unreadable", file=str(file), error=str(error))
             file.unlink(missing_ok=True)
+            file.touch(mode=0o600)
 
     def get(self, key: str) -> bytes | None:
         """The bytes, if they were built before."""
@@ -83,17 +87,15 @@ class FileResourceCache:
     def _read(self) -> dict[str, bytes]:
         if not self._file.exists():
             self._file.touch(mode=0o600)
-        with sqlite3.connect(self._file) as connection:
-            connection.execute("CREATE TABLE IF NOT EXISTS resource (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID")
-            rows = dict(connection.execute("SELECT key, value FROM resource"))
-        connection.close()
-        return rows
+        with contextlib.closing(sqlite3.connect(self._file)) as connection, connection:
+            connection.execute(_TABLE)
+            return dict(connection.execute("SELECT key, value FROM resource"))
 
     def _write(self, added: Iterable[tuple[str, bytes]], dropped: Iterable[str]) -> None:
         try:
-            with sqlite3.connect(self._file) as connection:
+            with contextlib.closing(sqlite3.connect(self._file)) as connection, connection:
+                connection.execute(_TABLE)
                 connection.executemany("INSERT OR REPLACE INTO resource VALUES (?, ?)", added)
                 connection.executemany("DELETE FROM resource WHERE key = ?", [(key,) for key in dropped])
-            connection.close()
         except sqlite3.Error as error:
             logger.warning("cache of built resources not written", file=str(self._file), error=str(error))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -169,6 +170,19 @@ def load_builder() -> Any:  # noqa: ANN401 - a module
         warnings.simplefilter("ignore")  # pydantic's remarks about generated code
         from controlplane.xds.resources import builder  # noqa: PLC0415
     return builder
+
+
+def is_builder_loaded() -> bool:
+    """Whether building costs no import any more."""
+    return "controlplane.xds.resources.builder" in sys.modules
+
+
+def warm_up_builder() -> None:
+    """Load the builders and use once what an edit uses: classes are completed on first use."""
+    spec = McpServerSpec.model_validate({"endpoints": [{"url": "http://192.0.2.1/mcp"}]})
+    builder = load_builder()
+    builder.build_cluster("warm-up", spec, "")
+    builder.build_endpoints("warm-up", spec, {"192.0.2.1": ("192.0.2.1",)})
 
 
 def _server_resources(

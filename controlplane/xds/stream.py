@@ -120,6 +120,7 @@ class AggregatedDiscoveryService:
         record = self._rollout.connect(kind, first.node.id)
         logger.info("xDS node connected", node=first.node.id, kind=kind.value)
         try:
+            await context.send_initial_metadata(())
             await self._serve(first, record, context)
         finally:
             self._rollout.disconnect(record)

@@ -15,7 +15,7 @@ from envoy_data_plane.google.protobuf import Any, Struct
 from controlplane.registry.spec import McpServerSpec
 from controlplane.xds.cluster_name import server_names
 from controlplane.xds.gateway import GatewaySettings
-from controlplane.xds.resources.typed import ADS, TLS_SOCKET, is_name, link_tls_context, load_assignment, pack
+from controlplane.xds.resources.typed import ADS_ENDPOINTS, TLS_SOCKET, is_name, link_tls_context, load_assignment, pack
 
 AUTHORIZER_CLUSTER = "legation-authorizer"
 API_CLUSTER = "legation-api"
@@ -36,7 +36,7 @@ def make_mcp_cluster(name: str, spec: McpServerSpec, *, ca_file: str) -> cluster
     return cluster.Cluster(
         name=name,
         type=cluster.ClusterDiscoveryType.EDS,
-        eds_cluster_config=cluster.ClusterEdsClusterConfig(eds_config=ADS, service_name=name),
+        eds_cluster_config=cluster.ClusterEdsClusterConfig(eds_config=ADS_ENDPOINTS, service_name=name),
         connect_timeout=timedelta(seconds=5),
         per_connection_buffer_limit_bytes=1024 * 1024,
         lb_policy=cluster.ClusterLbPolicy.LEAST_REQUEST,
@@ -46,7 +46,7 @@ def make_mcp_cluster(name: str, spec: McpServerSpec, *, ca_file: str) -> cluster
             tcp_keepalive=core.TcpKeepalive(keepalive_probes=3, keepalive_time=30, keepalive_interval=10)
         ),
         typed_extension_protocol_options={HTTP_OPTIONS: _tls_options() if secure else _http1_options(PLAIN_IDLE_SECONDS)},
-        transport_socket=next(iter(sockets.values())) if len(sockets) == 1 else None,
+        transport_socket=next(iter(sockets.values())) if sockets else None,  # never plain text, whatever matches below
         transport_socket_matches=[
             cluster.ClusterTransportSocketMatch(name=host, match=Struct.from_dict({"host": host}), transport_socket=socket)
             for host, socket in sorted(sockets.items())

@@ -24,6 +24,11 @@ from extauthz.transport import parse_link_address
 ADS = core.ConfigSource(ads=core.AggregatedConfigSource(), resource_api_version=core.ApiVersion.V3, initial_fetch_timeout=timedelta(0))
 """Resources come over the one ADS stream; Envoy waits for them for ever rather than starting without its filters."""
 
+ADS_ENDPOINTS = core.ConfigSource(
+    ads=core.AggregatedConfigSource(), resource_api_version=core.ApiVersion.V3, initial_fetch_timeout=timedelta(seconds=5)
+)
+"""The same for endpoints, but one server without them must not hold up the start of all others."""
+
 TLS_SOCKET = "envoy.transport_sockets.tls"
 
 

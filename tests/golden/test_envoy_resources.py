@@ -1,0 +1,125 @@
+"""What is sent to Envoy, as files that people read before they commit: `make golden` writes them anew."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controlplane.xds.node import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from controlplane.xds.resource_cache import MemoryResourceCache
+from controlplane.xds.resources import filter_name
+from controlplane.xds.snapshot import build_snapshot, load_builder
+from tests.unit.envoy_descriptors import message_as_json
+from tests.unit.xds_world import GATEWAY, inputs_of, mcp_server, state_of
+
+FOLDER = Path(__file__).parent / "envoy"
+UPDATE = os.environ.get("UPDATE_GOLDEN") == "1"
+SHORT = {CLUSTER: "cluster", ENDPOINT: "endpoint", LISTENER: "listener", ROUTE: "route"}
+
+SERVERS = [
+    mcp_server("plain", "http://crm.internal:9101/mcp"),
+    mcp_server("scaled", "http://10.0.0.1:9101/mcp", "http://10.0.0.2:9101/mcp", "http://[2001:db8::1]:9101/mcp", maxConcurrentCalls=50),
+    mcp_server("secure", "https://mcp.example.com/mcp"),
+    mcp_server("private-ca", "https://10.0.0.3:8443/mcp", tls={"serverName": "mcp.corp.example", "caFile": "/etc/corp/ca.pem"}),
+    mcp_server("two-hosts", "https://one.example/mcp", "https://two.example/mcp"),
+    mcp_server("nowhere", "http://unresolved.example/mcp"),
+]
+
+
+def resources() -> dict[str, dict[str, Any]]:
+    """Everything that Envoy is sent for these servers: file name to JSON."""
+    state = state_of(1, *SERVERS)
+    resolved = {
+        "crm.internal": ("10.0.0.9",),
+        "mcp.example.com": ("203.0.113.7", "203.0.113.8"),
+        "one.example": ("203.0.113.1",),
+        "two.example": ("203.0.113.2",),
+        "unresolved.example": (),
+        "2001:db8::1": ("2001:db8::1",),
+    }
+    snapshot = build_snapshot(state, inputs=inputs_of(state, resolved), built=MemoryResourceCache())
+    return {
+        f"{SHORT[type_url]}-{name}.json": message_as_json(type_url, resource.value)
+        for type_url, named in snapshot.envoy.items()
+        for name, resource in named.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, dict[str, Any]]:
+    return resources()
+
+
+def test_no_golden_file_is_missing_or_left_over(made: dict[str, dict[str, Any]]) -> None:
+    if UPDATE:
+        FOLDER.mkdir(exist_ok=True)
+        for file in FOLDER.glob("*.json"):
+            file.unlink()
+        for name, content in made.items():
+            (FOLDER / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+    assert {file.name for file in FOLDER.glob("*.json")} == set(made)
+
+
+def test_what_is_sent_to_envoy_is_what_the_golden_files_say(made: dict[str, dict[str, Any]]) -> None:
+    differing = [name for name, content in made.items() if json.loads((FOLDER / name).read_text()) != content]
+
+    assert differing == [], "run `make golden`, read the difference, commit it with its reason"
+
+
+def test_every_filter_that_a_route_configures_stands_in_the_chain() -> None:
+    """Envoy accepts a misspelt key of typed_per_filter_config silently."""
+    keys: set[str] = set()
+    for name in ("route-ingress.json", "route-egress.json"):
+        _collect_keys(json.loads((FOLDER / name).read_text()), keys)
+
+    assert keys
+    assert keys <= set(filter_name.HTTP_FILTERS)
+
+
+def _collect_keys(value: Any, keys: set[str]) -> None:
+    if isinstance(value, dict):
+        keys.update(value.get("typed_per_filter_config", {}))
+        for inner in value.values():
+            _collect_keys(inner, keys)
+    elif isinstance(value, list):
+        for inner in value:
+            _collect_keys(inner, keys)
+
+
+def test_the_lanes_stand_before_every_other_route() -> None:
+    routes = json.loads((FOLDER / "route-ingress.json").read_text())["virtual_hosts"][0]["routes"]
+
+    assert [route["name"] for route in routes][:4] == ["lane-direct", "lane-stream", "governed-0", "governed-1"]
+    assert routes[-1]["name"] == "not-found"
+
+
+def test_only_the_api_and_the_final_404_are_served_without_asking_the_authorizer() -> None:
+    virtual_host = json.loads((FOLDER / "route-ingress.json").read_text())["virtual_hosts"][0]
+    ext_authz = "envoy.filters.http.ext_authz"
+
+    unasked = [
+        route["name"] for route in virtual_host["routes"] if route.get("typed_per_filter_config", {}).get(ext_authz, {}).get("disabled")
+    ]
+
+    assert unasked == ["api-0", "api-1", "api-2", "api-3", "not-found"]
+    assert virtual_host["typed_per_filter_config"][ext_authz]["check_settings"]["context_extensions"] == {"listener": "ingress"}
+
+
+def test_authorizers_over_tcp_are_reached_with_mutual_tls_only() -> None:
+    gateway = replace(GATEWAY, authorizer_addresses=("authorizer:9001",), api_address="control-plane:9000", link_tls=True)
+    builder = load_builder()
+
+    authorizer = message_as_json(CLUSTER, builder.build_own_cluster("legation-authorizer", gateway))
+    api = message_as_json(CLUSTER, builder.build_own_cluster("legation-api", gateway))
+
+    for cluster, suffix in ((authorizer, "/legation/authorizer"), (api, "/legation/control-plane")):
+        tls = cluster["transport_socket"]["typed_config"]["common_tls_context"]
+        assert tls["tls_certificate_sds_secret_configs"] == [{"name": "legation-identity"}]
+        matched = tls["combined_validation_context"]["default_validation_context"]["match_typed_subject_alt_names"]
+        assert matched == [{"san_type": "URI", "matcher": {"suffix": suffix}}]

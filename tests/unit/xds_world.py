@@ -1,0 +1,73 @@
+"""Registry states and snapshots for tests of xDS; a clock and a key that never change."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from controlplane.registry.encryption import RegistryKey
+from controlplane.registry.spec import IdentityProviderSpec, McpServerSpec, PolicySetSpec, RoleBindingSpec
+from controlplane.registry.state import Definition, Entry, RegistryState
+from controlplane.xds.gateway import GatewaySettings
+from controlplane.xds.resolver import hosts_of
+from controlplane.xds.snapshot import SnapshotInputs
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+KEY = RegistryKey(b"k" * 32)
+GATEWAY = GatewaySettings(
+    gateway_listen="127.0.0.1:8080",
+    egress_listen="unix:/run/legation/egress.sock",
+    authorizer_addresses=("unix:/run/legation/authz.sock",),
+    api_address="unix:/run/legation/api.sock",
+    system_ca_file="/etc/ssl/certs/ca-certificates.crt",
+)
+
+
+def mcp_server(name: str, *urls: str, uid: str = "", **spec: Any) -> Entry[McpServerSpec]:
+    endpoints = [{"url": url} for url in urls or ("http://10.0.0.1:9101/mcp",)]
+    return Entry(
+        uid=uid or f"uid-{name}",
+        namespace="demo",
+        name=name,
+        spec=McpServerSpec.model_validate({"endpoints": endpoints, **spec}),
+        resource_revision=1,
+    )
+
+
+def policy_set(name: str, cedar: str) -> Entry[PolicySetSpec]:
+    return Entry(uid=f"uid-{name}", namespace="demo", name=name, spec=PolicySetSpec(cedar=cedar), resource_revision=1)
+
+
+def role_binding(name: str, role: str, *subjects: tuple[str, str]) -> Entry[RoleBindingSpec]:
+    spec = RoleBindingSpec.model_validate({"role": role, "subjects": [{"kind": kind, "name": who} for kind, who in subjects]})
+    return Entry(uid=f"uid-{name}", namespace="demo", name=name, spec=spec, resource_revision=1)
+
+
+def identity_provider(name: str, **spec: Any) -> Entry[IdentityProviderSpec]:
+    parsed = IdentityProviderSpec.model_validate({"issuer": f"urn:{name}", **spec})
+    return Entry(uid=f"uid-{name}", namespace="system", name=name, spec=parsed, resource_revision=1)
+
+
+def tool(name: str, *, accepted: dict[str, Any] | None = None, **document: Any) -> Definition:
+    return Definition(kind="tool", name=name, digest=f"sha256:{name}", document={"name": name, **document}, accepted=accepted)
+
+
+def state_of(revision: int, *entries: Entry[Any], definitions: dict[str, tuple[Definition, ...]] | None = None) -> RegistryState:
+    def of(kind: type[Any]) -> dict[str, Entry[Any]]:
+        return {entry.id: entry for entry in entries if isinstance(entry.spec, kind)}
+
+    return RegistryState(
+        revision=revision,
+        committed_at=NOW,
+        mcp_servers=of(McpServerSpec),
+        policy_sets=of(PolicySetSpec),
+        role_bindings=of(RoleBindingSpec),
+        identity_providers=of(IdentityProviderSpec),
+        definitions=definitions or {},
+    )
+
+
+def inputs_of(state: RegistryState, resolved: dict[str, tuple[str, ...]] | None = None, *, now: datetime = NOW) -> SnapshotInputs:
+    hosts = {host for entry in state.mcp_servers.values() for host in hosts_of(entry.spec)}
+    known = {host: (host,) if host[0].isdigit() else ("203.0.113.7",) for host in hosts} | (resolved or {})
+    return SnapshotInputs(gateway=GATEWAY, resolved=known, key=KEY, now=now)
