@@ -15,6 +15,7 @@ import uvicorn
 from mcp.server.mcpserver import MCPServer
 
 Build = Callable[[], MCPServer[object]]
+LOOPBACK = "127.0.0.1"
 _GRACE_SECONDS = 1
 
 
@@ -28,22 +29,24 @@ class _Listener(uvicorn.Server):
 
 
 def serve(build: Build, *, default_port: int, arguments: Sequence[str] | None = None) -> int:
-    """Serve what `build` makes on 127.0.0.1 until SIGTERM or SIGINT; open streams get a second to end."""
+    """Serve what `build` makes until SIGTERM or SIGINT; open streams get a second to end."""
     parser = argparse.ArgumentParser(description="A sample MCP server of the Legation demo.")
-    parser.add_argument("--port", type=int, default=default_port, help=f"port on 127.0.0.1 (default {default_port})")
-    return serve_all({parser.parse_args(arguments).port: build})
+    parser.add_argument("--port", type=int, default=default_port, help=f"port (default {default_port})")
+    parser.add_argument("--host", default=LOOPBACK, help="address to listen on (default 127.0.0.1; a container needs 0.0.0.0)")
+    options = parser.parse_args(arguments)
+    return serve_all({options.port: build}, host=options.host)
 
 
-def serve_all(builds: Mapping[int, Build]) -> int:
+def serve_all(builds: Mapping[int, Build], *, host: str = LOOPBACK) -> int:
     """Serve several servers, by port, in one process."""
-    asyncio.run(_serve_all([_listener(build, port) for port, build in builds.items()]))
+    asyncio.run(_serve_all([_listener(build, host, port) for port, build in builds.items()]))
     return 0
 
 
-def _listener(build: Build, port: int) -> _Listener:
+def _listener(build: Build, host: str, port: int) -> _Listener:
     config = uvicorn.Config(
-        build().streamable_http_app(),
-        host="127.0.0.1",
+        build().streamable_http_app(host=host),  # on the loopback the SDK refuses foreign Host headers
+        host=host,
         port=port,
         log_level="warning",
         access_log=False,
