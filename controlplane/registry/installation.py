@@ -1,6 +1,7 @@
 """Makes a deployment's data directory usable: keys, the administrator's credential, the first entries.
 
-Called by the supervisor (or `installation_process`) before the control plane starts. Everything that exists is kept: a second call changes nothing.
+Called by the supervisor or by `installation_process`, before the control plane starts. Everything that exists is kept: a second call
+changes nothing.
 """
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ def _first_documents(deployment: Deployment, gateway_url: str) -> list[dict[str,
     }
     administrators = {"role": "legation:administrator", "subjects": [{"kind": "User", "name": f"operators/{ADMINISTRATOR_SUBJECT}"}]}
     return [
-        _document("Namespace", {"name": SYSTEM_NAMESPACE}, {"description": "Operators, identity providers and policies that hold everywhere"}),
+        _document(
+            "Namespace", {"name": SYSTEM_NAMESPACE}, {"description": "Operators, identity providers and policies that hold everywhere"}
+        ),
         _document("IdentityProvider", {"namespace": SYSTEM_NAMESPACE, "name": "operators"}, operators),
         _document("IdentityProvider", {"namespace": SYSTEM_NAMESPACE, "name": "local"}, local),
         _document("RoleBinding", {"namespace": SYSTEM_NAMESPACE, "name": "administrators"}, administrators),
