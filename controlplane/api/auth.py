@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from aiohttp import web
@@ -71,8 +72,17 @@ class OperatorAuthenticator:
     def _authenticator_of(self, state: RegistryState) -> Authenticator:
         entries = entries_of(state, Kind.IDENTITY_PROVIDER)
         if entries is not self._known:  # states share what did not change
-            providers = self._providers_of(state)
+            providers = tuple(for_operators(provider) for provider in self._providers_of(state))
             self._key_source.watch(providers)
             self._authenticator = Authenticator(providers, self._key_source, self._clock, verified_tokens=self._verified_tokens)
             self._known = entries
         return self._authenticator
+
+
+def for_operators(provider: IdentityProvider) -> IdentityProvider:
+    """The provider as the API trusts it: tokens for the API only.
+
+    What a provider of callers accepts beside a server's own URL is for servers; a token that an agent carries there must not
+    open the registry, even when its owner is an operator.
+    """
+    return provider if provider.operators_only else replace(provider, audiences=())

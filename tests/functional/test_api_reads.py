@@ -1,0 +1,263 @@
+"""Nodes, revisions, readiness, explain, catalogs, audit, and the OpenAPI document."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.functional.api import DEMO, Api, binding, running_api
+from tests.functional.registry import reading, tool
+
+NODE = {"id": "e1", "kind": "envoy", "connected": True, "revision": 1, "state": "SYNCED", "last_seen_at": "2026-11-22T00:00:00+00:00"}
+NODE |= {"types": [{"type_url": "x", "version": "1", "state": "NACK", "error": "mcp-1: bad address of other/secret"}]}
+
+
+@pytest.fixture
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
+    async with running_api(tmp_path) as running:
+        await running.apply(DEMO)
+        yield running
+
+
+async def _probed(api: Api, *definitions: Any) -> None:
+    await api.service.record_probe(api.live.state.mcp_servers["demo/crm"].uid, reading(*definitions))
+
+
+async def test_a_revision_can_be_waited_for(api: Api):
+    waiting = asyncio.create_task(api.call("GET", "/v1/revisions/2?wait=5"))
+    await asyncio.sleep(0.05)
+    api.rollout.acked = 2
+    answer = await waiting
+    early = await api.call("GET", "/v1/revisions/2")
+    none = await api.call("GET", "/v1/revisions/99")
+    long = await api.call("GET", "/v1/revisions/2?wait=9999")
+
+    assert (answer.body["complete"], answer.body["actor"], answer.body["programmed"]["envoy"]) == (True, "operators/admin", [1, 1])
+    assert early.body["complete"] is True
+    assert (none.status, long.status) == (404, 400)
+
+
+async def test_ready_is_said_only_when_an_envoy_and_an_authorizer_are_up_to_date(api: Api):
+    nobody = await api.call("GET", "/readyz", token="")
+    api.rollout.shown = [NODE, NODE | {"id": "a1", "kind": "authorizer", "state": "STALE"}]
+    stale = await api.call("GET", "/readyz", token="")
+    api.rollout.shown = [NODE, NODE | {"id": "a1", "kind": "authorizer"}]
+    ready = await api.call("GET", "/readyz", token="")
+
+    assert (nobody.status, stale.status, ready.status) == (503, 503, 200)
+    assert stale.body["reasons"] == ["no authorizer is connected and up to date"]
+    assert (await api.call("GET", "/healthz", token="")).body == {"status": "ok"}
+
+
+async def test_what_a_node_refused_is_shown_to_operators_of_everything_only(api: Api):
+    await api.apply(binding("demo", "viewers", "legation:viewer", "vera"))
+    api.rollout.shown = [NODE]
+
+    mine = await api.call("GET", "/v1/nodes")
+    theirs = await api.call("GET", "/v1/nodes", token=api.token("vera"))
+    revision = await api.call("GET", "/v1/revisions/2", token=api.token("vera"))
+
+    assert mine.body["items"] == [NODE]
+    assert "other/secret" not in theirs.text
+    assert theirs.body["items"][0]["state"] == "SYNCED"
+    assert "actor" not in revision.body
+
+
+async def test_tools_are_read_reviewed_and_accepted(api: Api):
+    await _probed(api, tool("search_contacts", readOnlyHint=True), tool("update_contact", destructiveHint=False), tool("delete_contact"))
+    path = "/v1/namespaces/demo/mcp-servers/crm"
+    before = await api.call("GET", f"{path}/tools")
+    wrong = await api.call("POST", f"{path}/accept", json={"digest": "sha256:0"})
+
+    accepted = await api.call("POST", f"{path}/accept", json={"digest": before.body["digest"]})
+    again = await api.call("POST", f"{path}/accept")
+    after = await api.call("GET", f"{path}/tools")
+    document = await api.call("GET", path)
+
+    assert {item["effect"] for item in before.body["items"]} == {"destructive"}
+    assert wrong.status == 409
+    assert accepted.body["accepted"] == [
+        {"name": "search_contacts", "effect": "read"},
+        {"name": "update_contact", "effect": "write"},
+        {"name": "delete_contact", "effect": "destructive"},
+    ]
+    assert again.body["revision"] == accepted.body["revision"]
+    assert [item["effect"] for item in after.body["items"]] == ["read", "write", "destructive"]
+    assert document.body["status"]["acceptedTools"] == 3
+    assert document.body["status"]["conditions"][0]["status"] == "True"
+    history = await api.call("GET", f"{path}/history")
+    assert [item["op"] for item in history.body["items"]] == ["accepted", "probed", "created"]
+
+
+async def test_a_catalog_that_was_never_read_cannot_be_accepted(api: Api):
+    assert (await api.call("POST", "/v1/namespaces/demo/mcp-servers/crm/accept")).status == 409
+
+
+async def test_a_definition_that_changes_keeps_the_effect_that_was_accepted(api: Api):
+    await _probed(api, tool("delete_contact"))
+    await api.call("POST", "/v1/namespaces/demo/mcp-servers/crm/accept")
+
+    await _probed(api, tool("delete_contact", readOnlyHint=True))
+
+    item = (await api.call("GET", "/v1/namespaces/demo/mcp-servers/crm/tools")).body["items"][0]
+    assert item["effect"] == "destructive"
+    assert item["digest"] != item["accepted_digest"]
+
+
+async def _explain(api: Api, name: str = "marketing-agent", **question: Any) -> dict[str, Any]:
+    asked = {"principal": {"as": name}, "server": "demo/crm", "tool": "update_contact"} | question
+    answer = await api.call("POST", "/v1/explain", json=asked)
+    assert answer.status == 200, answer.text
+    return answer.body  # type: ignore[no-any-return]
+
+
+async def test_explain_names_the_policy_that_permits(api: Api):
+    await _probed(api, tool("update_contact"), tool("delete_contact"))
+
+    told = await _explain(api)
+
+    assert (told["decision"], told["reason"]) == ("allow", "allowed")
+    assert told["determining_policies"] == ["demo/marketing-updates"]
+    assert told["roles"] == ["demo/marketing"]
+    assert told["sentence"] == "User local/marketing-agent may tools/call update_contact on demo/crm: permitted by demo/marketing-updates."
+    assert told["revision"] == api.live.state.revision
+
+
+async def test_explain_says_which_role_is_missing(api: Api):
+    await _probed(api, tool("update_contact"), tool("delete_contact"))
+
+    stranger = await _explain(api, "ann")
+    member = await _explain(api, "ann", principal={"as": "ann", "groups": ["marketing"], "kind": "Agent", "provider": "local"})
+    other_tool = await _explain(api, tool="delete_contact")
+    unknown_tool = await _explain(api, tool="drop")
+    no_server = await _explain(api, server="demo/none")
+
+    assert (stranger["decision"], stranger["reason"], stranger["missing_roles"]) == ("deny", "server_not_found", ["demo/marketing"])
+    assert "It would be allowed with the role demo/marketing." in stranger["sentence"]
+    assert member["decision"] == "allow"
+    assert other_tool["reason"] == "no_matching_permit"
+    assert unknown_tool["reason"] == "tool_unknown"
+    assert no_server["sentence"] == "There is no McpServer demo/none."
+
+
+async def test_explain_follows_an_edit_at_once(api: Api):
+    await _probed(api, tool("update_contact"))
+    assert (await _explain(api))["decision"] == "allow"
+
+    await api.call("DELETE", "/v1/namespaces/demo/policy-sets/crm", headers={"If-Match": "*"})
+
+    assert (await _explain(api))["decision"] == "deny"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"principal": {"as": "ann"}, "server": "crm"},
+        {"principal": {"as": "ann"}},
+        {"principal": {"as": "ann", "provider": "operators"}, "server": "demo/crm", "tool": "x"},
+        {"principal": {"as": "ann", "provider": "none"}, "server": "demo/crm", "tool": "x"},
+        {"principal": {"as": "ann", "kind": "Robot"}, "server": "demo/crm", "tool": "x"},
+        {"principal": {"as": "ann"}, "server": "demo/crm", "method": "no/such"},
+        {"principal": {"as": "ann"}, "server": "demo/crm", "tool": "x", "colour": "red"},
+        [],
+    ],
+)
+async def test_a_question_that_makes_no_sense_is_a_bad_request(api: Api, asked: object):
+    assert (await api.call("POST", "/v1/explain", json=asked)).status == 400
+
+
+def _record(namespace: str, tool_name: str, decision: str = "allow") -> dict[str, object]:
+    caller = {"id": "local/ann", "subject": "ann"}
+    return {"namespace": namespace, "mcp_server": "crm", "tool": tool_name, "decision": decision, "principal": caller}
+
+
+async def test_audit_is_filtered_by_question_and_by_what_may_be_read(api: Api):
+    await api.apply(binding("demo", "auditors", "legation:auditor", "aude"))
+    api.audit.records = [_record("demo", "a"), _record("other", "b"), _record("demo", "c", "deny"), {"decision": "deny"}]
+
+    async def tools(query: str, token: str | None = None) -> list[object]:
+        return [record.get("tool") for record in (await api.call("GET", f"/v1/audit{query}", token=token)).body["items"]]
+
+    assert await tools("") == ["a", "b", "c", None]
+    assert await tools("", api.token("aude")) == ["a", "c"]
+    assert await tools("?decision=deny", api.token("aude")) == ["c"]
+    assert await tools("?server=demo/crm&tool=a") == ["a"]
+    assert await tools("?principal=ann&limit=1") == ["c"]
+    assert (await api.call("GET", "/v1/audit?after=bogus")).status == 400
+    assert (await api.call("GET", "/v1/audit?decision=maybe")).status == 400
+
+
+async def test_audit_can_be_followed_and_ends_with_the_permission(api: Api):
+    await api.apply(binding("demo", "auditors", "legation:auditor", "aude"))
+    api.audit.records = [_record("demo", "old")]
+    headers = {"Authorization": f"Bearer {api.token('aude')}"}
+
+    async with api.client.get("/v1/audit?follow=true", headers=headers) as response:
+        first = json.loads(await asyncio.wait_for(response.content.readline(), 5))
+        api.audit.records += [_record("other", "hidden"), _record("demo", "new")]
+        second = json.loads(await asyncio.wait_for(response.content.readline(), 5))
+        await api.call("DELETE", "/v1/namespaces/demo/role-bindings/auditors", headers={"If-Match": "*"})
+        end = await asyncio.wait_for(response.content.readline(), 5)
+
+    assert (first["tool"], second["tool"], end) == ("old", "new", b"")
+    assert response.headers["Content-Type"] == "application/x-ndjson"
+
+
+async def test_every_route_is_in_the_openapi_document_and_nothing_else(api: Api):
+    document = (await api.call("GET", "/v1/openapi.json", token="")).body
+
+    described = {(method.upper(), path) for path, operations in document["paths"].items() for method in operations}
+    served = {(route.method, route.resource.canonical) for route in api.client.app.router.routes() if route.resource is not None}
+    assert described == {(method, path) for method, path in served if method != "HEAD"} == {(route.method, route.path) for route in api.routes}
+    operation_ids = [operation["operationId"] for operations in document["paths"].values() for operation in operations.values()]
+    assert len(set(operation_ids)) == len(operation_ids)
+
+
+async def test_the_openapi_document_refers_to_nothing_that_is_missing(api: Api):
+    text = (await api.call("GET", "/v1/openapi.json", token="")).text
+
+    document = json.loads(text)
+    referred = set(re.findall(r'"#/components/schemas/(\w+)"', text))
+    assert document["openapi"] == "3.1.0"
+    assert referred <= document["components"]["schemas"].keys()
+
+
+async def test_what_the_api_answers_has_the_shape_it_publishes(api: Api):
+    import jsonschema
+
+    await _probed(api, tool("update_contact"))
+    document = (await api.call("GET", "/v1/openapi.json", token="")).body
+    paths = {
+        "/v1/mcp-servers": "McpServerList",
+        "/v1/role-bindings": "RoleBindingList",
+        "/v1/identity-providers": "IdentityProviderList",
+        "/v1/namespaces": "NamespaceList",
+        "/v1/namespaces/demo/policy-sets/crm": "PolicySet",
+        "/v1/namespaces/demo/mcp-servers/crm/tools": "DefinitionList",
+        "/v1/namespaces/demo/mcp-servers/crm/history": "History",
+        "/v1/nodes": "NodeList",
+        "/v1/revisions/2": "Revision",
+        "/v1/status": "Status",
+        "/v1/audit": "AuditRecordList",
+        "/v1/namespaces/demo/mcp-servers/none": "Problem",
+    }
+
+    for path, name in paths.items():
+        schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+        jsonschema.validate((await api.call("GET", path)).body, schema)
+
+
+async def test_an_unknown_path_and_a_wrong_method_are_problems_too(api: Api):
+    unknown = await api.call("GET", "/v1/nothing")
+    method = await api.call("POST", "/v1/nodes")
+    shouting = await api.call("GET", "/v1/namespaces/Demo/mcp-servers")
+
+    assert (unknown.status, unknown.body["code"]) == (404, "not_found")
+    assert (method.status, method.body["code"], method.headers["Allow"]) == (405, "method_not_allowed", "GET")
+    assert shouting.status == 404
