@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import grpc
@@ -138,21 +138,21 @@ class DiscoveryClient:
 
     async def _stream(self) -> None:
         first, *others = self._first_requests()
-        requests: asyncio.Queue[wire.DeltaDiscoveryRequest] = asyncio.Queue()
-        requests.put_nowait(first)
+        requests = _Requests()
+        requests.put(first)
         async with self._channel() as channel:
             call = channel.stream_stream(
                 DELTA_METHOD,
                 request_serializer=wire.DeltaDiscoveryRequest.SerializeToString,
                 response_deserializer=wire.DeltaDiscoveryResponse.FromString,
-            )(_from(requests))
+            )(requests)
             await call.initial_metadata()  # accepted, or refused with words that a write under way would hide
             for request in others:
-                requests.put_nowait(request)
+                requests.put(request)
             responses: AsyncIterable[wire.DeltaDiscoveryResponse] = call
             async for response in responses:
                 self.connected = True
-                requests.put_nowait(self._take(response))
+                requests.put(self._take(response))
 
     def _channel(self) -> grpc.aio.Channel:
         if self._credentials is None:
@@ -213,7 +213,17 @@ class DiscoveryClient:
             self.revision = message.revision
 
 
-async def _from(requests: asyncio.Queue[wire.DeltaDiscoveryRequest]) -> AsyncIterator[wire.DeltaDiscoveryRequest]:
-    """Requests as they come; gRPC stops reading them when the stream ends."""
-    while True:
-        yield await requests.get()
+class _Requests:
+    """Requests as they come, for gRPC to read; it stops reading when the stream ends."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[wire.DeltaDiscoveryRequest] = asyncio.Queue()
+
+    def put(self, request: wire.DeltaDiscoveryRequest) -> None:
+        self._queue.put_nowait(request)
+
+    def __aiter__(self) -> _Requests:
+        return self
+
+    async def __anext__(self) -> wire.DeltaDiscoveryRequest:
+        return await self._queue.get()

@@ -42,6 +42,8 @@ STAGE_TIMEOUT_SECONDS = 2.0
 GRACE_SECONDS = 1.0
 REFRESH_SECONDS = 30.0
 STARTING_SECONDS = 5.0
+RECONNECT_SECONDS = 3.0
+SETTLE_SECONDS = 1.0
 TICK_SECONDS = 0.25
 WARM_UP_SECONDS = 10.0
 KEPT_STAGES = 200
@@ -78,6 +80,8 @@ class Pace:
     stage_timeout_seconds: float = STAGE_TIMEOUT_SECONDS
     grace_seconds: float = GRACE_SECONDS
     starting_seconds: float = STARTING_SECONDS
+    reconnect_seconds: float = RECONNECT_SECONDS
+    settle_seconds: float = SETTLE_SECONDS
 
 
 class Publisher:
@@ -184,7 +188,7 @@ class Publisher:
 
     async def _publish(self, state: RegistryState) -> None:
         first = self.published is None
-        await self._resolver.learn({host for entry in state.mcp_servers.values() for host in hosts_of(entry.spec)})
+        await self._learn_names(state)
         inputs = SnapshotInputs(gateway=self._gateway, resolved=self._resolver.resolved, key=self._key, now=self._clock())
         build = partial(build_snapshot, state, inputs=inputs, built=self._built, previous=self.published)
         snapshot = await asyncio.to_thread(build) if first else build()
@@ -197,6 +201,14 @@ class Publisher:
         self._standing.set()
         await self._keep_built(first=first)
 
+    async def _learn_names(self, state: RegistryState) -> None:
+        """New names are resolved first, which may take a moment; revocations do not wait for it."""
+        self._adding = True
+        try:
+            await self._resolver.learn({host for entry in state.mcp_servers.values() for host in hosts_of(entry.spec)})
+        finally:
+            self._adding = False
+
     async def _add(self, snapshot: Snapshot) -> None:
         """Envoys get the union of old and new, and are waited for when it differs from what they were told."""
         before = self._cache.view(NodeKind.ENVOY)
@@ -208,8 +220,22 @@ class Publisher:
             self._revoke()
             self._quarantine.remember_good(_replaced(before.resources, resources))
         view = self._cache.publish(NodeKind.ENVOY, resources, revision=snapshot.revision, removing=self._removing)
+        if before is None:
+            self.published = snapshot  # streams are accepted from now on
+            await self._wait_for_reconnects(view)
         if changed:
             await self._wait_for_envoys(view, snapshot)
+
+    async def _wait_for_reconnects(self, view: View) -> None:
+        """After our own restart authorizers must not switch before the Envoys are back: the first, and time for the others."""
+        started = _now()
+
+        def first_is_back() -> bool:
+            return any(record.acked_sequence >= view.sequence for record in self._rollout.connected(NodeKind.ENVOY))
+
+        await self._rollout.wait_until(first_is_back, self._pace.reconnect_seconds)
+        if any(record.resumed for record in self._rollout.connected(NodeKind.ENVOY)):
+            await asyncio.sleep(max(0.0, self._pace.settle_seconds - (_now() - started)))
 
     async def _wait_for_envoys(self, view: View, snapshot: Snapshot) -> None:
         """Until they hold the view; what they refuse is quarantined, and the rest is waited for again."""

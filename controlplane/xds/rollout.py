@@ -50,6 +50,11 @@ class NodeRecord:
         """Whether a resource stands refused by this node."""
         return any(subscription.error or subscription.rejected for subscription in self.subscriptions.values())
 
+    @property
+    def resumed(self) -> bool:
+        """Whether the node was served before, by an earlier stream."""
+        return any(subscription.resumed for subscription in self.subscriptions.values())
+
     def rejections(self) -> dict[tuple[str, str], Rejection]:
         """What this node refuses, by type URL and resource name."""
         return {(type_url, name): r for type_url, subscription in self.subscriptions.items() for name, r in subscription.rejected.items()}

@@ -115,7 +115,7 @@ class AggregatedDiscoveryService:
         except PermissionError as error:
             logger.warning("xDS node refused", node=first.node.id, peer=context.peer(), reason=str(error))
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
-        if self._cache.view(kind) is None:
+        if self._cache.view(NodeKind.ENVOY) is None:  # authorizers may have to wait a moment longer: their stream is kept
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the registry is not loaded yet")
         record = self._rollout.connect(kind, first.node.id)
         logger.info("xDS node connected", node=first.node.id, kind=kind.value)

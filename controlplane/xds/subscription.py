@@ -41,10 +41,14 @@ class Response:
 
 @dataclass(slots=True)
 class Subscription:
-    """State of one type. `sent` and `acked` map names to versions; `sent` also remembers names that do not exist."""
+    """State of one type. `sent` and `acked` map names to versions; `sent` also remembers names that do not exist.
+
+    `resumed`: the node came with resources of an earlier stream.
+    """
 
     type_url: str
     started: bool = False
+    resumed: bool = False
     wildcard: bool = False
     names: set[str] = field(default_factory=set)
     sent: dict[str, str] = field(default_factory=dict)
@@ -126,6 +130,7 @@ class Subscription:
         self.names = asked - {"*"}
         self.sent = {name: version for name, version in request.initial_resource_versions.items() if self.wildcard or name in self.names}
         self.acked = dict(self.sent)
+        self.resumed = bool(self.sent)
         self._unanswered = {name for name in self.names if name not in self.sent}
 
     def _subscribe(self, name: str) -> None:

