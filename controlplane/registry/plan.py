@@ -19,6 +19,7 @@ from controlplane.registry.spec import IdentityProviderSpec, Kind, RoleBindingSp
 from controlplane.registry.state import Entry, RegistryState
 from controlplane.registry.subjects import SubjectError, resolve_subject
 
+_Dumper: type[yaml.SafeDumper] = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _UNSET = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -155,4 +156,4 @@ def _id(entry: StoredEntry) -> str:
 
 
 def _lines(document: Json) -> list[str]:
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=1000).splitlines()
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000).splitlines()

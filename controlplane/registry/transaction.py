@@ -31,6 +31,8 @@ class WriteTransaction:
         self._actor = actor
         self._message = message
         self._touched = False
+        self._created: list[Json] = []  # written together at the end: thousands of documents are one statement
+        self._changes: list[Json] = []
 
     @property
     def next_revision(self) -> int:
@@ -45,7 +47,7 @@ class WriteTransaction:
     def create(self, entry: StoredEntry) -> StoredEntry:
         """Add an entry; its revision and times are set here."""
         stored = replace(entry, resource_revision=self.next_revision, created_at=self.at, updated_at=self.at)
-        self.connection.execute(ENTRY.insert().values(**_entry_values(stored), uid=stored.uid, created_at=stored.created_at))
+        self._created.append(_entry_values(stored) | {"uid": stored.uid, "created_at": stored.created_at, "deleted_at": None})
         self._record(stored, CREATED, before=None, after=declared_document(stored))
         return stored
 
@@ -71,15 +73,17 @@ class WriteTransaction:
         self.connection.execute(DEFINITION.delete().where(mine, DEFINITION.c.accepted_digest == ""))
         self.connection.execute(DEFINITION.update().where(mine).values(present=False))
         kept = {(row.kind, row.name) for row in self.connection.execute(DEFINITION.select().where(mine))}
+        fresh: list[Json] = []
         for position, definition in enumerate(probed):
             values = {"digest": definition.digest, "document": dict(definition.document), "present": True, "position": position}
             if (definition.kind, definition.name) in kept:
                 this = (mine, DEFINITION.c.kind == definition.kind, DEFINITION.c.name == definition.name)
                 self.connection.execute(DEFINITION.update().where(*this).values(**values))
                 continue
-            unaccepted = {"accepted_digest": "", "accepted_by": "", "accepted_revision": 0}
-            row = {"server_uid": server.uid, "kind": definition.kind, "name": definition.name}
-            self.connection.execute(DEFINITION.insert().values(**row, **values, **unaccepted))
+            unaccepted = {"accepted_digest": "", "accepted_document": None, "accepted_by": "", "accepted_at": None, "accepted_revision": 0}
+            fresh.append({"server_uid": server.uid, "kind": definition.kind, "name": definition.name} | values | unaccepted)
+        if fresh:
+            self.connection.execute(DEFINITION.insert(), fresh)
         self._record_catalog(server, PROBED, before={"digest": before_digest}, after={"digest": digest})
 
     def put_probe(self, server_uid: str, result: ProbeResult) -> None:
@@ -103,19 +107,20 @@ class WriteTransaction:
         """Take the revision, if anything was written."""
         if not self._touched:
             return
+        if self._created:
+            self.connection.execute(ENTRY.insert(), self._created)
+        self.connection.execute(CHANGE.insert(), self._changes)
         self.connection.execute(COUNTER.update().values(revision=self.next_revision))
         values = {"id": self.next_revision, "committed_at": self.at, "actor": self._actor, "message": self._message[:1000]}
         self.connection.execute(REVISION.insert().values(**values))
 
-    def _record(self, entry: StoredEntry, op: str, *, before: Json | None, after: Json | None) -> None:
+    def _record(self, entry: StoredEntry, op: str, *, before: Json | None, after: Json | None, kind: str = "") -> None:
         self._touched = True
-        values = {"kind": entry.kind.value, "namespace": entry.namespace, "name": entry.name, "uid": entry.uid}
-        self.connection.execute(CHANGE.insert().values(revision=self.next_revision, op=op, before=before, after=after, **values))
+        named = {"kind": kind or entry.kind.value, "namespace": entry.namespace, "name": entry.name, "uid": entry.uid}
+        self._changes.append({"revision": self.next_revision, "op": op, "before": before, "after": after} | named)
 
     def _record_catalog(self, server: StoredEntry, op: str, *, before: Json | None, after: Json | None) -> None:
-        self._touched = True
-        values = {"kind": _CATALOG, "namespace": server.namespace, "name": server.name, "uid": server.uid}
-        self.connection.execute(CHANGE.insert().values(revision=self.next_revision, op=op, before=before, after=after, **values))
+        self._record(server, op, before=before, after=after, kind=_CATALOG)
 
 
 def _entry_values(entry: StoredEntry) -> Json:

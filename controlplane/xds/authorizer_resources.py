@@ -7,7 +7,7 @@ Secrets are opened here and nowhere else; an Envoy never gets any of these types
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, time, timedelta
 from types import MappingProxyType
 from typing import TypeVar
@@ -15,13 +15,13 @@ from typing import TypeVar
 import structlog
 from google.protobuf.message import Message
 
-from controlplane.registry.catalog import effect_of
+from controlplane.registry.catalog import tool_of
 from controlplane.registry.encryption import CLIENT_SECRET, STATIC_HEADER_SECRET, RegistryKey, open_secret
 from controlplane.registry.spec import IdentityProviderSpec, McpServerSpec, PolicySetSpec, RoleBindingSpec, SecretReference
 from controlplane.registry.state import Definition, Entry, RegistryState
 from controlplane.registry.subjects import provider_id
 from controlplane.xds.cluster_name import cluster_name, upstream_path
-from extauthz.catalog.server import Effect
+from extauthz.catalog.server import ArgumentType, Effect
 from extauthz.discovery import CONTEXT_KEY, IDENTITY_PROVIDER, MCP_SERVER, POLICY_SET, ROLE_BINDING
 from extauthz.errors import CredentialError
 from extauthz.policy.cedar import CedarEngine
@@ -45,10 +45,11 @@ CONTEXT_KEY_OVERLAP = timedelta(hours=2)
 
 _EFFECTS = {Effect.READ: pb.EFFECT_READ, Effect.WRITE: pb.EFFECT_WRITE, Effect.DESTRUCTIVE: pb.EFFECT_DESTRUCTIVE}
 _ARGUMENT_TYPES = {
-    "string": pb.ARGUMENT_TYPE_STRING,
-    "integer": pb.ARGUMENT_TYPE_INTEGER,
-    "number": pb.ARGUMENT_TYPE_NUMBER,
-    "boolean": pb.ARGUMENT_TYPE_BOOLEAN,
+    ArgumentType.STRING: pb.ARGUMENT_TYPE_STRING,
+    ArgumentType.LONG: pb.ARGUMENT_TYPE_INTEGER,
+    ArgumentType.DECIMAL: pb.ARGUMENT_TYPE_NUMBER,
+    ArgumentType.BOOL: pb.ARGUMENT_TYPE_BOOLEAN,
+    ArgumentType.STRING_SET: pb.ARGUMENT_TYPE_STRING_SET,
 }
 _SUBJECT_KINDS = {
     "User": pb.SUBJECT_KIND_USER,
@@ -197,39 +198,9 @@ def _set_secret(target: pb.Secret, entry: Entry[McpServerSpec], reference: Secre
 
 
 def _make_tool(definition: Definition) -> pb.Tool:
-    accepted = definition.accepted
-    annotations = accepted.get("annotations") if accepted is not None else None
-    schema = accepted.get("inputSchema") if accepted is not None else None
-    return pb.Tool(
-        name=definition.name,
-        digest=definition.digest,
-        effect=_EFFECTS[effect_of(accepted)],
-        idempotent=isinstance(annotations, Mapping) and annotations.get("idempotentHint") is True,
-        arguments=[pb.Argument(name=name, type=kind) for name, kind in _arguments(schema)],
-    )
-
-
-def _arguments(schema: object) -> Iterable[tuple[str, pb.ArgumentType]]:
-    """Top-level properties whose type a policy can read, by name; everything else stays invisible to policies."""
-    properties = schema.get("properties") if isinstance(schema, Mapping) else None
-    if not isinstance(properties, Mapping):
-        return
-    for name in sorted(properties):
-        kind = _argument_type(properties[name])
-        if kind is not None:
-            yield name, kind
-
-
-def _argument_type(declared: object) -> pb.ArgumentType | None:
-    if not isinstance(declared, Mapping):
-        return None
-    json_type = declared.get("type")
-    if isinstance(json_type, str) and json_type in _ARGUMENT_TYPES:
-        return _ARGUMENT_TYPES[json_type]
-    items = declared.get("items")
-    if json_type == "array" and isinstance(items, Mapping) and items.get("type") == "string":
-        return pb.ARGUMENT_TYPE_STRING_SET
-    return None
+    tool = tool_of(definition)  # the very reading that policies were checked against when they were applied
+    arguments = [pb.Argument(name=name, type=_ARGUMENT_TYPES[kind]) for name, kind in tool.arguments.items()]
+    return pb.Tool(name=tool.name, digest=tool.digest, effect=_EFFECTS[tool.effect], idempotent=tool.idempotent, arguments=arguments)
 
 
 def _of(messages: Mapping[str, Message], kind: type[M]) -> list[M]:

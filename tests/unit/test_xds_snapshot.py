@@ -142,7 +142,8 @@ def test_effects_and_arguments_come_from_accepted_definitions_only(built: Memory
             "sure": {"type": "boolean"},
             "tags": {"type": "array", "items": {"type": "string"}},
             "nested": {"type": "object"},
-            "either": {"type": ["string", "null"]},
+            "either": {"type": ["string", "integer"]},
+            "optional": {"anyOf": [{"type": "string"}, {"type": "null"}]},
         }
     }
     accepted = {
@@ -166,6 +167,7 @@ def test_effects_and_arguments_come_from_accepted_definitions_only(built: Memory
         ("amount", "ARGUMENT_TYPE_NUMBER"),
         ("count", "ARGUMENT_TYPE_INTEGER"),
         ("name", "ARGUMENT_TYPE_STRING"),
+        ("optional", "ARGUMENT_TYPE_STRING"),
         ("sure", "ARGUMENT_TYPE_BOOLEAN"),
         ("tags", "ARGUMENT_TYPE_STRING_SET"),
     ]
