@@ -142,6 +142,7 @@ class Publisher:
     async def _refresh_names(self) -> None:
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
+            self._resolver.keep_only(host for entry in self._source.state.mcp_servers.values() for host in hosts_of(entry.spec))
             if await self._resolver.refresh():
                 self._publish_again()
 
@@ -205,7 +206,9 @@ class Publisher:
         """New names are resolved first, which may take a moment; revocations do not wait for it."""
         self._adding = True
         try:
-            await self._resolver.learn({host for entry in state.mcp_servers.values() for host in hosts_of(entry.spec)})
+            then = self.published.state.mcp_servers if self.published is not None else {}
+            changed = [entry for name, entry in state.mcp_servers.items() if then.get(name) is not entry]
+            await self._resolver.learn(host for entry in changed for host in hosts_of(entry.spec))
         finally:
             self._adding = False
 

@@ -62,11 +62,13 @@ class Resolver:
         return self._shown
 
     async def learn(self, hosts: Iterable[str]) -> None:
-        """Resolve those of `hosts` that are not known yet, and forget hosts that are no longer asked for."""
-        wanted = set(hosts)
-        for gone in self._resolved.keys() - wanted:
+        """Resolve those of `hosts` that are not known yet."""
+        await self._resolve(set(hosts) - self._resolved.keys())
+
+    def keep_only(self, hosts: Iterable[str]) -> None:
+        """Forget hosts that nobody names any more."""
+        for gone in self._resolved.keys() - set(hosts):
             del self._resolved[gone]
-        await self._resolve(wanted - self._resolved.keys())
 
     async def refresh(self) -> bool:
         """Resolve every name again; whether any answer changed."""

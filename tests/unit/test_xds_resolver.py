@@ -104,7 +104,7 @@ async def test_hosts_that_nobody_names_any_more_are_forgotten() -> None:
     resolver = Resolver(rules=Names(a_example=["203.0.113.1"], b_example=["203.0.113.2"]))
     await resolver.learn({"a.example", "b.example"})
 
-    await resolver.learn({"b.example"})
+    resolver.keep_only({"b.example"})
 
     assert resolver.resolved.keys() == {"b.example"}
 
