@@ -30,7 +30,7 @@ from controlplane.registry.probe import ProbedDefinition, ProbeResult
 
 CONTEXT_HEADER = "legation-context"
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}\Z")
-_MAX_NAME = 2000
+_MAX_NAME_BYTES = 2000  # what both databases can index
 _MAX_SKIPPED = 20
 _MAX_SENTENCE = 300
 
@@ -122,8 +122,8 @@ class _Reading:
 def _name_fault(kind: str, name: object) -> str:
     if kind == "tool":
         return "" if isinstance(name, str) and _TOOL_NAME.match(name) else "has a name that is not 1 to 128 of A-Z a-z 0-9 _ . -"
-    fits = isinstance(name, str) and 0 < len(name) <= _MAX_NAME and name.isprintable()
-    return "" if fits else f"has a name that is not 1 to {_MAX_NAME} printable characters"
+    fits = isinstance(name, str) and name.isprintable() and 0 < len(name.encode()) <= _MAX_NAME_BYTES
+    return "" if fits else f"has a name that is not 1 to {_MAX_NAME_BYTES} bytes of printable characters"
 
 
 def _printable(text: str) -> str:

@@ -67,6 +67,11 @@ def settings_of(deployment: Deployment, gateway_port: int, environ: Mapping[str,
     return {"LEGATION_ALLOWED_UPSTREAM_NETWORKS": "127.0.0.0/8,::1/128", **given, **wiring}
 
 
+def overruled(settings: Mapping[str, str], environ: Mapping[str, str]) -> list[str]:
+    """The caller's settings that do not count here, because `legation up` wires its processes itself."""
+    return sorted(name for name, value in environ.items() if name in settings and settings[name] != value)
+
+
 def child_environ(environ: Mapping[str, str], settings: Mapping[str, str] | None = None) -> dict[str, str]:
     """The whole environment of a child: a few harmless variables and our settings."""
     return {name: environ[name] for name in _INHERITED if name in environ} | dict(settings or {})

@@ -97,6 +97,8 @@ class Supervisor:
     async def _serve(self) -> int:
         self._clear_sockets()
         self._say(f"Legation starts in {self._deployment.data_dir}")
+        for name in plan.overruled(self._settings, self._environ):
+            self._say(f"{name} is ignored: legation up sets it to {self._settings[name]}")
         samples = {name: port.free_port(preferred) for name, preferred in plan.SAMPLE_PORTS.items()} if self._options.demo else {}
         # (2) start everything; what imports the SDK (a second of CPU) last
         ours, plain = plan.child_environ(self._environ, self._settings), plan.child_environ(self._environ)

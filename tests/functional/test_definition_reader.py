@@ -178,6 +178,27 @@ async def test_a_tool_with_an_impossible_name_is_left_out_and_said(short_directo
     assert result.skipped[0].isprintable()
 
 
+@pytest.mark.parametrize("uri", ["", "x:" + "y" * 2000, "x:" + "é" * 1000, "x:\x1b[2J", "x:\u202e", 7, None])
+async def test_a_resource_with_an_impossible_uri_is_left_out_and_said(short_directory, uri):
+    def answer(method, params):
+        if method == "server/discover":
+            return discover(resources={})
+        if method == "resources/templates/list":
+            listed = {"resourceTemplates": []}
+        else:
+            listed = {"resources": [{"uri": uri, "name": "odd"}, {"uri": "x:fine", "name": "fine"}]}
+        return {**listed, "resultType": "complete", "ttlMs": 0, "cacheScope": "private"}
+
+    async with scripted_server(short_directory, answer) as path:
+        result = await reader_of(path).read("demo/crm")
+
+    if isinstance(uri, str):
+        assert [definition.name for definition in result.definitions] == ["x:fine"]
+        assert len(result.skipped) == 1
+    else:
+        assert result.error.startswith("the answer is not valid MCP")
+
+
 async def test_a_tool_announced_twice_is_left_out_because_nobody_can_tell_which_is_meant(short_directory):
     twins = announcing(tool("pay", description="good"), tool("pay", description="evil"), tool("pay"), tool("fine"))
     async with scripted_server(short_directory, twins) as path:

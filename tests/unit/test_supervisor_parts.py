@@ -111,6 +111,14 @@ def test_children_get_our_settings_and_nothing_else_of_the_callers_environment()
     assert environ["PATH"] == "/bin"
 
 
+def test_settings_that_legation_up_makes_itself_are_said_to_be_ignored():
+    caller = {"LEGATION_LOG_LEVEL": "debug", "LEGATION_DATABASE_URL": "postgresql+psycopg://elsewhere/db"}
+
+    settings = plan.settings_of(Deployment(data_dir=Path("/data"), runtime_dir=Path("/run/l")), 8080, caller)
+
+    assert plan.overruled(settings, caller) == ["LEGATION_DATABASE_URL"]
+
+
 def test_a_plain_child_gets_no_settings_at_all():
     assert not [name for name in plan.child_environ({"PATH": "/bin", "LEGATION_LOG_LEVEL": "debug"}) if name.startswith("LEGATION_")]
 
