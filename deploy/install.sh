@@ -7,14 +7,14 @@ log=$(mktemp)
 status=$(mktemp)
 trap 'rm -f "$log" "$status"' EXIT
 {
-    if "$python" -m pip install --disable-pip-version-check --progress-bar off -e "$requirement" 2>&1; then echo 0; else echo 1; fi >"$status"
+    "$python" -m pip install --disable-pip-version-check --progress-bar off -e "$requirement" 2>&1 && echo installed >"$status"
 } | tee "$log" | awk '
     /^ *(Collecting|Downloading|Installing collected)/ {
         name = $2; sub(/^.*\//, "", name); sub(/[<>=!~;\[(].*$/, "", name); sub(/-[0-9].*$/, "", name)
         if ($1 == "Installing") { print "  installing the packages ..."; fflush(); next }
         if (name != "" && !(name in seen)) { seen[name] = 1; printf "  %3d  %s\n", ++count, name; fflush() }
     }'
-if [ "$(cat "$status")" != 0 ]; then
+if [ ! -s "$status" ]; then
     cat "$log" >&2
     echo "The installation failed; pip's own words stand above. Without a network, set PIP_INDEX_URL or PIP_FIND_LINKS to your mirror." >&2
     exit 1
