@@ -14,6 +14,7 @@ from aiohttp import web
 
 from controlplane.registry.spec import McpServerSpec
 from controlplane.registry.state import Entry
+from controlplane.xds.node import CLUSTER, ENDPOINT, NodeKind
 from controlplane.xds.publisher import Pace
 from tests.e2e.envoy_world import EnvoyWorld, connected_envoys, envoy_world, server_entry, state_of, upstream
 
@@ -154,6 +155,34 @@ async def test_one_bad_resource_never_blocks_the_others(tmp_path: Path) -> None:
         await world.programmed(3)
         (node,) = connected_envoys(world)
         assert node["state"] == "SYNCED"
+
+
+async def test_an_envoy_that_starts_beside_a_bad_resource_serves_all_others(tmp_path: Path) -> None:
+    bad = server_entry("bad", "https://127.0.0.1:1/mcp", tls={"caFile": "/nowhere/ca.pem"})
+    async with two_upstreams() as (one, _two):
+        good = [server_entry(f"good-{n}", f"http://127.0.0.1:{one}/mcp") for n in range(5)]
+        async with envoy_world(tmp_path, state_of(1, bad, *good), complete=False) as world:
+            world.answer = world.allow_by_path
+            await world.rollout.wait_until(lambda: "demo/good-0" in world.servers, 10)
+
+            assert [(await world.post(f"/servers/demo/good-{n}/mcp")).status for n in range(5)] == [200] * 5
+            assert not world.rollout.complete(1)
+
+
+async def test_nothing_can_take_every_cluster_away_from_envoy(tmp_path: Path) -> None:
+    async with (
+        two_upstreams() as (one, _two),
+        envoy_world(tmp_path, state_of(1, server_entry("crm", f"http://127.0.0.1:{one}/mcp")), pace=Pace(starting_seconds=0.2)) as world,
+    ):
+        world.answer = world.allow_by_path
+        cache = world.control_plane.cache
+        view = cache.view(NodeKind.ENVOY)
+        assert view is not None
+
+        cache.publish(NodeKind.ENVOY, dict(view.resources) | {CLUSTER: {}, ENDPOINT: {}}, revision=1)
+        await world.rollout.wait_until(lambda: connected_envoys(world)[0]["state"] == "NACK", 5)
+
+        assert (await world.post()).status == 200
 
 
 async def test_a_bad_edit_of_a_server_leaves_its_last_good_form_in_service(tmp_path: Path) -> None:
