@@ -11,6 +11,7 @@ trap 'rm -f "$log" "$status"' EXIT
 } | tee "$log" | awk '
     /^ *(Collecting|Downloading|Installing collected)/ {
         name = $2; sub(/^.*\//, "", name); sub(/[<>=!~;\[(].*$/, "", name); sub(/-[0-9].*$/, "", name)
+        name = tolower(name); gsub(/_/, "-", name)
         if ($1 == "Installing") { print "  installing the packages ..."; fflush(); next }
         if (name != "" && !(name in seen)) { seen[name] = 1; printf "  %3d  %s\n", ++count, name; fflush() }
     }'
