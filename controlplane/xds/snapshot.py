@@ -24,6 +24,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import structlog
 from google.protobuf.message import Message
 
 from controlplane.registry.encryption import RegistryKey
@@ -49,6 +50,8 @@ from extauthz.discovery import (
     version_of,
 )
 from extauthz.v1 import registry_pb2 as pb
+
+logger = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -94,6 +97,8 @@ def build_snapshot(state: RegistryState, *, inputs: SnapshotInputs, built: Resou
     names, clusters, endpoints = _server_resources(state, inputs, built, previous)
     # (3) what authorizers are told
     told = _authorizer_resources(state, inputs, previous)
+    if names.keys() != state.mcp_servers.keys():
+        told[MCP_SERVER] = {server: resource for server, resource in told[MCP_SERVER].items() if server in names}
     # (4) the Revision
     told[REVISION] = {REVISION_NAME: make_revision(state.revision, state.committed_at, told)}
     snapshot = Snapshot(
@@ -139,8 +144,7 @@ def check_consistency(snapshot: Snapshot) -> None:
         raise InconsistentSnapshotError(f"endpoints without a cluster: {', '.join(sorted(missing))}")
     if missing := set(snapshot.cluster_names.values()) ^ endpoints.keys():
         raise InconsistentSnapshotError(f"clusters and servers do not match: {', '.join(sorted(missing))}")
-    servers = snapshot.state.mcp_servers.keys()
-    if snapshot.authorizer[MCP_SERVER].keys() != servers or snapshot.cluster_names.keys() != servers:
+    if snapshot.authorizer[MCP_SERVER].keys() != snapshot.cluster_names.keys():
         raise InconsistentSnapshotError("authorizers would be told of other servers than Envoys")
 
 
@@ -205,13 +209,16 @@ def _server_resources(
         gone = then.keys() - state.mcp_servers.keys()
         names, endpoints = dict(previous.cluster_names), dict(previous.envoy[ENDPOINT])
         clusters = {name: resource for name, resource in previous.envoy[CLUSTER].items() if name not in OWN_CLUSTERS}
-        for server in [*gone, *(entry.id for entry in stale if entry.id in names)]:
-            name = names.pop(server)
-            del clusters[name], endpoints[name]
+        for server in [*gone, *(entry.id for entry in stale)]:
+            if (name := names.pop(server, None)) is not None:
+                del clusters[name], endpoints[name]
     for entry in stale:
-        name = cluster_name(entry)
-        names[entry.id] = name
-        clusters[name], endpoints[name] = _one_server(name, entry, inputs, built)
+        try:
+            name = cluster_name(entry)
+            clusters[name], endpoints[name] = _one_server(name, entry, inputs, built)
+            names[entry.id] = name
+        except Exception:  # whatever one entry holds, it must not keep the others from being served; it does not exist then
+            logger.exception("a server could not be built and is left out", server=entry.id)
     return names, clusters, endpoints
 
 
@@ -288,7 +295,7 @@ def _told(
     if now is then and same is None:
         return held
     return {
-        name: held[name] if then.get(name) is entry and (same is None or same(entry)) else make_resource(name, make(entry))
+        name: held[name] if name in held and then.get(name) is entry and (same is None or same(entry)) else make_resource(name, make(entry))
         for name, entry in now.items()
     }
 

@@ -226,6 +226,19 @@ def test_a_snapshot_whose_parts_do_not_refer_to_each_other_is_refused(built: Mem
             check_consistency(broken)
 
 
+def test_a_server_that_cannot_be_built_does_not_exist_and_harms_no_other(built: MemoryResourceCache) -> None:
+    broken = mcp_server("broken", tls={"caFile": "/x"})
+    object.__setattr__(broken.spec, "max_concurrent_calls", "no number")
+    first, second = state_of(1, mcp_server("a")), state_of(2, mcp_server("b"), broken)
+    previous = build_snapshot(first, inputs=inputs_of(first), built=built)
+
+    snapshot = build_snapshot(second, inputs=inputs_of(second), built=built, previous=previous)
+    again = build_snapshot(replace(second, revision=3), inputs=inputs_of(second), built=built, previous=snapshot)
+
+    assert snapshot.authorizer[MCP_SERVER].keys() == again.authorizer[MCP_SERVER].keys() == {"demo/b"}
+    assert snapshot.cluster_names.keys() == {"demo/b"}
+
+
 def test_bytes_that_were_built_before_are_not_built_again(tmp_path: Path) -> None:
     state = state_of(1, mcp_server("a"))
     file = tmp_path / "resources.db"
