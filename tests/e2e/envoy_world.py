@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -323,6 +324,7 @@ async def envoy_world(
     config = runtime / "envoy.yaml"
     config.write_text(links.bootstrap())
     async with contextlib.AsyncExitStack() as stack:
+        stack.callback(shutil.rmtree, runtime, ignore_errors=True)
         await control_plane.start()
         stack.push_async_callback(control_plane.stop)
         log = stack.enter_context((data_dir / "envoy.log").open("wb"))
