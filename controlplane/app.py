@@ -198,7 +198,7 @@ async def _api_site(application: web.Application, listen: str, link: LinkIdentit
     try:
         site: web.BaseSite
         if address.is_unix:
-            Path(address.path).unlink(missing_ok=True)
+            Path(address.path).unlink(missing_ok=True)  # noqa: ASYNC240 - once, at the start
             site = web.UnixSite(runner, address.path)
         else:
             site = web.TCPSite(runner, address.host, address.port, ssl_context=ssl_context)
@@ -207,7 +207,7 @@ async def _api_site(application: web.Application, listen: str, link: LinkIdentit
         except OSError as error:
             raise ConfigurationError(f"LEGATION_API_LISTEN: cannot listen on {listen}: {os.strerror(error.errno or 0)}") from error
         if address.is_unix:
-            Path(address.path).chmod(0o600)  # its directory is private already
+            Path(address.path).chmod(0o600)  # noqa: ASYNC240 - its directory is private already
         yield
     finally:
         await runner.cleanup()
@@ -221,7 +221,7 @@ async def _follow(live: LiveState, prober: Prober) -> None:
 
 
 async def _published(publisher: Publisher) -> None:
-    while publisher.published is None:
+    while publisher.published is None:  # noqa: ASYNC110 - only until the first snapshot stands
         await asyncio.sleep(0.01)
 
 

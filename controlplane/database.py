@@ -54,7 +54,9 @@ def _make_engine(url: str) -> Engine:
         raise ConfigurationError("LEGATION_DATABASE_URL must be sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME") from error
     if parsed.get_backend_name() == "sqlite":
         if not parsed.database or parsed.database == ":memory:":
-            raise ConfigurationError("LEGATION_DATABASE_URL: SQLite needs a file (sqlite:///PATH); a registry in memory would forget everything")
+            raise ConfigurationError(
+                "LEGATION_DATABASE_URL: SQLite needs a file (sqlite:///PATH); a registry in memory would forget everything"
+            )
         _create_private(Path(parsed.database))
         engine = create_engine(parsed, connect_args={"timeout": 10}, pool_size=4, max_overflow=8)
         event.listen(engine, "connect", _prepare_sqlite)
@@ -65,7 +67,9 @@ def _make_engine(url: str) -> Engine:
             return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=4, max_overflow=8)
         except ModuleNotFoundError as error:
             raise ConfigurationError("PostgreSQL needs psycopg: pip install 'legation[postgresql]'") from error
-    raise ConfigurationError(f"LEGATION_DATABASE_URL: {parsed.get_backend_name()} is not supported; use sqlite:/// or postgresql+psycopg://")
+    raise ConfigurationError(
+        f"LEGATION_DATABASE_URL: {parsed.get_backend_name()} is not supported; use sqlite:/// or postgresql+psycopg://"
+    )
 
 
 def _create_private(path: Path) -> None:

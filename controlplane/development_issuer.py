@@ -60,14 +60,15 @@ def read_credential_file(path: Path) -> Json:
     """The content of a credential file; raises `ConfigurationError` saying what to do."""
     try:
         mode = path.stat().st_mode
-        credential = json.loads(path.read_bytes())
+        raw = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise ConfigurationError(f"there is no credential {path}; `legation up` with this data directory makes one") from error
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"the credential {path} cannot be read: {error}") from error
     if mode & 0o077:
         raise ConfigurationError(f"the credential {path} may be read by others; run: chmod 600 {path}")
-    jwk = credential.get("private_jwk") if isinstance(credential, dict) else None
+    credential: Json = raw if isinstance(raw, dict) else {}
+    jwk = credential.get("private_jwk")
     texts = [credential.get("issuer"), credential.get("kid"), jwk.get("x"), jwk.get("d")] if isinstance(jwk, dict) else [None]
     if not all(isinstance(text, str) and text for text in texts):
         raise ConfigurationError(f"the credential {path} is not one: it needs issuer, kid and private_jwk")

@@ -19,9 +19,13 @@ class ControlPlaneSettings:
     xds_listen: str = setting("LEGATION_XDS_LISTEN", "where Envoys and authorizers connect for discovery")
     egress_listen: str = setting("LEGATION_EGRESS_LISTEN", "where Envoy listens for calls of our own processes")
     authorizer_addresses: tuple[str, ...] = setting("LEGATION_AUTHORIZER_ADDRESSES", "where Envoy reaches the authorizers")
-    egress_address: str = setting("LEGATION_EGRESS_ADDRESS", "where the prober reaches Envoy's egress listener; empty: EGRESS_LISTEN", default="")
+    egress_address: str = setting(
+        "LEGATION_EGRESS_ADDRESS", "where the prober reaches Envoy's egress listener; empty: EGRESS_LISTEN", default=""
+    )
     api_address: str = setting("LEGATION_API_ADDRESS", "where Envoy reaches the HTTP API; empty: API_LISTEN", default="")
-    gateway_listen: str = setting("LEGATION_GATEWAY_LISTEN", "host:port where Envoy listens for agents and operators", default="127.0.0.1:8080")
+    gateway_listen: str = setting(
+        "LEGATION_GATEWAY_LISTEN", "host:port where Envoy listens for agents and operators", default="127.0.0.1:8080"
+    )
     gateway_url: str = setting("LEGATION_GATEWAY_URL", "public base URL of the gateway, no trailing slash", default="http://127.0.0.1:8080")
     gateway_hosts: tuple[str, ...] = setting("LEGATION_GATEWAY_HOSTS", "further Host names (name or name:port) that are served", default=())
     check_timeout_ms: int = setting("LEGATION_CHECK_TIMEOUT_MS", "how long one decision may take", default=500)
@@ -32,7 +36,9 @@ class ControlPlaneSettings:
     allowed_upstream_networks: tuple[str, ...] = setting(
         "LEGATION_ALLOWED_UPSTREAM_NETWORKS", "CIDRs of loopback, private or link-local addresses that may be connected to", default=()
     )
-    tls_cert_file: Path | None = setting("LEGATION_TLS_CERT_FILE", "certificate of this process for links between our processes", default=None)
+    tls_cert_file: Path | None = setting(
+        "LEGATION_TLS_CERT_FILE", "certificate of this process for links between our processes", default=None
+    )
     tls_key_file: Path | None = setting("LEGATION_TLS_KEY_FILE", "private key of that certificate", default=None)
     tls_ca_file: Path | None = setting("LEGATION_TLS_CA_FILE", "certificate authorities of the other processes", default=None)
     insecure: bool = setting("LEGATION_INSECURE", "allow TCP links between our processes without TLS (trials only)", default=False)

@@ -9,7 +9,17 @@ from typing import Any
 from aiohttp import web
 
 from controlplane.api.problems import bad_request
-from controlplane.api.routes import JSON_TYPES, MANIFEST_TYPES, Route, json_response, parse_json, query_flag, query_number, query_text, read_body
+from controlplane.api.routes import (
+    JSON_TYPES,
+    MANIFEST_TYPES,
+    Route,
+    json_response,
+    parse_json,
+    query_flag,
+    query_number,
+    query_text,
+    read_body,
+)
 from controlplane.registry.entry import EntryKey, Json
 from controlplane.registry.permissions import WRITE_OF_KIND, Operator, Permission
 from controlplane.registry.reader import RegistryReader
@@ -56,9 +66,27 @@ class EntryRoutes:
             _route("GET", f"/v1/{plural}", f"list{noun}s", f"Every {noun} that you may read", self._list(kind), f"{noun}List", read),
             _route("GET", one, f"read{noun}", f"One {noun}", self._read(kind), noun, read, statuses=(401, 403, 404)),
             _route(
-                "PUT", one, f"put{noun}", f"Create or replace a {noun}", self._put(kind), noun, write, body=noun, query=_DRY_RUN, statuses=_WRITE_STATUSES
+                "PUT",
+                one,
+                f"put{noun}",
+                f"Create or replace a {noun}",
+                self._put(kind),
+                noun,
+                write,
+                body=noun,
+                query=_DRY_RUN,
+                statuses=_WRITE_STATUSES,
             ),
-            _route("DELETE", one, f"delete{noun}", f"Delete a {noun}", self._delete(kind), "Deleted", write, statuses=(401, 403, 404, 409, 412, 428)),
+            _route(
+                "DELETE",
+                one,
+                f"delete{noun}",
+                f"Delete a {noun}",
+                self._delete(kind),
+                "Deleted",
+                write,
+                statuses=(401, 403, 404, 409, 412, 428),
+            ),
             _route(
                 "GET",
                 f"{one}/history",
@@ -102,9 +130,7 @@ class EntryRoutes:
             key, dry_run = _key(kind, request), query_flag(request, "dry_run")
             precondition = _precondition(request)
             document = parse_json(await read_body(request, JSON_TYPES))
-            result = await asyncio.to_thread(
-                self._service.put, operator, key, document, precondition=precondition, dry_run=dry_run
-            )
+            result = await asyncio.to_thread(self._service.put, operator, key, document, precondition=precondition, dry_run=dry_run)
             if dry_run:
                 return json_response(_apply_json(result))
             written = await asyncio.to_thread(self._reader.read_document, operator, key)

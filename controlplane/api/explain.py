@@ -144,7 +144,11 @@ def _request(asked: ExplainRequest) -> McpRequest:
 
 def _answer(asked: ExplainRequest, principal: Principal, verdict: Verdict, state: AuthorizationState) -> Json:
     evaluation = verdict.evaluation
-    roles = evaluation.roles if evaluation is not None and evaluation.roles else state.policy.roles_of(principal, asked.server.partition("/")[0])
+    roles = (
+        evaluation.roles
+        if evaluation is not None and evaluation.roles
+        else state.policy.roles_of(principal, asked.server.partition("/")[0])
+    )
     missing = evaluation.missing_roles if evaluation is not None else ()
     determining = evaluation.determining_policies if evaluation is not None else ()
     return {
@@ -159,8 +163,13 @@ def _answer(asked: ExplainRequest, principal: Principal, verdict: Verdict, state
     }
 
 
-def _sentence(
-    asked: ExplainRequest, principal: Principal, verdict: Verdict, determining: tuple[str, ...], missing: tuple[str, ...], state: AuthorizationState
+def _sentence(  # noqa: PLR0911 - one sentence per reason
+    asked: ExplainRequest,
+    principal: Principal,
+    verdict: Verdict,
+    determining: tuple[str, ...],
+    missing: tuple[str, ...],
+    state: AuthorizationState,
 ) -> str:
     who = f"{principal.kind.value} {principal.id}"
     what = f"{asked.method} {asked.tool} on {asked.server}" if asked.tool else f"{asked.method} on {asked.server}"
@@ -187,6 +196,8 @@ def _sentence(
 def _needed(missing: tuple[str, ...]) -> str:
     if not missing:
         return ""
-    return f" It would be allowed with the role {' or '.join(missing)}." if len(missing) == 1 else f" It would be allowed with one of the roles {', '.join(missing)}."
-
-
+    return (
+        f" It would be allowed with the role {' or '.join(missing)}."
+        if len(missing) == 1
+        else f" It would be allowed with one of the roles {', '.join(missing)}."
+    )

@@ -58,9 +58,8 @@ class HealthRoutes:
             _log.warning("not ready: the database does not answer", error=type(error).__name__)
             reasons.append("the database does not answer")
         nodes = self._rollout.nodes()
-        for kind in ("envoy", "authorizer"):
-            if not any(node["kind"] == kind and node["connected"] and node["state"] == "SYNCED" for node in nodes):
-                reasons.append(f"no {kind} is connected and up to date")
+        synced = {node["kind"] for node in nodes if node["connected"] and node["state"] == "SYNCED"}
+        reasons += [f"no {kind} is connected and up to date" for kind in ("envoy", "authorizer") if kind not in synced]
         answer: Json = {"status": "not ready" if reasons else "ready", "reasons": reasons}
         if revision >= 0:
             answer["revision"] = revision

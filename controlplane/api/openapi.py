@@ -80,10 +80,14 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         {"name": name, "in": "path", "required": True, "schema": {"type": "integer"} if name == "revision" else name_schema}
         for name in _PARAMETER.findall(route.path)
     ]
-    found += [{"name": n, "in": "query", "required": False, "description": text, "schema": {"type": "string"}} for n, text in route.query.items()]
+    found += [
+        {"name": n, "in": "query", "required": False, "description": text, "schema": {"type": "string"}} for n, text in route.query.items()
+    ]
     if 412 in route.statuses:
         tag = {"type": "string", "description": 'an entity tag such as "42", or *'}
-        found.append({"name": "If-Match", "in": "header", "required": False, "description": "required when the entry exists", "schema": tag})
+        found.append(
+            {"name": "If-Match", "in": "header", "required": False, "description": "required when the entry exists", "schema": tag}
+        )
         found.append({"name": "If-None-Match", "in": "header", "required": False, "description": "* to create only", "schema": tag})
     return found
 

@@ -72,7 +72,7 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
         return problem_response(error.status, code=error.code, title=error.title, detail=error.detail)
     except web.HTTPException as error:
         return _of_http_exception(error)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the one place where failures become answers
         _log.exception("an API request failed", method=request.method, path=request.path, error=type(error).__name__)
         detail = "The control plane failed; its log says why. Nothing was changed unless a revision says so."
         return problem_response(500, code=ProblemCode.INTERNAL_ERROR, title="Internal error", detail=detail)
@@ -84,7 +84,9 @@ def _unauthenticated(error: AuthenticationError) -> web.Response:
     challenge = 'Bearer realm="legation"'
     if error.reason is not Reason.ACCESS_TOKEN_MISSING:
         challenge += ', error="invalid_token"'
-    return problem_response(401, code=error.reason, title="Not authenticated", detail=error.sentence, headers={"WWW-Authenticate": challenge})
+    return problem_response(
+        401, code=error.reason, title="Not authenticated", detail=error.sentence, headers={"WWW-Authenticate": challenge}
+    )
 
 
 def _of_http_exception(error: web.HTTPException) -> web.Response:
@@ -98,5 +100,7 @@ def _of_http_exception(error: web.HTTPException) -> web.Response:
             405, code=ProblemCode.METHOD_NOT_ALLOWED, title="Method not allowed", detail=detail, headers={"Allow": allowed}
         )
     if error.status == 404:
-        return problem_response(404, code=ProblemCode.NOT_FOUND, title="Not found", detail="there is nothing at this path; see /v1/openapi.json")
+        return problem_response(
+            404, code=ProblemCode.NOT_FOUND, title="Not found", detail="there is nothing at this path; see /v1/openapi.json"
+        )
     return problem_response(error.status, code=ProblemCode.BAD_REQUEST, title=error.reason, detail=error.reason)

@@ -1,6 +1,6 @@
 """What a route is, and how a table of them becomes an application. Each noun of the API has a file with its own routes.
 
-    request ─▶ authenticated operator ─▶ handler ─▶ answer; whatever is raised on the way ─▶ `problems`
+request ─▶ authenticated operator ─▶ handler ─▶ answer; whatever is raised on the way ─▶ `problems`
 """
 
 from __future__ import annotations

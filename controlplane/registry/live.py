@@ -72,7 +72,7 @@ class LiveState:
                 away = False
             except SQLAlchemyError as error:
                 if not away:
-                    _log.error("the registry's database does not answer", error=type(error).__name__)  # noqa: TRY400 - no trace wanted
+                    _log.error("the registry's database does not answer", error=type(error).__name__)
                 away = True
 
     def _advance(self, changes: ChangeSet) -> RegistryState:

@@ -63,7 +63,9 @@ def parse_documents(text: bytes) -> tuple[list[ParsedDocument], list[DocumentErr
 def parse_document(raw: object, index: int = 0) -> tuple[ParsedDocument | None, list[DocumentError]]:
     """One document of plain JSON types. `status` and what the registry itself put into metadata are ignored."""
     if not isinstance(raw, dict):
-        return None, [DocumentError(document=index, path="", message="a document must be a mapping with apiVersion, kind, metadata and spec")]
+        return None, [
+            DocumentError(document=index, path="", message="a document must be a mapping with apiVersion, kind, metadata and spec")
+        ]
     errors = _unknown_members(raw, index)
     if raw.get("apiVersion") != API_VERSION:
         errors.append(DocumentError(document=index, path="apiVersion", message=f"must be {API_VERSION}"))
@@ -205,7 +207,9 @@ def _repeated(documents: list[ParsedDocument]) -> list[DocumentError]:
         key = (document.kind, document.metadata.namespace, document.metadata.name)
         if key in first:
             name = "/".join(part for part in key[1:] if part)
-            errors.append(DocumentError(document=document.index, path="metadata.name", message=f"{key[0]} {name} is already document {first[key]}"))
+            errors.append(
+                DocumentError(document=document.index, path="metadata.name", message=f"{key[0]} {name} is already document {first[key]}")
+            )
         first.setdefault(key, document.index)
     return errors
 

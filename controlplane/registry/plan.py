@@ -37,7 +37,11 @@ class PlannedEntry:
         """created, updated or unchanged."""
         if self.before is None:
             return "created"
-        same = (self.before.spec, self.before.labels, self.before.annotations) == (self.after.spec, self.after.labels, self.after.annotations)
+        same = (self.before.spec, self.before.labels, self.before.annotations) == (
+            self.after.spec,
+            self.after.labels,
+            self.after.annotations,
+        )
         return "unchanged" if same else "updated"
 
     def diff(self) -> list[str]:
@@ -45,7 +49,9 @@ class PlannedEntry:
         old = _lines(declared_document(self.before)) if self.before is not None else []
         new = _lines(declared_document(self.after))
         name = "/".join(part for part in (self.after.namespace, self.after.name) if part)
-        lines = list(difflib.unified_diff(old, new, f"{self.after.kind.value} {name} (stored)", f"{self.after.kind.value} {name}", lineterm=""))
+        lines = list(
+            difflib.unified_diff(old, new, f"{self.after.kind.value} {name} (stored)", f"{self.after.kind.value} {name}", lineterm="")
+        )
         return [*lines, "+# a secret has a new value"] if self.secret_changed and self.before is not None else lines
 
 
@@ -64,9 +70,7 @@ class Plan:
         return [entry for entry in self.entries if entry.action != "unchanged"]
 
 
-def make_plan(
-    documents: Sequence[ParsedDocument], stored: Mapping[EntryKey, StoredEntry], state: RegistryState, key: RegistryKey
-) -> Plan:
+def make_plan(documents: Sequence[ParsedDocument], stored: Mapping[EntryKey, StoredEntry], state: RegistryState, key: RegistryKey) -> Plan:
     """Compare documents with what is stored: names resolved, secrets sealed."""
     errors: list[DocumentError] = []
     reference_errors: list[DocumentError] = []
@@ -142,7 +146,9 @@ def _state_after(planned: Sequence[PlannedEntry], state: RegistryState) -> Regis
 
 def without_entry(state: RegistryState, entry: StoredEntry) -> RegistryState:
     """The state after the deletion of one entry."""
-    changes = ChangeSet(since=state.revision, revision=state.revision + 1, committed_at=state.committed_at, entries={(entry.kind, _id(entry)): None})
+    changes = ChangeSet(
+        since=state.revision, revision=state.revision + 1, committed_at=state.committed_at, entries={(entry.kind, _id(entry)): None}
+    )
     return advance(state, changes)
 
 

@@ -85,7 +85,12 @@ class RegistryReader:
 def _server_status(probe: StoredProbe | None, definitions: Sequence[Definition]) -> Json:
     condition: Json = {"type": "Probed", "status": "Unknown", "message": "not read yet"}
     if probe is not None:
-        condition = {"type": "Probed", "status": "True" if probe.succeeded else "False", "message": probe.message, "at": probe.at.isoformat()}
+        condition = {
+            "type": "Probed",
+            "status": "True" if probe.succeeded else "False",
+            "message": probe.message,
+            "at": probe.at.isoformat(),
+        }
     return {
         "conditions": [condition],
         "era": probe.era if probe is not None else "",

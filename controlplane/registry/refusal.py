@@ -1,12 +1,12 @@
 """Why the registry refuses, as one tree; `api.problems` turns each into a problem document (RFC 9457) in one place.
 
-    RegistryRefusal
-    ├── InvalidDocumentsError       422  what was written makes no sense; every fault at once
-    ├── NotPermittedError           403
-    ├── EntryNotFoundError          404
-    ├── ConflictError               409  it would break what others rely on
-    ├── PreconditionFailedError     412  somebody else was faster
-    └── PreconditionRequiredError   428
+RegistryRefusal
+├── InvalidDocumentsError       422  what was written makes no sense; every fault at once
+├── NotPermittedError           403
+├── EntryNotFoundError          404
+├── ConflictError               409  it would break what others rely on
+├── PreconditionFailedError     412  somebody else was faster
+└── PreconditionRequiredError   428
 """
 
 from __future__ import annotations

@@ -51,7 +51,9 @@ def _why_not_kept(path: str, kept: object, spec: Json, before: StoredEntry | Non
     if not isinstance(kept, str) or before is None:
         return "there is no stored value to keep; give 'value' or 'file'"
     if path == CLIENT_SECRET:
-        moved = _origin(spec["credential"]["clientCredentials"]["tokenUrl"]) != _origin(before.spec["credential"]["clientCredentials"]["tokenUrl"])
+        moved = _origin(spec["credential"]["clientCredentials"]["tokenUrl"]) != _origin(
+            before.spec["credential"]["clientCredentials"]["tokenUrl"]
+        )
     else:
         moved = not _origins(spec) <= _origins(before.spec)
     if moved:

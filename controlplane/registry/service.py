@@ -60,7 +60,9 @@ class Precondition:
         if not self.if_match:
             raise PreconditionRequiredError("send If-Match with the ETag that you read (or *)")
         if self.if_match != ("*",) and tag not in self.if_match:
-            raise PreconditionFailedError(f"the entry was changed in revision {entry.resource_revision}; read it again and repeat your change")
+            raise PreconditionFailedError(
+                f"the entry was changed in revision {entry.resource_revision}; read it again and repeat your change"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +114,9 @@ class RegistryService:
         require(operator, WRITE_OF_KIND[kind], scope_of(kind, namespace, name))
         parsed, errors = parse_document(_addressed(document, key))
         if parsed is not None and key_of(parsed) != key:
-            errors.append(DocumentError(document=0, path="metadata", message=f"does not name the entry {kind.value} {namespace}/{name} of the URL"))
+            errors.append(
+                DocumentError(document=0, path="metadata", message=f"does not name the entry {kind.value} {namespace}/{name} of the URL")
+            )
         if parsed is None or errors:
             raise InvalidDocumentsError(errors)
         message = f"put {kind.value} {name}"
@@ -147,7 +151,9 @@ class RegistryService:
                 definitions = self._live.at(transaction).definitions.get(server.uid, ())
                 found = catalog_digest(definitions)
                 if not definitions:
-                    raise ConflictError(f"{namespace}/{name} has not been read yet; its definitions are read within seconds of becoming reachable")
+                    raise ConflictError(
+                        f"{namespace}/{name} has not been read yet; its definitions are read within seconds of becoming reachable"
+                    )
                 if digest and digest != found:
                     raise ConflictError(f"{namespace}/{name} presents other definitions now than those you reviewed; look at them again")
                 accepted: list[Json] = [{"name": d.name, "effect": effect_of(d.document).value} for d in definitions if d.kind == "tool"]
@@ -232,7 +238,9 @@ class RegistryService:
             raise NotPermittedError(f"{operator.id} does not hold every permission of {role} in namespace {namespace} and cannot bind it")
 
     def _check(self, before: RegistryState, plan: Plan, shape_errors: Sequence[DocumentError]) -> dict[int, list[str]]:
-        written = [WrittenEntry(document=item.document, kind=item.after.kind, entry=_state_entry(plan.after, item)) for item in plan.changed]
+        written = [
+            WrittenEntry(document=item.document, kind=item.after.kind, entry=_state_entry(plan.after, item)) for item in plan.changed
+        ]
         findings = check_change(before, plan.after, written, address_rules=self._address_rules, check_policies=check_policies_of)
         errors = [*shape_errors, *plan.errors, *findings.errors]
         if not shape_errors:

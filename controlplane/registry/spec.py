@@ -92,7 +92,18 @@ class StaticHeaderSpec(Document):
     @classmethod
     def _harmless(cls, header: str) -> str:
         lowered = header.lower()
-        refused = {"host", "connection", "transfer-encoding", "te", "upgrade", "cookie", "mcp-session-id", "mcp-protocol-version", "mcp-method", "mcp-name"}
+        refused = {
+            "host",
+            "connection",
+            "transfer-encoding",
+            "te",
+            "upgrade",
+            "cookie",
+            "mcp-session-id",
+            "mcp-protocol-version",
+            "mcp-method",
+            "mcp-name",
+        }
         if lowered in refused or lowered.startswith(("x-legation-", "legation-", "x-envoy-", "content-", "mcp-param-", "x-forwarded-")):
             raise ValueError(f"{header} cannot carry a credential")
         return lowered
@@ -191,7 +202,11 @@ class IdentityProviderSpec(Document):
     issuer: str = Field(min_length=1, max_length=500)
     jwks: dict[str, object] | None = None
     jwks_url: str = Field(default="", max_length=2000)
-    algorithms: tuple[Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"], ...] = ("RS256", "ES256", "EdDSA")
+    algorithms: tuple[Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"], ...] = (
+        "RS256",
+        "ES256",
+        "EdDSA",
+    )
     audiences: tuple[str, ...] = Field(default=(), max_length=50)
     token_types: tuple[str, ...] = Field(default=(), max_length=10)
     trusted_namespaces: tuple[Name, ...] = Field(default=(), max_length=1000)

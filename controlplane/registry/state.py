@@ -13,8 +13,6 @@ from typing import Generic, TypeVar
 
 from controlplane.registry.spec import IdentityProviderSpec, McpServerSpec, NamespaceSpec, PolicySetSpec, RoleBindingSpec
 
-
-
 S = TypeVar("S")
 
 

@@ -190,7 +190,9 @@ def read_entry(connection: Connection, key: EntryKey) -> StoredEntry | None:
     """The live entry of this key, in the caller's transaction."""
     kind, namespace, name = key
     live = ENTRY.c.deleted_at.is_(None)
-    row = connection.execute(_entries().where(live, ENTRY.c.kind == kind.value, ENTRY.c.namespace == namespace, ENTRY.c.name == name)).first()
+    row = connection.execute(
+        _entries().where(live, ENTRY.c.kind == kind.value, ENTRY.c.namespace == namespace, ENTRY.c.name == name)
+    ).first()
     return None if row is None else stored_entry(row)
 
 
@@ -262,7 +264,7 @@ def _committed_at(connection: Connection, revision: int) -> datetime:
     return connection.execute(select(REVISION.c.committed_at).where(REVISION.c.id == revision)).scalar() or BEGINNING
 
 
-def _history_item(row: Any) -> HistoryItem:
+def _history_item(row: Any) -> HistoryItem:  # noqa: ANN401 - a row of a join
     return HistoryItem(
         revision=row.revision,
         committed_at=row.committed_at,

@@ -20,7 +20,6 @@ CREATED, UPDATED, DELETED, PROBED, ACCEPTED = "created", "updated", "deleted", "
 _CATALOG = "Catalog"
 
 
-
 class WriteTransaction:
     """What a writer may do. Nothing is visible to anybody before the transaction has ended well."""
 

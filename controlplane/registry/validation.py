@@ -66,7 +66,12 @@ class Findings:
 
 
 def check_change(
-    before: RegistryState, after: RegistryState, written: Sequence[WrittenEntry], *, address_rules: AddressRules, check_policies: PolicyChecker
+    before: RegistryState,
+    after: RegistryState,
+    written: Sequence[WrittenEntry],
+    *,
+    address_rules: AddressRules,
+    check_policies: PolicyChecker,
 ) -> Findings:
     """Every fault of `after` that `written` brought, and what its author should know."""
     findings = Findings()
@@ -92,7 +97,9 @@ def locks_out(before: RegistryState, after: RegistryState) -> bool:
 def entries_in(state: RegistryState, namespace: str) -> list[str]:
     """What a namespace still holds, as `Kind namespace/name`."""
     kinds = (kind for kind in Kind if kind is not Kind.NAMESPACE)
-    return sorted(f"{kind.value} {entry.id}" for kind in kinds for entry in entries_of(state, kind).values() if entry.namespace == namespace)
+    return sorted(
+        f"{kind.value} {entry.id}" for kind in kinds for entry in entries_of(state, kind).values() if entry.namespace == namespace
+    )
 
 
 def bindings_naming(state: RegistryState, provider: str) -> list[str]:
@@ -127,7 +134,9 @@ def _check_mcp_server(item: WrittenEntry, spec: McpServerSpec, address_rules: Ad
     for index, endpoint in enumerate(spec.endpoints):
         _check_url(endpoint.url, f"spec.endpoints[{index}].url", item, address_rules, findings)
         if spec.credential is not None and endpoint.url.startswith("http://") and not _is_loopback(endpoint.url):
-            findings.warn(item.document, f"spec.endpoints[{index}].url: the credential is sent over plain http to another machine; use https")
+            findings.warn(
+                item.document, f"spec.endpoints[{index}].url: the credential is sent over plain http to another machine; use https"
+            )
     grant = spec.credential.client_credentials if spec.credential is not None else None
     if grant is not None:
         path = "spec.credential.clientCredentials.tokenUrl"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -51,7 +52,7 @@ class ScriptedRollout:
 
     async def wait(self, revision: int, timeout_seconds: float) -> bool:
         deadline = time.monotonic() + timeout_seconds
-        while self.acked < revision and time.monotonic() < deadline:
+        while self.acked < revision and time.monotonic() < deadline:  # noqa: ASYNC110 - a script, not a product
             await asyncio.sleep(0.01)
         return self.complete(revision)
 
@@ -86,7 +87,9 @@ class Api:
         file = self.deployment.development_issuer_file if name else self.deployment.admin_credential_file
         return mint_token(file, subject=name, audience=audience, groups=groups, ttl_seconds=ttl_seconds)
 
-    async def call(self, method: str, path: str, *, token: str | None = None, headers: dict[str, str] | None = None, **options: Any) -> Answer:
+    async def call(
+        self, method: str, path: str, *, token: str | None = None, headers: dict[str, str] | None = None, **options: Any
+    ) -> Answer:
         access_token = self.token() if token is None else token
         sent = {**({"Authorization": f"Bearer {access_token}"} if access_token else {}), **(headers or {})}
         async with self.client.request(method, path, headers=sent, **options) as response:
@@ -106,8 +109,6 @@ class Answer:
 
 
 def _json(content_type: str, text: str) -> Any:
-    import json
-
     return json.loads(text) if content_type.endswith("json") and "ndjson" not in content_type and text else None
 
 

@@ -56,11 +56,11 @@ def postgresql_server() -> Iterator[str]:
 
 
 @pytest.fixture
-def postgresql_url(postgresql_server: str) -> Iterator[str]:
+def postgresql_url(postgresql_server: str) -> str:
     """The URL of an empty database of its own."""
-    import psycopg
+    psycopg = pytest.importorskip("psycopg")
 
     name = f"t{uuid.uuid4().hex[:12]}"
     with psycopg.connect(host=postgresql_server, user="legation", dbname="postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
-    yield f"postgresql+psycopg://legation@/{name}?host={postgresql_server}"
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"postgresql+psycopg://legation@/{name}?host={postgresql_server}"

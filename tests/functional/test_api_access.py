@@ -16,7 +16,11 @@ PUBLIC = {"readHealth", "readReadiness", "readOpenApi"}
 FILTERED_READS = {"listNamespaces", "listMcpServers", "listPolicySets", "listRoleBindings", "listIdentityProviders"}
 FILTERED_READS |= {"listNodes", "readRevision", "readStatus"}
 VIEWER = FILTERED_READS | {
-    *(f"{verb}{kind}" for kind in ("Namespace", "McpServer", "PolicySet", "RoleBinding", "IdentityProvider") for verb in ("read", "history")),
+    *(
+        f"{verb}{kind}"
+        for kind in ("Namespace", "McpServer", "PolicySet", "RoleBinding", "IdentityProvider")
+        for verb in ("read", "history")
+    ),
     *(f"list{kind}sIn" for kind in ("McpServer", "PolicySet", "RoleBinding", "IdentityProvider")),
     "readTools",
 }
@@ -177,7 +181,9 @@ async def test_a_permission_that_is_taken_away_is_gone_at_the_next_request(api: 
 
 
 async def test_groups_of_the_token_count_too(api: Api):
-    text = binding("demo", "group-editors", "legation:editor", "x").replace("kind: User, name: local/x", "kind: Group, name: local/platform")
+    text = binding("demo", "group-editors", "legation:editor", "x").replace(
+        "kind: User, name: local/x", "kind: Group, name: local/platform"
+    )
     await api.apply(text)
 
     member = await api.call("GET", "/v1/namespaces/demo/mcp-servers", token=api.token("zoe", groups=("platform",)))

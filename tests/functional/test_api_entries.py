@@ -117,7 +117,9 @@ async def test_conditional_writes(api: Api):
     document = _crm() | {"metadata": {}}
 
     async def put(path: str, **headers: str) -> int:
-        return (await api.call("PUT", path, headers={name.replace("_", "-"): value for name, value in headers.items()}, json=document)).status
+        return (
+            await api.call("PUT", path, headers={name.replace("_", "-"): value for name, value in headers.items()}, json=document)
+        ).status
 
     assert await put(CRM) == 428
     assert await put(CRM, If_Match='"1"') == 412
@@ -180,7 +182,10 @@ async def test_a_stored_secret_is_kept_by_what_was_read_and_stays_with_its_addre
     kept = await api.call("PUT", CRM, headers={"If-Match": "*"}, json=read | {"spec": read["spec"] | {"timeoutMs": 5000}})
     same = await api.apply(json.dumps(_with_secret(value=SECRET) | {"spec": _with_secret(value=SECRET)["spec"] | {"timeoutMs": 5000}}))  # type: ignore[operator]
     moved = await api.call(
-        "PUT", CRM, headers={"If-Match": "*"}, json=read | {"spec": read["spec"] | {"endpoints": [{"url": "https://attacker.example.com/mcp"}]}}
+        "PUT",
+        CRM,
+        headers={"If-Match": "*"},
+        json=read | {"spec": read["spec"] | {"endpoints": [{"url": "https://attacker.example.com/mcp"}]}},
     )
     nothing = await api.apply(json.dumps(_with_secret(encrypted=True)).replace('"crm"', '"erp"'))
 
@@ -304,7 +309,9 @@ spec: {cedar: 'permit (principal in Role::"demo/marketing", action, resource in 
 
 
 async def test_bodies_of_other_kinds_sizes_and_encodings_are_refused(api: Api):
-    too_large = await api.call("POST", "/v1/apply", headers={"Content-Type": "application/yaml"}, data=io.BytesIO(b"#" * (4 * 1024 * 1024 + 1)))
+    too_large = await api.call(
+        "POST", "/v1/apply", headers={"Content-Type": "application/yaml"}, data=io.BytesIO(b"#" * (4 * 1024 * 1024 + 1))
+    )
     form = await api.call("POST", "/v1/apply", headers={"Content-Type": "application/x-www-form-urlencoded"}, data=b"a=b")
     zipped = await api.call("POST", "/v1/apply", headers={"Content-Type": "application/yaml", "Content-Encoding": "gzip"}, data=b"x")
     deep = await api.call("PUT", CRM, headers={"Content-Type": "application/json"}, data=b"[" * 100_000)

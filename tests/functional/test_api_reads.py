@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from tests.functional.api import DEMO, Api, binding, running_api
@@ -214,7 +215,9 @@ async def test_every_route_is_in_the_openapi_document_and_nothing_else(api: Api)
 
     described = {(method.upper(), path) for path, operations in document["paths"].items() for method in operations}
     served = {(route.method, route.resource.canonical) for route in api.client.app.router.routes() if route.resource is not None}
-    assert described == {(method, path) for method, path in served if method != "HEAD"} == {(route.method, route.path) for route in api.routes}
+    assert (
+        described == {(method, path) for method, path in served if method != "HEAD"} == {(route.method, route.path) for route in api.routes}
+    )
     operation_ids = [operation["operationId"] for operations in document["paths"].values() for operation in operations.values()]
     assert len(set(operation_ids)) == len(operation_ids)
 
@@ -229,8 +232,6 @@ async def test_the_openapi_document_refers_to_nothing_that_is_missing(api: Api):
 
 
 async def test_what_the_api_answers_has_the_shape_it_publishes(api: Api):
-    import jsonschema
-
     await _probed(api, tool("update_contact"))
     document = (await api.call("GET", "/v1/openapi.json", token="")).body
     paths = {

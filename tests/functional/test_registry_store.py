@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
+from sqlmodel import SQLModel
 
+from controlplane import registry as package
 from controlplane.database import HEAD_REVISION, open_database
+from controlplane.registry.service import Precondition
 from controlplane.registry.spec import Kind
 from controlplane.registry.store import RegistryStore
 from extauthz.errors import ConfigurationError
@@ -134,8 +141,6 @@ def test_a_name_used_again_is_another_entry_with_another_uid(registry: Registry)
 
 
 async def test_who_waits_for_a_revision_is_woken_by_the_commit(registry: Registry):
-    import asyncio
-
     waiting = asyncio.create_task(registry.live.wait(1))
     await asyncio.sleep(0)
     await asyncio.to_thread(registry.apply, CRM)
@@ -146,8 +151,6 @@ async def test_who_waits_for_a_revision_is_woken_by_the_commit(registry: Registr
 
 
 async def test_following_sees_what_another_replica_commits(opened: Callable[[], Registry]):
-    import asyncio
-
     one, two = opened(), opened()
     following = asyncio.create_task(two.live.follow(interval_seconds=0.02))
     try:
@@ -179,13 +182,6 @@ def test_a_database_of_a_newer_release_is_refused_with_what_to_do(database_url: 
 
 
 def test_the_tables_are_what_the_migrations_make(database_url: str):
-    from alembic.autogenerate import compare_metadata
-    from alembic.migration import MigrationContext
-    from alembic.script import ScriptDirectory
-    from sqlmodel import SQLModel
-
-    import controlplane.registry as package
-
     engine = open_database(database_url)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), SQLModel.metadata) == []
@@ -229,6 +225,4 @@ def test_a_tool_that_comes_back_unchanged_is_still_accepted(registry: Registry):
 
 
 def _any():
-    from controlplane.registry.service import Precondition
-
     return Precondition(if_match=("*",))
