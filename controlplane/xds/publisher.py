@@ -192,7 +192,7 @@ class Publisher:
         await self._learn_names(state)
         inputs = SnapshotInputs(gateway=self._gateway, resolved=self._resolver.resolved, key=self._key, now=self._clock())
         build = partial(build_snapshot, state, inputs=inputs, built=self._built, previous=self.published)
-        snapshot = await asyncio.to_thread(build) if first else build()
+        snapshot = await asyncio.to_thread(build) if first or not is_builder_loaded() else build()
         # (1) and (2) revocations at once, then Envoys add
         await self._add(snapshot)
         # (3) authorizers switch
