@@ -82,11 +82,12 @@ class Deployment:
         return self.runtime_dir / "admin.sock"
 
     def create(self) -> None:
-        """Make the directories, private to this user; refuse a runtime directory that somebody else prepared."""
+        """Make the directories, private to this user, also those there were; refuse a runtime directory that somebody else prepared."""
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         for directory in (self.data_dir, self.secrets_dir, self.audit_dir, self.cache_dir, self.log_dir):
-            directory.mkdir(parents=True, exist_ok=True)
-        self.secrets_dir.chmod(0o700)
-        self.audit_dir.chmod(0o700)
+            directory.mkdir(mode=0o700, exist_ok=True)
+            if directory.stat().st_uid == os.getuid():  # a volume that another user lends us stays as it is
+                directory.chmod(0o700)
         self.runtime_dir.mkdir(mode=0o700, exist_ok=True)
         found = os.lstat(self.runtime_dir)
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():

@@ -19,6 +19,7 @@ from typing import Any
 from controlplane.cli.rollout import rollout_sentence, wait_until_programmed
 from controlplane.cli.terminal import say
 from controlplane.client import ApiClient, ApiError, JsonObject, entry_path
+from controlplane.command_line import data_dir_flag, typed_command
 from controlplane.demo.step import Step, show, show_document
 from controlplane.demo.visitor import BareAnswer, Visitor, milliseconds_since
 from controlplane.development_issuer import mint_token
@@ -278,8 +279,7 @@ def client_configuration(agent: Visitor) -> dict[str, Any]:
 def _say_farewell(tour: Tour) -> None:
     from controlplane.cli.terminal import json_text  # noqa: PLC0415 - beside its one use
 
-    default = Path(".legation").resolve()
-    flag = "" if tour.deployment.data_dir == default else f" --data-dir {tour.deployment.data_dir}"
+    legation, flag = typed_command(), data_dir_flag(tour.deployment.data_dir)
     say("")
     say("Where things are", "strong")
     say(f"   gateway   {tour.gateway_url}")
@@ -292,11 +292,11 @@ def _say_farewell(tour: Tour) -> None:
     say(json_text(client_configuration(tour.agent)))
     say("")
     say("A token for it, and what else to try", "strong")
-    say(f"   export LEGATION_TOKEN=$(legation token --as marketing-agent --group marketing{flag})")
-    say(f'   legation call demo/crm search_contacts \'{{"text": "nordvik"}}\' --as marketing-agent --group marketing{flag}')
-    say(f"   legation explain demo/engineering-db query --as marketing-agent --group marketing{flag}")
-    say(f"   legation status{flag}")
-    say(f"   legation audit --follow{flag}")
+    say(f"   export LEGATION_TOKEN=$({legation} token --as marketing-agent --group marketing{flag})")
+    say(f'   {legation} call demo/crm search_contacts \'{{"text": "nordvik"}}\' --as marketing-agent --group marketing{flag}')
+    say(f"   {legation} explain demo/engineering-db query --as marketing-agent --group marketing{flag}")
+    say(f"   {legation} status{flag}")
+    say(f"   {legation} audit --follow{flag}")
     say("")
 
 

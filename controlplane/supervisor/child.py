@@ -20,13 +20,21 @@ _STEADY_SECONDS = 30.0
 
 
 class Child:
-    """Keeps one process running until `stop`. `report(child, returncode, pause)` is told of every death."""
+    """Keeps one process running until `stop`. `report(child, returncode, pause)` hears of every death, `restarted()` of what follows."""
 
-    def __init__(self, process: Process, *, log_dir: Path, report: Callable[[Child, int, float], None]) -> None:
+    def __init__(
+        self,
+        process: Process,
+        *,
+        log_dir: Path,
+        report: Callable[[Child, int, float], None],
+        restarted: Callable[[], None] = lambda: None,
+    ) -> None:
         self.process = process
         self.log_path = log_dir / process.log_name
         self.deaths = 0
         self._report = report
+        self._restarted = restarted
         self._running: Running | None = None
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -92,3 +100,4 @@ class Child:
                 await asyncio.wait_for(self._stopping.wait(), pause)
                 return
             await self._spawn()
+            self._restarted()

@@ -16,6 +16,10 @@ _PR_SET_PDEATHSIG = 1
 def main(arguments: list[str]) -> None:
     """Ask the kernel for the signal, make sure the parent still lives, become the program."""
     parent, program = int(arguments[1]), arguments[2:]
+    for number in signal.valid_signals():  # what our caller ignores (a shell's `&`, nohup, Python itself) is not the program's business
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     if sys.platform == "linux":
         import ctypes  # noqa: PLC0415 - only Linux has prctl
 

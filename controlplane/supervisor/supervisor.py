@@ -4,6 +4,7 @@
     → (5) serve until a signal → (6) stop: Envoy drained first, then the authorizer, then the rest
 
 Children never outlive this process: the kernel kills them with it (`launch`). A first signal stops in order, a second at once.
+A stop that was asked for is no failure, whenever it comes: the exit code is 0, but for a tour that was to say whether it held.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from controlplane.command_line import data_dir_flag, typed_command
 from controlplane.supervisor import log_file, plan, port
 from controlplane.supervisor.child import Child
 from controlplane.supervisor.http import drain_envoy, get_readiness
@@ -79,12 +81,15 @@ class Supervisor:
         self._broken = asyncio.Event()
         self._fault = ""
         self._starting = True
+        self._samples: Mapping[str, int] = {}
         self._began = time.monotonic()
 
     async def run(self) -> int:
         """Everything, until it is over."""
         loop = asyncio.get_running_loop()
-        numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]  # nohup
+        numbers = [signal.SIGINT, signal.SIGTERM]  # also where a shell's `&` has made SIGINT ignored
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup means it
+            numbers.append(signal.SIGHUP)
         for number in numbers:
             loop.add_signal_handler(number, self._on_signal)
         try:
@@ -112,8 +117,9 @@ class Supervisor:
         bounding = asyncio.create_task(self._bound_logs(), name="bound logs")
         try:
             if not await self._until_ready():
-                return _INTERRUPTED
-            self._write_state(samples)
+                return self._interrupted
+            self._samples = samples
+            self._write_state()
             self._say(f"Ready after {time.monotonic() - self._began:.1f} s at {self._settings['LEGATION_GATEWAY_URL']}")
             # (4) the tour, if asked
             if tour is not None:
@@ -121,7 +127,7 @@ class Supervisor:
                 if self._options.exit_after_tour or self._stop.is_set():
                     return code
             else:
-                self._say(_WELCOME.format(gateway=self._settings["LEGATION_GATEWAY_URL"], flag=self._data_dir_flag()))
+                self._say(_welcome(self._settings["LEGATION_GATEWAY_URL"], self._deployment.data_dir))
             # (5) serve until a signal
             await self._first_of(self._stop)
         finally:
@@ -134,7 +140,9 @@ class Supervisor:
     # start
 
     async def _start(self, process: plan.Process) -> None:
-        child = self._children[process.name] = Child(process, log_dir=self._deployment.log_dir, report=self._on_death)
+        child = self._children[process.name] = Child(
+            process, log_dir=self._deployment.log_dir, report=self._on_death, restarted=self._on_restart
+        )
         await child.start()
 
     def _bootstrap_file(self) -> Path:
@@ -171,13 +179,14 @@ class Supervisor:
             await asyncio.sleep(0.05)
         return False
 
-    def _write_state(self, samples: Mapping[str, int]) -> None:
+    def _write_state(self) -> None:
+        """Say which processes there are: once all are ready, and again whenever one was started anew."""
         state = {
             "gateway_url": self._settings["LEGATION_GATEWAY_URL"],
             "runtime_dir": str(self._deployment.runtime_dir),
             "pid": os.getpid(),
             "processes": {name: child.pid for name, child in self._children.items()},
-            "samples": dict(samples),
+            "samples": dict(self._samples),
         }
         temporary = self._deployment.state_file.with_suffix(".new")
         temporary.write_text(json.dumps(state, indent=2) + "\n")
@@ -204,11 +213,16 @@ class Supervisor:
         await self._first_of(self._stop, ended)
         if not ended.done():
             ended.cancel()
-            return _INTERRUPTED
+            return self._interrupted
         code = ended.result()
         if not self._options.exit_after_tour:
             self._say("Serving until Ctrl-C." if code == 0 else "The tour did not hold (see above). Serving until Ctrl-C.")
         return code
+
+    @property
+    def _interrupted(self) -> int:
+        """The exit code when a signal came before the tour had ended."""
+        return _INTERRUPTED if self._options.exit_after_tour else 0
 
     # while it runs
 
@@ -228,6 +242,13 @@ class Supervisor:
             self._fault = "\n".join([f"{child.name} {how} while starting. The end of {child.log_path}:", *log_file.tail(child.log_path)])
             self._broken.set()
 
+    def _on_restart(self) -> None:
+        if not self._starting and not self._stop.is_set():
+            try:
+                self._write_state()
+            except OSError as error:
+                self._say(f"{self._deployment.state_file} still names the process that died: {error.strerror}")
+
     async def _bound_logs(self) -> None:
         while True:
             for child in self._children.values():
@@ -242,6 +263,7 @@ class Supervisor:
     # stop
 
     async def _stop_all(self) -> None:
+        self._stop.set()
         self._deployment.state_file.unlink(missing_ok=True)
         if plan.ENVOY in self._children and self._signals < 2 and not self._starting:
             await drain_envoy(self._deployment.envoy_admin_socket, seconds=_DRAIN_SECONDS)
@@ -254,16 +276,14 @@ class Supervisor:
         with contextlib.suppress(OSError):  # not empty: somebody put something there
             self._deployment.runtime_dir.rmdir()
 
-    def _data_dir_flag(self) -> str:
-        default = Path(".legation").resolve()
-        return "" if self._deployment.data_dir == default else f" --data-dir {self._options.data_dir}"
 
-
-_WELCOME = """\
-Next: legation status{flag}
-      legation apply -f FILE{flag}
-      legation token --as NAME --group GROUP{flag}
-MCP servers at {gateway}/servers/NAMESPACE/NAME/mcp, the API at {gateway}/v1. Serving until Ctrl-C."""
+def _welcome(gateway_url: str, data_dir: Path) -> str:
+    legation, flag = typed_command(), data_dir_flag(data_dir)
+    return f"""\
+Next: {legation} status{flag}
+      {legation} apply -f FILE{flag}
+      {legation} token --as NAME --group GROUP{flag}
+MCP servers at {gateway_url}/servers/NAMESPACE/NAME/mcp, the API at {gateway_url}/v1. Serving until Ctrl-C."""
 
 
 def _envoy_binary() -> str:

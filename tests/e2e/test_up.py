@@ -170,6 +170,59 @@ async def test_sigterm_stops_in_order_and_a_second_ctrl_c_at_once(tmp_path):
         assert await gone(stack.data_dir)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_stop_while_everything_still_starts_is_no_failure(tmp_path, number):
+    log = tmp_path / "up.log"
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *legation_up(tmp_path / "d", free_port()), stdout=output, stderr=output, cwd=ROOT, env=NOTHING_OF_OURS
+        )
+
+    async def starting() -> bool:
+        return "Legation starts" in log.read_text()
+
+    await eventually(starting, seconds=30, what="the start")
+    process.send_signal(number)
+
+    assert await asyncio.wait_for(process.wait(), 15) == 0, log.read_text()
+    assert await gone(tmp_path / "d")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_one_that_a_shell_started_in_the_background_stops_like_any_other(tmp_path, number):
+    command = legation_up(tmp_path / "d", free_port())
+    with (tmp_path / "up.log").open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            "sh", "-c", 'trap "" INT; exec "$@"', "sh", *command, stdout=output, stderr=output, cwd=ROOT, env=NOTHING_OF_OURS
+        )
+
+    async def ready() -> bool:
+        return "Ready after" in (tmp_path / "up.log").read_text()
+
+    await eventually(ready, seconds=60, what="readiness")
+    process.send_signal(number)
+
+    assert await asyncio.wait_for(process.wait(), 15) == 0
+    assert await gone(tmp_path / "d")
+
+
+async def test_the_deployment_file_names_the_process_that_took_a_dead_ones_place(tmp_path):
+    async with running_stack(tmp_path) as stack:
+        state_file = deployment_of(stack.data_dir).state_file
+
+        async def written() -> bool:
+            return state_file.exists()
+
+        await eventually(written, seconds=10, what="the deployment file")
+        dead = stack.children()["extauthz"]
+        os.kill(dead, signal.SIGKILL)
+
+        async def named() -> bool:
+            return json.loads(state_file.read_text())["processes"]["authorizer"] == stack.children().get("extauthz", dead) != dead
+
+        await eventually(named, seconds=20, what="the new process in the deployment file")
+
+
 async def test_a_second_start_is_ready_in_five_seconds(tmp_path):
     port = free_port()
     async with running_stack(tmp_path, port=port):

@@ -97,6 +97,7 @@ def test_children_get_our_settings_and_nothing_else_of_the_callers_environment()
         "AWS_SECRET_ACCESS_KEY": "s",
         "LEGATION_LOG_LEVEL": "debug",
         "LEGATION_TOKEN": "secret",
+        "LEGATION_DEBUG": "1",
         "LEGATION_XDS_LISTEN": "unix:/evil",
     }
     deployment = Deployment(data_dir=Path("/data"), runtime_dir=Path("/run/l"))
@@ -106,6 +107,7 @@ def test_children_get_our_settings_and_nothing_else_of_the_callers_environment()
     assert "PYTHONPATH" not in environ
     assert "AWS_SECRET_ACCESS_KEY" not in environ
     assert "LEGATION_TOKEN" not in environ
+    assert "LEGATION_DEBUG" not in environ
     assert environ["LEGATION_LOG_LEVEL"] == "debug"
     assert environ["LEGATION_XDS_LISTEN"] == "unix:/run/l/ads.sock"
     assert environ["PATH"] == "/bin"
@@ -134,6 +136,36 @@ async def test_a_dead_child_is_reported_and_started_again(tmp_path):
 
     assert deaths.seen == [(-signal.SIGKILL, 0.1)]
     assert child.pid is None
+
+
+async def test_who_asked_is_told_when_a_dead_child_runs_again(tmp_path):
+    pids = []
+    child = Child(python("import time; time.sleep(60)"), log_dir=tmp_path, report=Deaths(), restarted=lambda: pids.append(child.pid))
+    await child.start()
+    first = child.pid
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: pids)
+    running = child.pid
+    await child.stop()
+
+    assert pids == [running]
+    assert running != first
+
+
+def test_a_child_starts_with_no_signal_ignored_or_blocked():
+    report = "import signal; print([n for n in (1, 2, 15) if signal.getsignal(n) is signal.SIG_IGN], signal.pthread_sigmask(0, []))"
+    code = f"""
+import os, signal, subprocess
+from controlplane.supervisor.plan import launched
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+subprocess.run(launched(({PYTHON!r}, '-c', {report!r})), check=True)
+"""
+
+    done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, timeout=20, check=True)
+
+    assert done.stdout == "[] set()\n"
 
 
 async def test_pauses_grow_while_a_child_keeps_dying(tmp_path):
@@ -199,9 +231,34 @@ def test_logs_begin_anew_and_keep_the_last_run(tmp_path):
     os.write(descriptor, b"after\n")
     os.close(descriptor)
 
+    assert (tmp_path / "x.log.1").stat().st_mode & 0o777 == 0o600
     assert log.read_text() == "after\n"
     assert log_file.tail(log) == ["after"]
     assert "this run" in (tmp_path / "x.log.1").read_text()
+
+
+def test_a_log_that_others_could_read_is_closed_to_them(tmp_path):
+    log = tmp_path / "x.log"
+    for open_to_all in (log, tmp_path / "x.log.1"):
+        open_to_all.write_text("an earlier release\n")
+        open_to_all.chmod(0o644)
+
+    os.close(log_file.open_log(log))
+    log_file.bound_log(log, max_bytes=1)
+
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
+def test_the_directories_of_a_deployment_are_private_also_those_there_were(tmp_path):
+    deployment = Deployment(data_dir=tmp_path / "d", runtime_dir=tmp_path / "run")
+    for directory in (deployment.data_dir, deployment.log_dir):
+        directory.mkdir()
+        directory.chmod(0o755)
+
+    deployment.create()
+
+    directories = [path for path in (deployment.data_dir, *tmp_path.rglob("*")) if path.is_dir()]
+    assert {path.stat().st_mode & 0o777 for path in directories} == {0o700}
 
 
 async def test_nobody_at_the_gateway_is_not_ready():
