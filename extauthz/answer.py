@@ -62,6 +62,7 @@ TOLD: dict[Reason, _Told] = {
     ),
     Reason.UPSTREAM_CREDENTIAL_UNAVAILABLE: _Told(status=502, code=50201, sentence="The gateway could not authenticate to the MCP server."),
     Reason.AUDIT_UNAVAILABLE: _Told(status=503, code=50301, sentence="The decision could not be recorded, so the call is not made."),
+    Reason.DECISION_TOO_LATE: _Told(status=503, code=_UNAVAILABLE, sentence="The decision took too long, so the call is not made."),
     Reason.INTERNAL_ERROR: _Told(status=503, code=_UNAVAILABLE, sentence="The authorizer failed, so the call is not made."),
 }
 

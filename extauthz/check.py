@@ -8,7 +8,9 @@ import grpc
 import grpc.aio
 
 from extauthz import transport
-from extauthz.decision import CheckInput, Decision, Passage
+from extauthz.check_input import CheckInput
+from extauthz.decision import Decision
+from extauthz.passage import Passage
 from extauthz.wire import auth_pb2, common_pb2
 
 SERVICE = "envoy.service.auth.v3.Authorization"

@@ -61,8 +61,9 @@ class _Grant:
 class SecretReader:
     """Reads secrets. `<namespace>/<file>` below the directory: no way out of it, no links, no devices."""
 
-    def __init__(self, secrets_dir: Path | None) -> None:
+    def __init__(self, secrets_dir: Path | None, *, max_bytes: int = MAX_SECRET_BYTES) -> None:
         self._secrets_dir = secrets_dir
+        self._max_bytes = max_bytes
         self._files: dict[str, _SecretFile] = {}
 
     def read(self, secret: Secret) -> bytes:
@@ -71,8 +72,8 @@ class SecretReader:
         content = content.rstrip(b"\r\n")
         if not content:
             raise CredentialError(f"secret {secret.file or 'value'} is empty or was not delivered")
-        if len(content) > MAX_SECRET_BYTES:
-            raise CredentialError(f"secret {secret.file or 'value'} is larger than {MAX_SECRET_BYTES} bytes")
+        if len(content) > self._max_bytes:
+            raise CredentialError(f"secret {secret.file or 'value'} is larger than {self._max_bytes} bytes")
         return content
 
     def _read_file(self, name: str) -> bytes:
@@ -100,7 +101,7 @@ class SecretReader:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 raise CredentialError(f"secret file {name} is not a regular file")
-            content = opened.read(MAX_SECRET_BYTES + 3)
+            content = opened.read(self._max_bytes + 3)
         self._files[name] = _SecretFile(stamp=_stamp(found), content=content)
         return content
 

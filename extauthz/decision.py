@@ -13,12 +13,9 @@ A decision starts as a denial and stays one unless every step succeeded. `check.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
-import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -28,24 +25,24 @@ from extauthz.answer import Answer
 from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord
 from extauthz.authorization import Verdict, authorize
 from extauthz.catalog.server import McpServer, Tool
+from extauthz.check_input import EGRESS_CONTEXT_HEADER, CheckInput
 from extauthz.door import Door, Place
 from extauthz.egress_context import verify_egress_context
 from extauthz.errors import AuditError, AuthenticationError, CredentialError, MessageError, Reason
+from extauthz.facts import describe_request, open_record
 from extauthz.identity.principal import PROBER, Principal
-from extauthz.mcp.era import Era
 from extauthz.mcp.request import McpRequest, parse_request
-from extauthz.policy.model import Caller, ResourceKind
+from extauthz.passage import Passage, make_passage
+from extauthz.policy.model import Caller
 from extauthz.state import AuthorizationState
 
 logger = structlog.get_logger(__name__)
 
-LANE_DIRECT = "direct"
-LANE_STREAM = "stream"
-EGRESS_CONTEXT_HEADER = "legation-context"
-_SORTED_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+SMALL_BODY_BYTES = 16 * 1024
 _FAILURES = frozenset(
     {
         Reason.INTERNAL_ERROR,
+        Reason.DECISION_TOO_LATE,
         Reason.AUDIT_UNAVAILABLE,
         Reason.NOT_READY,
         Reason.REGISTRY_STALE,
@@ -54,32 +51,6 @@ _FAILURES = frozenset(
         Reason.POLICY_EVALUATION_ERROR,
     }
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckInput:
-    """One request as Envoy described it. `headers` has lower-case names and every value as sent; `path` may hold a query."""
-
-    listener: str  # "ingress" | "egress"
-    http_method: str
-    path: str
-    host: str
-    headers: Mapping[str, Sequence[str]] = field(repr=False)
-    body: bytes = field(default=b"", repr=False)
-    downstream_address: str = ""
-    peer_principal: str = ""
-    envoy_request_id: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Passage:
-    """How an allowed request goes on: the one cluster, the registered path, and the headers that the upstream gets."""
-
-    cluster: str
-    lane: str
-    path: str
-    set_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    remove_headers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +109,8 @@ class _Case:
 
     check: CheckInput
     record: AuditRecord
+    started: float  # perf_counter
+    deadline: float  # event loop time
     state: AuthorizationState | None = None
     place: Place | None = None
     request: McpRequest | None = None
@@ -167,48 +140,52 @@ class Decider:
 
     async def decide(self, check: CheckInput) -> Decision:
         """Decide about one request. Never raises but for cancellation: whatever fails is a refusal, and on the record."""
-        started = time.perf_counter()
         case = self._opened(check)
         reason, passage, given = Reason.INTERNAL_ERROR, None, None
         try:
-            passage = await self._passage(case, deadline=asyncio.get_running_loop().time() + self._timeout_s)
+            passage = await self._passage(case)
             reason = Reason.ALLOWED
         except _Refused as refused:
             reason, given = refused.reason, refused.given
         except asyncio.CancelledError:
-            case.record.abandoned = True
-            await asyncio.shield(self._put_on_record(case, Reason.INTERNAL_ERROR, None, None, started))
+            await self._abandon(case)
             raise
         except Exception as error:
             logger.error("decision failed", decision_id=case.record.decision_id, error=type(error).__name__, exc_info=error)
+        if passage is not None and self._now() > case.deadline:
+            reason, passage, case.record.abandoned = Reason.DECISION_TOO_LATE, None, True
         if passage is None and given is None:
             given = self._refusal(case, reason)
-        return await self._put_on_record(case, reason, passage, given, started)
+        try:
+            return await self._put_on_record(case, reason, passage, given)
+        except asyncio.CancelledError:
+            await self._abandon(case)
+            raise
+
+    async def _abandon(self, case: _Case) -> None:
+        """Envoy has gone: whatever was decided, nothing was passed on, and the last record of this decision says so."""
+        case.record.abandoned = True
+        await asyncio.shield(self._put_on_record(case, Reason.DECISION_TOO_LATE, None, None))
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
 
     def _opened(self, check: CheckInput) -> _Case:
-        decision_id = secrets.token_urlsafe(16)
-        record = AuditRecord(decision_id=decision_id, at_unix_us=int(self._clock() * 1_000_000))
-        record.http_method = check.http_method[:16]
-        record.path = check.path.partition("?")[0][:500]
-        record.downstream_address = check.downstream_address
-        record.envoy_request_id = check.envoy_request_id
-        record.body_bytes = len(check.body)
-        record.user_agent = _first(check.headers, "user-agent")[:200]
-        record.trace_id = _trace_id(_first(check.headers, "traceparent"))
-        return _Case(check=check, record=record)
+        record = open_record(check, self._clock())
+        return _Case(check=check, record=record, started=time.perf_counter(), deadline=self._now() + self._timeout_s)
 
-    async def _passage(self, case: _Case, deadline: float) -> Passage:
+    async def _passage(self, case: _Case) -> Passage:
         # (0) shape
         place = self._enter(case)
         # (1) who asks
-        principal = await self._who(case, place, deadline)
+        principal = await self._who(case, place)
         # (2) for what
-        request = self._what(case)
+        request = self._what(case, principal)
         # (3) may they
         verdict = self._may(case, place, principal, request)
         assert verdict.mcp_server is not None  # noqa: S101 - an allowed verdict names its server
         # (4) as whom upstream; (5) is `_put_on_record`, for refusals too
-        return await self._upstream(case, verdict.mcp_server, verdict.tool, request, deadline)
+        return await self._upstream(case, verdict.mcp_server, verdict.tool, request)
 
     def _enter(self, case: _Case) -> Place:
         """(0) The path names a server, the host and origin are ours, the registry is loaded."""
@@ -240,7 +217,7 @@ class Decider:
         providers = state.identity_providers if state is not None else ()
         return _Refused(Reason.ALLOWED, answer.metadata(self._door.metadata_document(place, providers)))
 
-    async def _who(self, case: _Case, place: Place, deadline: float) -> Principal:
+    async def _who(self, case: _Case, place: Place) -> Principal:
         """(1) The access token's principal, or at the egress listener the one that an authorizer or the prober signed for."""
         check, state = case.check, case.state
         assert state is not None  # noqa: S101 - _enter has set it
@@ -252,7 +229,7 @@ class Decider:
                     check.headers.get("authorization", ()),
                     resource_url=place.resource_url,
                     namespace=place.namespace,
-                    deadline=deadline,
+                    deadline=case.deadline,
                 )
         except AuthenticationError as error:
             raise _Refused(error.reason) from error
@@ -271,20 +248,24 @@ class Decider:
         case.record.parent_decision_id = context.decision_id
         return PROBER if context.kind == "prober" else context.principal
 
-    def _what(self, case: _Case) -> McpRequest:
+    def _what(self, case: _Case, principal: Principal) -> McpRequest:
         """(2) One strict parse of the whole body, within the size that this server allows."""
         check, state, place = case.check, case.state, case.place
         assert state is not None and place is not None  # noqa: S101, PT018 - _enter has set them
-        server = state.mcp_servers.get(place.mcp_server_id)
-        if len(check.body) > (server.max_body_bytes if server is not None else self._door.default_body_bytes):
+        mcp_server = state.mcp_servers.get(place.mcp_server_id)
+        if mcp_server is None or not (principal == PROBER or state.policy.visible(principal, mcp_server)):
+            # The answer is 404 whatever the body says; a small one is still read, for the id and for the record.
+            if len(check.body) > SMALL_BODY_BYTES:
+                raise _Refused(Reason.SERVER_NOT_FOUND)
+        elif len(check.body) > mcp_server.max_body_bytes:
             raise _Refused(Reason.BODY_TOO_LARGE)
-        self._door.refuse_partial(check.headers)
         try:
+            self._door.refuse_partial(check.headers)
             request = parse_request(check.http_method, check.headers, check.body)
         except MessageError as error:
             raise self._malformed(case, error) from error
         case.request, case.id_json = request, request.id_json
-        _describe(case.record, check, request)
+        describe_request(case.record, check, request)
         return request
 
     def _may(self, case: _Case, place: Place, principal: Principal, request: McpRequest) -> Verdict:
@@ -311,31 +292,26 @@ class Decider:
             raise _Refused(verdict.reason)
         return verdict
 
-    async def _upstream(self, case: _Case, mcp_server: McpServer, tool: Tool | None, request: McpRequest, deadline: float) -> Passage:
+    async def _upstream(self, case: _Case, mcp_server: McpServer, tool: Tool | None, request: McpRequest) -> Passage:
         """(4) The registered address and credential; the caller's own credentials stay here."""
-        remaining = max(deadline - asyncio.get_running_loop().time(), 0.0)
+        credential_headers = await self._credential_headers(case, mcp_server) if mcp_server.credential is not None else []
+        passage = make_passage(case.check, mcp_server, tool, request, credential_headers)
+        case.record.lane, case.record.cluster = passage.lane, passage.cluster
+        return passage
+
+    async def _credential_headers(self, case: _Case, mcp_server: McpServer) -> list[tuple[str, str]]:
+        remaining = case.deadline - self._now()
+        if remaining <= 0:
+            case.record.abandoned = True
+            raise _Refused(Reason.DECISION_TOO_LATE)
         try:
             async with asyncio.timeout(remaining):
-                credential_headers = await self._credentials.headers_for(mcp_server, remaining)
+                return await self._credentials.headers_for(mcp_server, remaining)
         except (CredentialError, TimeoutError) as error:
             logger.warning("upstream credential unavailable", mcp_server=mcp_server.id, cause=str(error) or "timeout")
             raise _Refused(Reason.UPSTREAM_CREDENTIAL_UNAVAILABLE) from error
-        lane = LANE_STREAM if request.streaming else LANE_DIRECT
-        case.record.lane, case.record.cluster = lane, mcp_server.cluster
-        set_names = {name for name, _ in credential_headers}
-        remove = [name for name in ("authorization", EGRESS_CONTEXT_HEADER) if name not in set_names and name in case.check.headers]
-        if request.era is Era.LEGACY:
-            # Legacy servers do not read these; a lying copy must not reach anything that does.
-            remove += [name for name in case.check.headers if name in {"mcp-method", "mcp-name"} or name.startswith("mcp-param-")]
-        return Passage(
-            cluster=mcp_server.cluster,
-            lane=lane,
-            path=mcp_server.path,
-            set_headers=(*credential_headers, *_resilience(mcp_server, tool, request)),
-            remove_headers=tuple(remove),
-        )
 
-    async def _put_on_record(self, case: _Case, reason: Reason, passage: Passage | None, given: Answer | None, started: float) -> Decision:
+    async def _put_on_record(self, case: _Case, reason: Reason, passage: Passage | None, given: Answer | None) -> Decision:
         """(5) The record is durable before Envoy hears anything; without a record there is no call."""
         record = case.record
         record.reason = reason.value
@@ -346,7 +322,7 @@ class Decider:
             told = answer.TOLD.get(reason)
             record.sentence = record.sentence or (told.sentence if told else "")
         record.http_status = given.status if given is not None else 0
-        record.latency_us = int((time.perf_counter() - started) * 1_000_000)
+        record.latency_us = int((time.perf_counter() - case.started) * 1_000_000)
         try:
             await self._audit.append(record)
         except AuditError as error:
@@ -373,59 +349,3 @@ class Decider:
             data=error.data,
         )
         return _Refused(error.reason, given)
-
-
-def _resilience(mcp_server: McpServer, tool: Tool | None, request: McpRequest) -> list[tuple[str, str]]:
-    """Timeouts and retries, as headers that only we can set. A connection that was never made is always safe to try again."""
-    headers: list[tuple[str, str]] = []
-    if mcp_server.timeout_ms and not request.streaming:
-        headers.append(("x-envoy-upstream-rq-timeout-ms", str(mcp_server.timeout_ms)))
-    retry_on = "connect-failure,refused-stream"
-    if tool is not None and (tool.idempotent or tool.effect.value == "read"):
-        retry_on += ",reset"
-    headers += [("x-envoy-retry-on", retry_on), ("x-envoy-max-retries", "2")]
-    return headers
-
-
-def _describe(record: AuditRecord, check: CheckInput, request: McpRequest) -> None:
-    record.era = request.era.value
-    record.protocol_version = request.protocol_version
-    record.method = request.method or (check.http_method if request.message_class is None else request.message_class.value)
-    record.request_id_json = "" if request.id_json == "null" else request.id_json
-    record.tool = request.tool
-    for target in request.targets:
-        if target.kind is ResourceKind.PROMPT:
-            record.prompt = target.name
-        elif target.kind is ResourceKind.MCP_RESOURCE:
-            record.mcp_resource_uri = target.name
-    if request.has_arguments:
-        record.arguments_digest = _digest(request.arguments)
-    record.event = _event_of(check, request)
-
-
-def _digest(arguments: Mapping[str, object]) -> str:
-    """SHA-256 of the arguments as JSON with sorted keys and no white space: equal arguments, equal digest."""
-    text = _SORTED_JSON.encode(arguments)
-    return "sha256:" + hashlib.sha256(text.encode("utf-8")).hexdigest()
-
-
-def _event_of(check: CheckInput, request: McpRequest) -> AuditEvent:
-    if request.method == "tools/call":
-        return AuditEvent.TOOL_CALL
-    if check.http_method == "GET":
-        return AuditEvent.MCP_STREAM
-    if check.http_method == "DELETE":
-        return AuditEvent.MCP_SESSION_END
-    return AuditEvent.MCP_MESSAGE
-
-
-def _first(headers: Mapping[str, Sequence[str]], name: str) -> str:
-    values = headers.get(name, ())
-    return values[0] if values else ""
-
-
-def _trace_id(traceparent: str) -> str:
-    """The trace id of a W3C traceparent, or "" when it is not one."""
-    parts = traceparent.split("-")
-    is_one = len(parts) == 4 and len(parts[1]) == 32 and all(c in "0123456789abcdef" for c in parts[1])
-    return parts[1] if is_one else ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from extauthz.errors import MessageError, Reason
 from extauthz.identity.challenge import protected_resource_metadata, protected_resource_metadata_url, www_authenticate
@@ -41,15 +41,12 @@ class Place:
 class Door:
     """What this gateway is called and whom it lets in. Immutable."""
 
-    def __init__(
-        self, *, gateway_url: str, extra_hosts: Sequence[str] = (), allowed_origins: Sequence[str] = (), default_body_bytes: int = 262_144
-    ) -> None:
+    def __init__(self, *, gateway_url: str, extra_hosts: Sequence[str] = (), allowed_origins: Sequence[str] = ()) -> None:
         parts = urlsplit(gateway_url)
         self._gateway_url = gateway_url.rstrip("/")
         self._hosts = frozenset({parts.netloc.lower(), *(host.lower() for host in extra_hosts)})
         self._loopback = (parts.hostname or "") in {"localhost", "127.0.0.1", "::1"}
         self._origins = frozenset({f"{parts.scheme}://{parts.netloc}".lower(), *(origin.lower() for origin in allowed_origins)})
-        self.default_body_bytes = default_body_bytes
 
     def enter(self, listener: str, http_method: str, path: str, host: str, headers: Mapping[str, Sequence[str]]) -> Place | None:
         """The place that the path names; None when it names none. Raises `MessageError` for a method that MCP does not use."""
@@ -76,7 +73,7 @@ class Door:
             return Reason.HOST_REFUSED
         if any(not self._origin_is_allowed(origin.lower()) for origin in headers.get("origin", ())):
             return Reason.ORIGIN_REFUSED
-        if "access_token=" in query:
+        if "access_token" in unquote(query).lower():
             return Reason.ACCESS_TOKEN_MISSING  # RFC 9700 section 4.3.2: tokens in a query are leaked by logs
         return None
 

@@ -60,6 +60,7 @@ class Reason(StrEnum):
     UPSTREAM_CREDENTIAL_UNAVAILABLE = "upstream_credential_unavailable"
     # on the record
     AUDIT_UNAVAILABLE = "audit_unavailable"
+    DECISION_TOO_LATE = "decision_too_late"
     INTERNAL_ERROR = "internal_error"
 
 

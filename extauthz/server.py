@@ -18,6 +18,7 @@ import structlog
 
 from extauthz import transport
 from extauthz.address import AddressRules
+from extauthz.audit.flood import FloodGuard
 from extauthz.audit.wal import AuditLog
 from extauthz.authorizer_settings import AuthorizerSettings
 from extauthz.check import check_service
@@ -57,8 +58,9 @@ async def run(settings: AuthorizerSettings) -> None:
         )
         audit = AuditLog(directory=settings.audit_dir, writer_id=f"{settings.node_id}-{time.time_ns() // 1_000_000:013d}-{os.getpid()}")
         audit.open()
+        guard = FloodGuard(audit)
         door = Door(gateway_url=settings.gateway_url, extra_hosts=settings.gateway_hosts, allowed_origins=settings.allowed_origins)
-        decider = Decider(state=subscription, door=door, credentials=credentials, audit=audit, timeout_ms=settings.check_timeout_ms)
+        decider = Decider(state=subscription, door=door, credentials=credentials, audit=guard, timeout_ms=settings.check_timeout_ms)
         server = grpc.aio.server(options=_SERVER_OPTIONS)
         server_credentials = link.server_credentials(settings.listen)
         server.add_generic_rpc_handlers((check_service(decider, require_envoy=server_credentials is not None),))
@@ -74,7 +76,7 @@ async def run(settings: AuthorizerSettings) -> None:
         subscription.watch_connection(lambda: discovery.connected)
         await server.start()
         logger.info("authorizer listening", address=settings.listen, node=settings.node_id)
-        tasks = [asyncio.create_task(discovery.run()), asyncio.create_task(keeper.run())]
+        tasks = [asyncio.create_task(part.run()) for part in (discovery, keeper, guard)]
         await stop.wait()
         await server.stop(STOP_GRACE_SECONDS)
         for task in tasks:
@@ -82,6 +84,7 @@ async def run(settings: AuthorizerSettings) -> None:
         for task in tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        await guard.flush()
         audit.close()
 
 

@@ -9,13 +9,14 @@ its decision was never answered. Files: `<writer id>.<segment>.wal`, mode 0600; 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import struct
 import threading
 import zlib
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from extauthz.audit.record import AuditRecord, encode_record
 from extauthz.errors import AuditError
@@ -39,7 +40,8 @@ class AuditLog:
         self._segment = 0
         self._closing = False
         self._failure = ""
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
+        self._path = directory
         self._written_bytes = 0
         self._thread = threading.Thread(target=self._run, name="audit-log", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -96,8 +98,7 @@ class AuditLog:
                 self._open_segment()
             assert self._file is not None  # noqa: S101 - _open_segment made it
             data = b"".join(FRAME.pack(len(payload), zlib.crc32(payload)) + payload for payload, _ in group)
-            self._file.write(data)
-            self._file.flush()
+            _write_all(self._file, data)
             os.fdatasync(self._file.fileno())
             self._written_bytes += len(data)
         except OSError as error:
@@ -107,11 +108,13 @@ class AuditLog:
         return ""
 
     def _abandon_segment(self) -> None:
+        """Leave the segment as it is; one that holds nothing whole is taken away, so that a full disk does not fill with names."""
         if self._file is not None:
-            try:
+            with contextlib.suppress(OSError):
                 self._file.close()
-            except OSError:
-                self._written_bytes = 0
+            if self._written_bytes == 0:
+                with contextlib.suppress(OSError):
+                    self._path.unlink()
             self._file = None
 
     def _open_segment(self) -> None:
@@ -120,8 +123,9 @@ class AuditLog:
             self._file = None
         self._segment += 1
         path = self._directory / f"{self.writer_id}.{self._segment:06d}{SUFFIX}"
+        self._path = path
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._file = os.fdopen(descriptor, "wb")
+        self._file = FileIO(descriptor, "wb")
         self._written_bytes = 0
         directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -145,3 +149,9 @@ class AuditLog:
         if self._loop is None or self._loop.is_closed():
             return
         self._loop.call_soon_threadsafe(callback)
+
+
+def _write_all(file: FileIO, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]

@@ -30,6 +30,8 @@ def refuse_repeated(headers: HeaderMap) -> None:
     for name in _SINGLE_HEADERS:
         if len(headers.get(name, ())) > 1:
             raise MessageError(Reason.HEADER_REPEATED, f"the header {name} is sent more than once", status=400, code=INVALID_REQUEST)
+    if any(name.startswith("mcp-param-") and len(values) > 1 for name, values in headers.items()):
+        raise MessageError(Reason.HEADER_REPEATED, "a header Mcp-Param-* is sent more than once", status=400, code=INVALID_REQUEST)
 
 
 def protocol_version(headers: HeaderMap, id_json: str = "null") -> str:
@@ -91,7 +93,7 @@ def _check_method_header(message: Message, headers: HeaderMap) -> None:
         if message.message_class is MessageClass.REQUEST:
             raise _mismatch(message, "the header Mcp-Method is missing")
         return
-    if values[0].strip() != message.method:
+    if values[0].strip(" \t") != message.method:
         raise _mismatch(message, "the header Mcp-Method differs from the body")
 
 

@@ -9,6 +9,7 @@ Called by `extauthz.mcp.request`, which gives the message its MCP meaning.
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,10 +22,18 @@ METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 
 MAX_DEPTH = 64
-MAX_NODES = 100_000
+MAX_NODES = 20_000
+MAX_MEMBERS = 256  # of the message, params, _meta and ref: what decides is small
 MAX_ID_CHARACTERS = 256
 _MAX_INTEGER_DIGITS = 40
 _LARGEST_ID = 2**63 - 1
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)  # possessive: never walks back, even when unterminated
+_NOT_STRUCTURE = bytes(byte for byte in range(256) if byte not in b"{}[],")
+# Digits as 0, e as e: what makes a number remarkable is then a plain piece of text. Looking at each number costs far more.
+_NUMBER_SHAPE = bytes(
+    ord("0") if chr(b).isdecimal() and b < 128 else ord("e") if b in b"eE" else ord("+") if b in b"+" else 32 for b in range(256)
+)
+_REMARKABLE_SHAPES = (b"0" * (_MAX_INTEGER_DIGITS + 1), b"0e000", b"0e+000")
 
 # Keys that decide what a message does: nothing in a message may look like one of them without being it.
 _DECIDING_KEYS = frozenset(
@@ -99,15 +108,15 @@ def _parse_document(body: bytes) -> object:
         raise _unparsable("the body is not UTF-8") from error
     if text[0] == "\ufeff":
         raise _unparsable("the body starts with a byte order mark")
+    _check_extent(body)
     try:
-        document = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_int=_integer, parse_float=_float)
+        document = (_CAREFUL if _has_remarkable_number(body) else _QUICK).decode(text)
     except _Ambiguous as error:
         raise _refused(Reason.INVALID_REQUEST, str(error)) from error
     except RecursionError as error:
         raise _refused(Reason.INVALID_REQUEST, f"the body is nested deeper than {MAX_DEPTH} levels") from error
     except ValueError as error:
         raise _unparsable("the body is not one JSON document") from error
-    _check_extent(document, body)
     if b"\\u" in body:
         _refuse_lone_surrogates(document)
     return document
@@ -122,6 +131,11 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(result) != len(pairs):
         raise _Ambiguous("an object holds the same key twice")
     return result
+
+
+def _has_remarkable_number(body: bytes) -> bool:
+    shape = body.translate(_NUMBER_SHAPE)
+    return any(remarkable in shape for remarkable in _REMARKABLE_SHAPES)
 
 
 def _refuse_constant(name: str) -> object:
@@ -141,27 +155,27 @@ def _float(text: str) -> float:
     return number
 
 
-def _check_extent(document: object, body: bytes) -> None:
-    # Each level of nesting costs an opening bracket: few brackets prove little depth without a walk.
+_QUICK = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)
+_CAREFUL = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant, parse_int=_integer, parse_float=_float)
+
+
+def _check_extent(body: bytes) -> None:
+    """Refuse what would be costly, before it is parsed: too many values, too deep. Linear for every input."""
+    # Values are separated by commas and nesting costs an opening bracket each: few bytes of them settle it.
     openings = body.count(b"{") + body.count(b"[")
-    if openings <= MAX_DEPTH and body.count(b",") <= MAX_NODES // 2:
+    if openings <= MAX_DEPTH and openings + body.count(b",") < MAX_NODES:
         return
-    level: list[object] = [document]
-    nodes = 0
-    for _depth in range(MAX_DEPTH):
-        children: list[object] = []
-        for value in level:
-            if isinstance(value, dict):
-                children.extend(value.values())
-            elif isinstance(value, list):
-                children.extend(value)
-        nodes += len(children)
-        if nodes > MAX_NODES:
-            raise _refused(Reason.INVALID_REQUEST, f"the body holds more than {MAX_NODES} values")
-        if not children:
-            return
-        level = children
-    raise _refused(Reason.INVALID_REQUEST, f"the body is nested deeper than {MAX_DEPTH} levels")
+    structure = _STRING.sub(b"", body).translate(None, _NOT_STRUCTURE)
+    if len(structure) - structure.count(b"]") - structure.count(b"}") >= MAX_NODES:
+        raise _refused(Reason.INVALID_REQUEST, f"the body holds more than {MAX_NODES} values")
+    depth = 0
+    for byte in structure:
+        if byte in b"{[":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise _refused(Reason.INVALID_REQUEST, f"the body is nested deeper than {MAX_DEPTH} levels")
+        elif byte in b"}]":
+            depth -= 1
 
 
 def _refuse_lone_surrogates(document: object) -> None:
@@ -190,12 +204,18 @@ def _refuse_twins(document: dict[str, object], id_json: str) -> None:
         places.append(params)
         places.extend(part for key in ("_meta", "ref") if isinstance(part := params.get(key), dict))
     for place in places:
+        if len(place) > MAX_MEMBERS:
+            raise _refused(Reason.INVALID_REQUEST, f"an object of the protocol holds more than {MAX_MEMBERS} members", id_json)
         for key in place:
-            if key in _EXACT_KEYS:
-                continue
-            folded = unicodedata.normalize("NFKC", key).casefold().replace("\0", "").strip()
-            if folded in _DECIDING_KEYS:
+            if key not in _EXACT_KEYS and _folded(key) in _DECIDING_KEYS:
                 raise _refused(Reason.INVALID_REQUEST, "a key looks like a member of the protocol but is spelt differently", id_json)
+
+
+def _folded(key: str) -> str:
+    """The key as the most tolerant parser could read it: no case, no compatibility forms, nothing invisible."""
+    if not key.isascii():
+        key = unicodedata.normalize("NFKC", key)
+    return "".join(c for c in key.casefold() if c.isprintable() and not c.isspace())
 
 
 def _classified(document: dict[str, object], id_json: str) -> Message:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final
@@ -23,6 +23,10 @@ from extauthz.policy.schema import declarable
 _LONG_MAX: Final = 2**63 - 1
 _DECIMAL_MAX: Final = Decimal(_LONG_MAX) / 10_000
 _JsonValue = object
+
+
+MAX_READABLE_CHARACTERS = 4096
+"""Longer arguments cannot be read by policies: a condition costs time in proportion, and that time is everybody's."""
 
 
 class UnreadableArgumentError(ValueError):
@@ -55,7 +59,7 @@ def typed_arguments(request: AuthorizationRequest, reads: Reads) -> dict[str, _J
 
 
 def _typed(name: str, value: object, kind: ArgumentType) -> _JsonValue:
-    if kind is ArgumentType.STRING and isinstance(value, str):
+    if kind is ArgumentType.STRING and isinstance(value, str) and len(value) <= MAX_READABLE_CHARACTERS:
         return value
     if kind is ArgumentType.BOOL and isinstance(value, bool):
         return value
@@ -63,9 +67,14 @@ def _typed(name: str, value: object, kind: ArgumentType) -> _JsonValue:
         return value
     if kind is ArgumentType.DECIMAL and isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         return _decimal(name, value)
-    if kind is ArgumentType.STRING_SET and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+    if kind is ArgumentType.STRING_SET and isinstance(value, list | tuple) and _is_short_set(value):
         return list(value)
     raise UnreadableArgumentError(f"argument {name!r} is not a {kind.value} that policies can read")
+
+
+def _is_short_set(items: Sequence[object]) -> bool:
+    texts = [item for item in items if isinstance(item, str)]
+    return len(texts) == len(items) and sum(map(len, texts)) + len(texts) <= MAX_READABLE_CHARACTERS
 
 
 def _decimal(name: str, value: float | Decimal) -> _JsonValue:

@@ -25,6 +25,7 @@ from extauthz.policy.schema import CALLER_ATTRIBUTES
 MAX_POLICY_CHARACTERS: Final = 65_536
 MAX_BRACKET_DEPTH: Final = 50
 MAX_OPERATORS: Final = 200
+MAX_PATTERN_CHARACTERS: Final = 512
 
 _TOKEN = re.compile(
     r"""(?P<string>"(?:[^"\\]|\\.)*")|(?P<comment>//[^\n\r]*)|(?P<end>;)|(?P<open>[(\[{])|(?P<close>[)\]}])"""
@@ -158,6 +159,9 @@ def _parse_kept(text: str) -> ParsedPolicy | tuple[str, ...]:
     found = list(policies["staticPolicies"].values())
     if len(found) != 1:
         return ("is not exactly one policy",)
+    if _pattern_elements(found[0]) > MAX_PATTERN_CHARACTERS:
+        # `like` costs pattern times text, and one slow decision keeps every other waiting.
+        return (f"has `like` patterns of more than {MAX_PATTERN_CHARACTERS} characters in all",)
     return _parsed(text, found[0])
 
 
@@ -186,6 +190,13 @@ def _unsafe_shape(text: str) -> str:
             if operators > MAX_OPERATORS:
                 return f"uses more than {MAX_OPERATORS} operators; split it into several policies, or compare with a set: [..].contains(..)"
     return ""
+
+
+def _pattern_elements(policy: dict[str, Any]) -> int:
+    walk = _Walk()
+    for condition in policy["conditions"]:
+        walk.visit(condition["body"])
+    return walk.pattern_elements
 
 
 def _parsed(text: str, policy: dict[str, Any]) -> ParsedPolicy:
@@ -237,6 +248,7 @@ class _Walk:
         self.entities: list[EntityUid] = []
         self.fixed: list[EntityUid] = []
         self.paths: list[tuple[bool, tuple[str, ...]]] = []  # (only `has`, path from a variable)
+        self.pattern_elements = 0  # of all `like` patterns: characters and wildcards
 
     def visit(self, body: object) -> None:
         todo: list[object] = [body]
@@ -255,6 +267,8 @@ class _Walk:
         if operator == "Value":
             self.entities.extend(_entity_literals(operand))
             return []
+        if operator == "like":
+            self.pattern_elements += len(operand["pattern"])
         if operator in {"hasTag", "getTag"}:
             self.paths.append((False, ("context", _TAGS)))
         if operator in {"in", "is", "has", ".", "hasTag", "getTag"}:

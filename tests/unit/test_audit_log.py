@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
+import signal
 from pathlib import Path
 
 import pytest
 
+from extauthz.audit.flood import FloodGuard
 from extauthz.audit.reader import AuditReader
 from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord
 from extauthz.audit.wal import AuditLog
@@ -140,3 +143,58 @@ async def test_files_of_the_log_are_private(tmp_path: Path) -> None:
 
     assert file.stat().st_mode & 0o777 == 0o600
     log.close()
+
+
+async def test_a_full_disk_leaves_no_empty_files_behind(tmp_path: Path) -> None:
+    log = AuditLog(directory=tmp_path, writer_id="a-1")
+    log.open()
+    await log.append(record(1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    try:
+        for number in range(2, 6):
+            with pytest.raises(AuditError, match="cannot be written"):
+                await log.append(record(number))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+    await log.append(record(6))
+    log.close()
+    assert len(list(tmp_path.glob("*.wal"))) == 2
+    assert [r["decision_id"] for r in AuditReader(tmp_path).read(after="", limit=10)[0]] == ["d1", "d6"]
+
+
+class Collected:
+    def __init__(self) -> None:
+        self.records: list[AuditRecord] = []
+
+    async def append(self, record: AuditRecord) -> None:
+        self.records.append(record)
+
+
+async def test_a_flood_of_strangers_is_counted_exactly_and_not_stored() -> None:
+    collected = Collected()
+    guard = FloodGuard(collected, per_second=1, burst=3, clock=lambda: 0.0)
+
+    for number in range(100):
+        await guard.append(record(number))
+    await guard.flush()
+    await guard.flush()
+
+    assert [r.decision_id for r in collected.records[:3]] == ["d0", "d1", "d2"]
+    assert len(collected.records) == 4
+    assert collected.records[-1].suppressed == 97
+
+
+async def test_decisions_about_known_callers_are_never_suppressed() -> None:
+    collected = Collected()
+    guard = FloodGuard(collected, per_second=1, burst=1, clock=lambda: 0.0)
+    ann = Principal(kind=PrincipalKind.USER, id="okta/ann", provider="okta", subject="ann")
+
+    for number in range(50):
+        await guard.append(record(number, principal=ann))
+
+    assert len(collected.records) == 50

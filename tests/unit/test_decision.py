@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
 from types import MappingProxyType
 
 import pytest
 
 from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord
-from extauthz.catalog.server import Effect, McpServer, Tool
-from extauthz.decision import CheckInput, Decider, Decision
+from extauthz.catalog.server import Effect, McpServer, Secret, StaticHeader, Tool
+from extauthz.check_input import CheckInput
+from extauthz.decision import Decider, Decision
 from extauthz.door import Door
 from extauthz.egress_context import EgressContext, sign_egress_context
 from extauthz.errors import AuditError, AuthenticationError, CredentialError, Reason
@@ -22,8 +24,10 @@ from extauthz.state import AuthorizationState, ContextKey
 
 ANN = Principal(kind=PrincipalKind.USER, id="okta/ann", provider="okta", subject="ann", issuer="https://okta.example")
 KEY = ContextKey(key_id="k1", key=b"x" * 32, not_before_unix=0, not_after_unix=2**40)
+HEADER = StaticHeader(header="authorization", prefix="Bearer ", secret=Secret(value=b"upstream"))
 CRM = McpServer(
     uid="u1",
+    credential=HEADER,
     namespace="demo",
     name="crm",
     cluster="mcp-u1",
@@ -339,6 +343,36 @@ async def test_a_cancelled_check_is_recorded_as_abandoned() -> None:
     assert audit.records[0].abandoned
 
 
+async def test_a_decision_that_comes_too_late_is_no_call_and_says_so() -> None:
+    class Slow(Policies):
+        def evaluate(self, request: AuthorizationRequest) -> Evaluation:
+            time.sleep(0.12)
+            return super().evaluate(request)
+
+    audit = Audit()
+
+    decision = await decider(Slow("update"), audit, timeout_ms=100).decide(call())
+
+    assert decision.passage is None
+    assert (decision.reason, audit.records[0].abandoned) == (Reason.DECISION_TOO_LATE, True)
+
+
+async def test_a_large_body_for_a_server_that_the_caller_cannot_see_is_not_even_parsed() -> None:
+    audit = Audit()
+
+    decision = await decider(Policies(visible=False), audit).decide(call(body=b"{" + b" " * 20_000))
+
+    assert decision.reason is Reason.SERVER_NOT_FOUND
+    assert audit.records[0].method == ""
+
+
+async def test_a_body_that_envoy_cut_off_is_refused() -> None:
+    decision = await decider(Policies("update"), Audit()).decide(call(headers={"x-envoy-auth-partial-body": ["true"]}))
+
+    assert decision.answer is not None
+    assert (decision.answer.status, decision.reason) == (413, Reason.BODY_INCOMPLETE)
+
+
 async def test_no_secret_reaches_the_record() -> None:
     audit = Audit()
     await decider(Policies("update"), audit).decide(call(headers={"user-agent": ["sdk/1"]}))
@@ -371,7 +405,7 @@ async def test_a_stream_goes_to_its_own_lane_and_only_safe_calls_are_retried() -
 def prober_context(**changes: object) -> dict[str, list[str]]:
     values: dict[str, object] = {
         "decision_id": "", "principal": PROBER, "mcp_server_id": "demo/crm", "revision": 1, "kind": "prober",
-        "expires_at_unix": __import__("time").time() + 60,
+        "expires_at_unix": time.time() + 60,
     }  # fmt: skip
     return {"legation-context": [sign_egress_context(EgressContext(**{**values, **changes}), KEY)]}  # type: ignore[arg-type]
 

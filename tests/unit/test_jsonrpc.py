@@ -85,6 +85,20 @@ def test_what_parsers_disagree_on_is_refused(body: bytes, reason: Reason) -> Non
     assert refused.value.status == 400
 
 
+def test_what_looks_remarkable_inside_a_text_is_only_text() -> None:
+    text = "1" * 60 + " 1e999 [[[[" * 100 + "," * 50_000
+
+    message = parse_message(CALL.replace(b"7", json.dumps(text).encode()))
+
+    assert message.params["arguments"] == {"id": text}
+
+
+def test_a_key_with_invisible_letters_is_no_other_key() -> None:
+    for key in ("name\u200b", "na\u00adme", "\uff4e\uff41\uff4d\uff45", " name"):
+        with pytest.raises(MessageError):
+            parse_message(CALL.replace(b'{"name"', b'{%s:"x","name"' % json.dumps(key).encode()))
+
+
 def test_reasonable_depth_is_accepted() -> None:
     depth = MAX_DEPTH - 4
 

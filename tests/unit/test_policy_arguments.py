@@ -7,9 +7,9 @@ from decimal import Decimal
 import pytest
 
 from extauthz.catalog.server import ArgumentType
-from extauthz.errors import Reason
+from extauthz.errors import PolicyError, Reason
 from extauthz.policy.arguments import UnreadableArgumentError, typed_arguments
-from extauthz.policy.compiled import Reads
+from extauthz.policy.compiled import Reads, parse_policy
 from tests.unit.policy_world import engine_of, make_mcp_server, make_principal, make_request, make_tool
 
 S, L, D, B, SET = ArgumentType.STRING, ArgumentType.LONG, ArgumentType.DECIMAL, ArgumentType.BOOL, ArgumentType.STRING_SET
@@ -140,3 +140,16 @@ def test_every_way_to_read_an_argument_reads_it(condition, arguments):
 
     assert engine.evaluate(make_request(make_principal(), arguments=arguments)).allowed
     assert not engine.evaluate(make_request(make_principal())).allowed
+
+
+@pytest.mark.parametrize(("value", "kind"), [("a" * 4097, S), (["a" * 50] * 100, SET)])
+def test_a_text_that_would_make_conditions_slow_cannot_be_read(value, kind):
+    with pytest.raises(UnreadableArgumentError):
+        typed(value, kind)
+
+
+def test_a_pattern_that_would_make_conditions_slow_is_refused():
+    text = f'forbid (principal, action == Action::"tools/call", resource) when {{ context.arguments.a like "*{"a" * 600}b" }};'
+
+    with pytest.raises(PolicyError, match="like"):
+        parse_policy(text)

@@ -1,0 +1,85 @@
+"""Keeps strangers from filling the audit disk: requests of nobody are recorded up to a rate, and counted exactly beyond it.
+
+A strict log that is full stops every call, so whoever needs no token to write to it could stop the gateway. Decisions about
+authenticated principals always pass. What is not recorded singly is counted in `suppressed` of the next record of nobody,
+and a record of its own says the count when no other comes (reference: docs/security.md, "A flood of strangers").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from extauthz.audit.record import AuditRecord
+from extauthz.errors import AuditError
+
+PER_SECOND = 50.0
+BURST = 500.0
+FLUSH_SECONDS = 1.0
+
+
+class Log(Protocol):
+    """Where records go (`audit.wal.AuditLog`)."""
+
+    async def append(self, record: AuditRecord) -> None:
+        """Returns when the record is durable."""
+
+
+class FloodGuard:
+    """A recorder in front of the log. `run` must be running for counts to be written when a flood ends."""
+
+    def __init__(
+        self, log: Log, *, per_second: float = PER_SECOND, burst: float = BURST, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._log = log
+        self._per_second = per_second
+        self._burst = burst
+        self._clock = clock
+        self._tokens = burst
+        self._refilled_at = clock()
+        self._suppressed = 0
+
+    async def append(self, record: AuditRecord) -> None:
+        """Durable when this returns, unless nobody was authenticated and the rate is used up: then it is counted."""
+        if record.principal is not None:
+            await self._log.append(record)
+        elif self._take_token():
+            await self._append_with_count(record)
+        else:
+            self._suppressed += 1
+
+    async def run(self) -> None:
+        """Write the count of what was suppressed, once per second while there is some, until cancelled."""
+        while True:
+            await asyncio.sleep(FLUSH_SECONDS)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write the count now, if there is one."""
+        if self._suppressed:
+            record = AuditRecord(decision_id=secrets.token_urlsafe(16), at_unix_us=time.time_ns() // 1000, reason="suppressed")
+            record.sentence = "Requests without an authenticated caller that have no record of their own."
+            try:
+                await self._append_with_count(record)
+            except AuditError:
+                return  # the count stays and is tried again
+
+    async def _append_with_count(self, record: AuditRecord) -> None:
+        record.suppressed, self._suppressed = self._suppressed, 0
+        try:
+            await self._log.append(record)
+        except AuditError:
+            self._suppressed += record.suppressed
+            raise
+
+    def _take_token(self) -> bool:
+        now = self._clock()
+        self._tokens = min(self._burst, self._tokens + (now - self._refilled_at) * self._per_second)
+        self._refilled_at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True

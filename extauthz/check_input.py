@@ -1,0 +1,28 @@
+"""One request as Envoy described it, before anybody has judged it. Made by `check`, read by every step of `decision`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+EGRESS_CONTEXT_HEADER = "legation-context"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckInput:
+    """One request as Envoy described it. `headers` has lower-case names and every value as sent; `path` may hold a query."""
+
+    listener: str  # "ingress" | "egress"
+    http_method: str
+    path: str
+    host: str
+    headers: Mapping[str, Sequence[str]] = field(repr=False)
+    body: bytes = field(default=b"", repr=False)
+    downstream_address: str = ""
+    peer_principal: str = ""
+    envoy_request_id: str = ""
+
+    def first(self, header: str) -> str:
+        """The first value of a header, or ""."""
+        values = self.headers.get(header, ())
+        return values[0] if values else ""

@@ -1,0 +1,55 @@
+"""How an allowed request goes on: step (4) of a decision, after the credential is known. Envoy obeys it through `check`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from extauthz.catalog.server import Effect, McpServer, Tool
+from extauthz.check_input import EGRESS_CONTEXT_HEADER, CheckInput
+from extauthz.mcp.era import Era
+from extauthz.mcp.request import McpRequest
+
+LANE_DIRECT = "direct"
+LANE_STREAM = "stream"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """How an allowed request goes on: the one cluster, the registered path, and the headers that the upstream gets."""
+
+    cluster: str
+    lane: str
+    path: str
+    set_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    remove_headers: tuple[str, ...] = ()
+
+
+def make_passage(
+    check: CheckInput, mcp_server: McpServer, tool: Tool | None, request: McpRequest, credential_headers: Sequence[tuple[str, str]]
+) -> Passage:
+    """The registered address and credential; the caller's own credentials stay here."""
+    set_names = {name for name, _ in credential_headers}
+    remove = [name for name in ("authorization", EGRESS_CONTEXT_HEADER) if name not in set_names and name in check.headers]
+    if request.era is Era.LEGACY:
+        # Legacy servers do not read these; a lying copy must not reach anything that does.
+        remove += [name for name in check.headers if name in {"mcp-method", "mcp-name"} or name.startswith("mcp-param-")]
+    return Passage(
+        cluster=mcp_server.cluster,
+        lane=LANE_STREAM if request.streaming else LANE_DIRECT,
+        path=mcp_server.path,
+        set_headers=(*credential_headers, *_resilience(mcp_server, tool, request)),
+        remove_headers=tuple(remove),
+    )
+
+
+def _resilience(mcp_server: McpServer, tool: Tool | None, request: McpRequest) -> list[tuple[str, str]]:
+    """Timeouts and retries, as headers that only we can set. A connection that was never made is always safe to try again."""
+    headers: list[tuple[str, str]] = []
+    if mcp_server.timeout_ms and not request.streaming:
+        headers.append(("x-envoy-upstream-rq-timeout-ms", str(mcp_server.timeout_ms)))
+    retry_on = "connect-failure,refused-stream"
+    if tool is not None and (tool.idempotent or tool.effect is Effect.READ):
+        retry_on += ",reset"
+    headers += [("x-envoy-retry-on", retry_on), ("x-envoy-max-retries", "2")]
+    return headers
