@@ -27,6 +27,7 @@ from controlplane.api.application import make_api, make_routes
 from controlplane.api.auth import OperatorAuthenticator
 from controlplane.database import open_database
 from controlplane.prober import Prober, ReaderThread
+from controlplane.registry.authority import AuthorityReader
 from controlplane.registry.encryption import RegistryKey, read_registry_key
 from controlplane.registry.live import LiveState
 from controlplane.registry.service import RegistryService
@@ -34,6 +35,7 @@ from controlplane.registry.state import RegistryState
 from controlplane.registry.store import RegistryStore
 from controlplane.settings import ControlPlaneSettings
 from controlplane.xds.authorizer_resources import build_authorization_state, make_context_keys, make_identity_provider
+from controlplane.xds.authority_file import AuthorityFiles
 from controlplane.xds.cache import ViewCache
 from controlplane.xds.gateway import GatewaySettings
 from controlplane.xds.publisher import Publisher
@@ -94,6 +96,7 @@ async def _parts(
     settings: ControlPlaneSettings, *, link: LinkIdentity, key: RegistryKey, store: RegistryStore, live: LiveState
 ) -> AsyncIterator[list[asyncio.Task[None]]]:
     rules = AddressRules(settings.allowed_upstream_networks)
+    authorities = AuthorityReader(settings.secrets_dir)
     service = RegistryService(store=store, live=live, key=key, address_rules=rules)
     cache = ViewCache()
     rollout = Rollout(cache=cache)
@@ -104,6 +107,7 @@ async def _parts(
         gateway=_gateway(settings, link),
         key=key,
         resolver=Resolver(rules=rules),
+        authorities=AuthorityFiles(reader=authorities),
         built=FileResourceCache(settings.cache_dir / "resources.db") if settings.cache_dir is not None else MemoryResourceCache(),
     )
     egress_address = settings.egress_address or settings.egress_listen

@@ -69,10 +69,11 @@ class SecretReader:
     def read(self, secret: Secret) -> bytes:
         """The secret's bytes without trailing line breaks. Raises `CredentialError`, which never shows them."""
         content = self._read_file(secret.file) if secret.file else secret.value
+        cut_off = len(content) > self._max_bytes + 2  # what follows was not read
         content = content.rstrip(b"\r\n")
         if not content:
             raise CredentialError(f"secret {secret.file or 'value'} is empty or was not delivered")
-        if len(content) > self._max_bytes:
+        if cut_off or len(content) > self._max_bytes:
             raise CredentialError(f"secret {secret.file or 'value'} is larger than {self._max_bytes} bytes")
         return content
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from controlplane.registry.authority import AuthorityReader, check_authorities
 from controlplane.registry.catalog import catalog_digest, effect_of
 from controlplane.registry.changes import entries_of
 from controlplane.registry.encryption import RegistryKey
@@ -96,6 +97,7 @@ class RegistryService:
         self._live = live
         self._key = key
         self._address_rules = address_rules
+        self._authorities = authorities or AuthorityReader(None)
         self._writer = threading.Lock()  # waiting here is fair and free; waiting for SQLite's lock is polling
 
     @property
@@ -242,6 +244,7 @@ class RegistryService:
             WrittenEntry(document=item.document, kind=item.after.kind, entry=_state_entry(plan.after, item)) for item in plan.changed
         ]
         findings = check_change(before, plan.after, written, address_rules=self._address_rules, check_policies=check_policies_of)
+        check_authorities(written, self._authorities.read, findings)
         errors = [*shape_errors, *plan.errors, *findings.errors]
         if not shape_errors:
             errors += [*plan.reference_errors, *findings.reference_errors]

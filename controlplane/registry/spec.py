@@ -139,10 +139,13 @@ class CredentialSpec(Document):
 
 
 class UpstreamTlsSpec(Document):
-    """TLS towards the MCP server; https endpoints use it. Empty `caFile`: the system's certificate authorities."""
+    """TLS towards the MCP server; https endpoints use it.
+
+    `caFile` names a file of certificates in the namespace's secrets folder; empty: the system's certificate authorities.
+    """
 
     server_name: str = Field(default="", max_length=255)
-    ca_file: str = Field(default="", max_length=500)
+    ca_file: Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,99})?$")] = ""
 
 
 class McpServerSpec(Document):

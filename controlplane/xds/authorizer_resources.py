@@ -69,7 +69,8 @@ def build_messages(state: RegistryState, *, key: RegistryKey, now: datetime) -> 
         POLICY_SET: {name: make_policy_set(entry) for name, entry in state.policy_sets.items()},
         ROLE_BINDING: {name: make_role_binding(entry) for name, entry in state.role_bindings.items()},
         MCP_SERVER: {
-            name: make_mcp_server(entry, state.definitions.get(entry.uid, ()), key=key) for name, entry in state.mcp_servers.items()
+            name: make_mcp_server(entry, state.definitions.get(entry.uid, ()), key=key, cluster=cluster_name(entry))
+            for name, entry in state.mcp_servers.items()
         },
     }
 
@@ -97,14 +98,14 @@ def build_authorization_state(
     )
 
 
-def make_mcp_server(entry: Entry[McpServerSpec], definitions: Sequence[Definition], *, key: RegistryKey) -> pb.McpServer:
-    """One server with its catalog and, opened, the secret of its credential."""
+def make_mcp_server(entry: Entry[McpServerSpec], definitions: Sequence[Definition], *, key: RegistryKey, cluster: str) -> pb.McpServer:
+    """One server with its catalog, the cluster that Envoys know it by and, opened, the secret of its credential."""
     spec = entry.spec
     message = pb.McpServer(
         uid=entry.uid,
         namespace=entry.namespace,
         name=entry.name,
-        cluster=cluster_name(entry),
+        cluster=cluster,
         path=upstream_path(spec),
         max_body_bytes=spec.max_body_bytes,
         timeout_ms=spec.timeout_ms,

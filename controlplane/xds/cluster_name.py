@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 
 from controlplane.registry.spec import McpServerSpec
 from controlplane.registry.state import Entry
+from controlplane.xds.authority_file import NO_AUTHORITIES, Authorities, authority_of
 
 
-def cluster_name(entry: Entry[McpServerSpec]) -> str:
-    """`mcp-<uid>-<12 hex>`; the hash covers scheme, path and query, TLS, credential, and call limit."""
+def cluster_name(entry: Entry[McpServerSpec], authorities: Authorities = NO_AUTHORITIES) -> str:
+    """`mcp-<uid>-<12 hex>`; the hash covers scheme, path and query, TLS and the server's own authorities, credential, call limit."""
     spec = entry.spec
     url = urlsplit(spec.endpoints[0].url)
     shape = {
@@ -27,6 +28,8 @@ def cluster_name(entry: Entry[McpServerSpec]) -> str:
         "credential": spec.credential.model_dump(mode="json") if spec.credential else None,
         "max_concurrent_calls": spec.max_concurrent_calls,
     }
+    if authority := authority_of(entry):
+        shape["authorities"] = hashlib.sha256(authorities.get(authority, b"")).hexdigest()
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     return f"mcp-{entry.uid}-{digest[:12]}"
 

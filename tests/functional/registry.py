@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from controlplane.catalog_digest import definition_digest
 from controlplane.database import open_database
+from controlplane.registry.authority import AuthorityReader
 from controlplane.registry.encryption import RegistryKey
 from controlplane.registry.live import LiveState
 from controlplane.registry.permissions import PERMISSIONS_OF_ROLE, Operator, Permissions
@@ -79,12 +81,14 @@ class Registry:
         return self.service.apply(who, text, **options)
 
 
-def open_registry(url: str, *, networks: tuple[str, ...] = ("127.0.0.0/8",), base: bool = True) -> Registry:
+def open_registry(url: str, *, networks: tuple[str, ...] = ("127.0.0.0/8",), base: bool = True, secrets_dir: Path | None = None) -> Registry:
     """A registry on this database, with the entries of BASE."""
     store = RegistryStore(open_database(url))
     live = LiveState(store)
     key = RegistryKey(b"0123456789abcdef0123456789abcdef")
-    service = RegistryService(store=store, live=live, key=key, address_rules=AddressRules(networks))
+    service = RegistryService(
+        store=store, live=live, key=key, address_rules=AddressRules(networks), authorities=AuthorityReader(secrets_dir)
+    )
     registry = Registry(store=store, live=live, key=key, service=service, reader=RegistryReader(store=store, live=live))
     if base and store.read_revision() == 0:
         registry.apply(BASE)

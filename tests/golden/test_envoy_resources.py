@@ -25,10 +25,13 @@ SERVERS = [
     mcp_server("plain", "http://crm.internal:9101/mcp"),
     mcp_server("scaled", "http://10.0.0.1:9101/mcp", "http://10.0.0.2:9101/mcp", "http://[2001:db8::1]:9101/mcp", maxConcurrentCalls=50),
     mcp_server("secure", "https://mcp.example.com/mcp"),
-    mcp_server("private-ca", "https://10.0.0.3:8443/mcp", tls={"serverName": "mcp.corp.example", "caFile": "/etc/corp/ca.pem"}),
+    mcp_server("private-ca", "https://10.0.0.3:8443/mcp", tls={"serverName": "mcp.corp.example", "caFile": "ca.pem"}),
     mcp_server("two-hosts", "https://one.example/mcp", "https://two.example/mcp"),
     mcp_server("nowhere", "http://unresolved.example/mcp"),
 ]
+
+
+AUTHORITIES = {"demo/ca.pem": b"-----BEGIN CERTIFICATE-----\n"}
 
 
 def resources() -> dict[str, dict[str, Any]]:
@@ -42,7 +45,7 @@ def resources() -> dict[str, dict[str, Any]]:
         "unresolved.example": (),
         "2001:db8::1": ("2001:db8::1",),
     }
-    snapshot = build_snapshot(state, inputs=inputs_of(state, resolved), built=MemoryResourceCache())
+    snapshot = build_snapshot(state, inputs=inputs_of(state, resolved, authorities=AUTHORITIES), built=MemoryResourceCache())
     return {
         f"{SHORT[type_url]}-{name}.json": message_as_json(type_url, resource.value)
         for type_url, named in snapshot.envoy.items()

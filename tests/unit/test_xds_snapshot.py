@@ -227,7 +227,7 @@ def test_a_snapshot_whose_parts_do_not_refer_to_each_other_is_refused(built: Mem
 
 
 def test_a_server_that_cannot_be_built_does_not_exist_and_harms_no_other(built: MemoryResourceCache) -> None:
-    broken = mcp_server("broken", tls={"caFile": "/x"})
+    broken = mcp_server("broken", tls={"caFile": "x"})
     object.__setattr__(broken.spec, "max_concurrent_calls", "no number")
     first, second = state_of(1, mcp_server("a")), state_of(2, mcp_server("b"), broken)
     previous = build_snapshot(first, inputs=inputs_of(first), built=built)

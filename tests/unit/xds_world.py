@@ -8,6 +8,7 @@ from typing import Any
 from controlplane.registry.encryption import RegistryKey
 from controlplane.registry.spec import IdentityProviderSpec, McpServerSpec, PolicySetSpec, RoleBindingSpec
 from controlplane.registry.state import Definition, Entry, RegistryState
+from controlplane.xds.authority_file import NO_AUTHORITIES, Authorities
 from controlplane.xds.gateway import GatewaySettings
 from controlplane.xds.resolver import hosts_of
 from controlplane.xds.snapshot import SnapshotInputs
@@ -67,7 +68,13 @@ def state_of(revision: int, *entries: Entry[Any], definitions: dict[str, tuple[D
     )
 
 
-def inputs_of(state: RegistryState, resolved: dict[str, tuple[str, ...]] | None = None, *, now: datetime = NOW) -> SnapshotInputs:
+def inputs_of(
+    state: RegistryState,
+    resolved: dict[str, tuple[str, ...]] | None = None,
+    *,
+    now: datetime = NOW,
+    authorities: Authorities = NO_AUTHORITIES,
+) -> SnapshotInputs:
     hosts = {host for entry in state.mcp_servers.values() for host in hosts_of(entry.spec)}
     known = {host: (host,) if host[0].isdigit() else ("203.0.113.7",) for host in hosts} | (resolved or {})
-    return SnapshotInputs(gateway=GATEWAY, resolved=known, key=KEY, now=now)
+    return SnapshotInputs(gateway=GATEWAY, resolved=known, key=KEY, now=now, authorities=authorities)

@@ -28,9 +28,9 @@ def build_routes(name: str) -> bytes:
     return serialise(ROUTES[name](name))
 
 
-def build_cluster(name: str, spec: McpServerSpec, ca_file: str) -> bytes:
-    """The cluster of an MCP server."""
-    return serialise(cluster.make_mcp_cluster(name, spec, ca_file=ca_file))
+def build_cluster(name: str, spec: McpServerSpec, authority: str | bytes) -> bytes:
+    """The cluster of an MCP server. `authority`: the system's file on Envoy's host, or certificates in PEM."""
+    return serialise(cluster.make_mcp_cluster(name, spec, authority=authority))
 
 
 def build_endpoints(name: str, spec: McpServerSpec, resolved: ResolvedHosts) -> bytes:

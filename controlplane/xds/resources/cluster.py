@@ -28,11 +28,14 @@ PLAIN_IDLE_SECONDS = 4
 TLS_IDLE_SECONDS = 50
 
 
-def make_mcp_cluster(name: str, spec: McpServerSpec, *, ca_file: str) -> cluster.Cluster:
-    """The cluster of one MCP server; its endpoints come by EDS under the same name."""
+def make_mcp_cluster(name: str, spec: McpServerSpec, *, authority: str | bytes) -> cluster.Cluster:
+    """The cluster of one MCP server; its endpoints come by EDS under the same name.
+
+    `authority`: what upstream certificates are checked against, the system's file on Envoy's host or certificates in PEM.
+    """
     secure = urlsplit(spec.endpoints[0].url).scheme == "https"
     names = server_names(spec)
-    sockets = {host: _tls_socket(host, spec.tls.ca_file or ca_file) for host in names}
+    sockets = {host: _tls_socket(host, authority) for host in names}
     return cluster.Cluster(
         name=name,
         type=cluster.ClusterDiscoveryType.EDS,
@@ -142,16 +145,15 @@ def _tls_options() -> Any:
     )
 
 
-def _tls_socket(server_name: str, ca_file: str) -> core.TransportSocket:
+def _tls_socket(server_name: str, authority: str | bytes) -> core.TransportSocket:
     """TLS that insists on the registered name: SNI and subject alternative name."""
     expected = tls.SubjectAltNameMatcher(san_type=_san_type(server_name), matcher=matcher.StringMatcher(exact=server_name))
+    trusted = core.DataSource(filename=authority) if isinstance(authority, str) else core.DataSource(inline_bytes=authority)
     context = tls.UpstreamTlsContext(
         sni="" if _is_literal(server_name) else server_name,
         common_tls_context=tls.CommonTlsContext(
             tls_params=tls.TlsParameters(tls_minimum_protocol_version=tls.TlsParametersTlsProtocol.TLSv1_2),
-            validation_context=tls.CertificateValidationContext(
-                trusted_ca=core.DataSource(filename=ca_file), match_typed_subject_alt_names=[expected]
-            ),
+            validation_context=tls.CertificateValidationContext(trusted_ca=trusted, match_typed_subject_alt_names=[expected]),
         ),
     )
     return core.TransportSocket(name=TLS_SOCKET, typed_config=pack(context))
