@@ -26,13 +26,15 @@ from aiohttp import web
 from controlplane.api.application import make_api, make_routes
 from controlplane.api.auth import OperatorAuthenticator
 from controlplane.database import open_database
-from controlplane.prober import Prober, ReaderThread
+from controlplane.prober import Prober
 from controlplane.registry.authority import AuthorityReader
 from controlplane.registry.encryption import RegistryKey, read_registry_key
 from controlplane.registry.live import LiveState
+from controlplane.registry.probe_batch import ProbeBatch
 from controlplane.registry.service import RegistryService
 from controlplane.registry.state import RegistryState
 from controlplane.registry.store import RegistryStore
+from controlplane.remote_reader import RemoteReader
 from controlplane.settings import ControlPlaneSettings
 from controlplane.xds.authorizer_resources import build_authorization_state, make_context_keys, make_identity_provider
 from controlplane.xds.authority_file import AuthorityFiles
@@ -132,18 +134,18 @@ async def _parts(
             build_state=lambda state, previous: _authorization_state(state, previous, key),
         )
         await parts.enter_async_context(_api_site(make_api(routes, authentication), settings.api_listen, link))
-        await _first_of(_published(publisher), background)  # streams are not accepted before there is something to say
-        await parts.enter_async_context(AdsServer(listen=settings.xds_listen, cache=cache, rollout=rollout, identity=link))
         reader = await parts.enter_async_context(
-            ReaderThread(
+            RemoteReader(
                 egress_address=egress_address,
                 sign=lambda server_id: sign_prober_context(server_id, key=key, revision=live.state.revision),
-                ssl_context=link.client_ssl_context(egress_address),
+                link=link,
             )
         )
+        await _first_of(_published(publisher), background)  # streams are not accepted before there is something to say
+        await parts.enter_async_context(AdsServer(listen=settings.xds_listen, cache=cache, rollout=rollout, identity=link))
         prober = Prober(
             reader=reader,
-            store=service,
+            store=ProbeBatch(service.record_probes),
             programmed=lambda revision: rollout.wait(revision, 60.0),
             interval_seconds=settings.probe_interval_seconds,
         )
@@ -160,7 +162,7 @@ def identity_providers_of(state: RegistryState) -> tuple[IdentityProvider, ...]:
 
 
 def sign_prober_context(server_id: str, *, key: RegistryKey, revision: int) -> str:
-    """The signed header with which the prober calls one server through the egress listener."""
+    """The signed header with which one reading by the prober passes the egress listener."""
     now = time.time()
     keys = context_keys_from_messages(make_context_keys(key, datetime.now(UTC)))
     signer = signing_key(keys, now)

@@ -7,7 +7,6 @@ Synchronous and thread-safe; the API calls it in threads. Next: `registry.store`
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -164,26 +163,17 @@ class RegistryService:
             self._live.refresh()
         return transaction.revision, accepted
 
-    async def record_probe(self, uid: str, result: ProbeResult) -> int | None:
-        """Keep a reading of an McpServer; the new revision when its definitions changed, None when nothing did or it is gone."""
-        return await asyncio.to_thread(self._record_probe, uid, result)
-
-    def _record_probe(self, uid: str, result: ProbeResult) -> int | None:
+    def record_probes(self, readings: Sequence[tuple[str, ProbeResult]]) -> dict[str, int]:
+        """Keep readings of McpServers (by uid); one new revision for those whose definitions changed, none when nothing did."""
         with self._writer:
             with self._store.transaction(actor="system/prober", message="probe") as transaction:
                 state = self._live.at(transaction)
-                entry = next((e for e in state.mcp_servers.values() if e.uid == uid), None)
-                if entry is None:
-                    return None
-                transaction.put_probe(uid, result)
-                known = state.definitions.get(uid, ())
-                before, digest = catalog_digest(known), catalog_digest(result.definitions)
-                if not result.error and before != digest:
-                    transaction.put_definitions(_server_of(entry), result.definitions, before_digest=before, digest=digest)
-            if transaction.revision == transaction.current:
-                return None
-            self._live.refresh()
-        return transaction.revision
+                entries = {entry.uid: entry for entry in state.mcp_servers.values()}
+                known = [(entries[uid], result) for uid, result in readings if uid in entries]
+                changed = [entry.uid for entry, result in known if _keep(entry, result, state, transaction)]
+            if changed:
+                self._live.refresh()
+        return dict.fromkeys(changed, transaction.revision)
 
     def _write(
         self,
@@ -253,6 +243,16 @@ class RegistryService:
         if locks_out(before, plan.after):
             raise ConflictError("this would leave nobody who is administrator in namespace system")
         return findings.warnings
+
+
+def _keep(entry: Entry[McpServerSpec], result: ProbeResult, state: RegistryState, transaction: WriteTransaction) -> bool:
+    """Keep one reading; whether the definitions are others than before."""
+    transaction.put_probe(entry.uid, result)
+    before, digest = catalog_digest(state.definitions.get(entry.uid, ())), catalog_digest(result.definitions)
+    if result.error or before == digest:
+        return False
+    transaction.put_definitions(_server_of(entry), result.definitions, before_digest=before, digest=digest)
+    return True
 
 
 def _commit(plan: Plan, transaction: WriteTransaction) -> list[tuple[PlannedEntry, int]]:

@@ -12,8 +12,9 @@ from asyncio.subprocess import Process as Running
 from collections.abc import Callable
 from pathlib import Path
 
+from controlplane.launch import launched
 from controlplane.supervisor import log_file
-from controlplane.supervisor.plan import Process, launched
+from controlplane.supervisor.plan import Process
 
 _PAUSES_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
 _STEADY_SECONDS = 30.0

@@ -25,7 +25,6 @@ _COMMAND_LINE_ONLY = frozenset(
     {"LEGATION_DATA_DIR", "LEGATION_DEBUG", "LEGATION_TOKEN", "LEGATION_TOKEN_FILE"}
 )  # processes would refuse them
 _MAX_ENVOY_THREADS = 2
-_LAUNCHER = str(Path(__file__).with_name("launch.py"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +86,6 @@ def terminal_environ(environ: Mapping[str, str]) -> dict[str, str]:
 def python_module(name: str, module: str, environ: Mapping[str, str], *arguments: str) -> Process:
     """A process of ours. `-P`: a module of the same name in the current folder is never taken for it."""
     return Process(name=name, command=(sys.executable, "-P", "-m", module, *arguments), environ=environ)
-
-
-def launched(command: tuple[str, ...]) -> tuple[str, ...]:
-    """The command, run so that it dies with this process."""
-    return (sys.executable, "-I", "-S", _LAUNCHER, str(os.getpid()), *command)
 
 
 def control_plane(deployment: Deployment, environ: Mapping[str, str]) -> Process:

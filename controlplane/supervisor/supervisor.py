@@ -3,7 +3,7 @@
     (1) alone in this data directory, ports free → (2) start everything → (3) ready through the gateway → (4) tour, if asked
     → (5) serve until a signal → (6) stop: Envoy drained first, then the authorizer, then the rest
 
-Children never outlive this process: the kernel kills them with it (`launch`). A first signal stops in order, a second at once.
+Children never outlive this process: the kernel kills them with it (`controlplane.launch`). A first signal stops in order, a second at once.
 A stop that was asked for is no failure, whenever it comes: the exit code is 0, but for a tour that was to say whether it held.
 """
 
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from controlplane.command_line import data_dir_flag, typed_command
+from controlplane.launch import launched
 from controlplane.supervisor import log_file, plan, port
 from controlplane.supervisor.child import Child
 from controlplane.supervisor.http import drain_envoy, get_readiness
@@ -198,7 +199,7 @@ class Supervisor:
         command = (sys.executable, "-P", "-m", "controlplane.demo.tour", str(self._deployment.data_dir))
         ports = [f"{name}={number}" for name, number in samples.items()]
         return await asyncio.create_subprocess_exec(
-            *plan.launched((*command, self._settings["LEGATION_GATEWAY_URL"], self._options.output, *ports)),
+            *launched((*command, self._settings["LEGATION_GATEWAY_URL"], self._options.output, *ports)),
             stdin=asyncio.subprocess.PIPE,
             env=plan.child_environ(self._environ) | plan.terminal_environ(self._environ),
             start_new_session=True,

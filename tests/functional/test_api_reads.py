@@ -27,7 +27,7 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
 
 
 async def _probed(api: Api, *definitions: Any) -> None:
-    await api.service.record_probe(api.live.state.mcp_servers["demo/crm"].uid, reading(*definitions))
+    await asyncio.to_thread(api.service.record_probes, [(api.live.state.mcp_servers["demo/crm"].uid, reading(*definitions))])
 
 
 async def test_a_revision_can_be_waited_for(api: Api):

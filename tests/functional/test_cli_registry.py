@@ -60,7 +60,7 @@ def announce(api: RunningApi, server: str, **tools: dict[str, bool]) -> None:
 
 
 async def _record(api: RunningApi, server: str, result: ProbeResult) -> None:
-    await api.service.record_probe(api.live.state.mcp_servers[server].uid, result)
+    await asyncio.to_thread(api.service.record_probes, [(api.live.state.mcp_servers[server].uid, result)])
 
 
 def test_what_was_applied_is_listed_and_applied_again_changes_nothing(legation: Legation):

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from controlplane.catalog_digest import definition_digest
 from controlplane.definition_reader import EgressReader
 from controlplane.demo.crm import build_crm
 from controlplane.prober import ReadingLimits
+from controlplane.remote_reader import RemoteReader
 
 LIMITS = ReadingLimits(seconds=5.0, max_bytes=256 * 1024, max_definition_bytes=8 * 1024, max_definitions=50, max_pages=5)
 
@@ -106,6 +108,19 @@ def tools(*listed: dict, cursor: str | None = None) -> dict:
 
 def announcing(*listed: dict) -> Answer:
     return lambda method, params: discover() if method == "server/discover" else tools(*listed)
+
+
+async def test_the_process_that_reads_for_the_control_plane_reads_the_same(short_directory):
+    definitions = [tool("search", description="größer \u2028 than\x01 \U0001f9ed"), tool("no name\n"), tool("update", title="x" * 8000)]
+    remote = RemoteReader(egress_address=f"unix:{short_directory}/egress.sock", sign=lambda server_id: "signed", limits=LIMITS)
+    async with scripted_server(short_directory, announcing(*definitions)) as path, remote:
+        there, failed = await asyncio.gather(remote.read("demo/crm"), remote.read("demo/absent"))
+        here = await reader_of(path).read("demo/crm")
+
+    assert replace(there, at=here.at) == here
+    assert len(here.definitions) == 2
+    assert len(here.skipped) == 1
+    assert failed.error
 
 
 async def test_an_sdk_server_is_read_whole(short_directory):

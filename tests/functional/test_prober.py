@@ -1,10 +1,11 @@
-"""The prober reads every server when it appears or changes, again and again, in a thread of its own, and never stops at a failure."""
+"""The prober reads every server when it appears or changes, again and again, in a process of its own, and never stops at a failure."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from controlplane.prober import Prober, ReaderThread, ReadingLimits
+from controlplane.prober import Prober, ReaderGoneError, ReadingLimits
 from controlplane.registry.probe import ProbeResult
 from controlplane.registry.spec import Endpoint, McpServerSpec
 from controlplane.registry.state import Entry, RegistryState
+from controlplane.remote_reader import RemoteReader
 
 
 @pytest.fixture
@@ -29,10 +31,25 @@ def silent_socket() -> Iterator[Path]:
     path.unlink()
 
 
-async def test_readings_run_in_a_thread_of_their_own_and_can_be_cancelled(silent_socket):
-    async with ReaderThread(
-        egress_address=f"unix:{silent_socket}", sign=lambda server_id: "signed", limits=ReadingLimits(seconds=30)
-    ) as reader:
+def remote_reader(socket_path: Path, **limits: float) -> RemoteReader:
+    return RemoteReader(egress_address=f"unix:{socket_path}", sign=lambda server_id: "signed", limits=ReadingLimits(**limits))
+
+
+def reader_processes() -> list[int]:
+    """Children of this process that read definitions."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            if parent == os.getpid() and b"controlplane.reader_process" in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+async def test_a_reading_can_be_cancelled(silent_socket):
+    async with remote_reader(silent_socket, seconds=30) as reader:
         reading = asyncio.create_task(reader.read("demo/crm"))
         await asyncio.sleep(0.2)
         reading.cancel()
@@ -43,17 +60,31 @@ async def test_readings_run_in_a_thread_of_their_own_and_can_be_cancelled(silent
     assert time.monotonic() - started < 5
 
 
-async def test_the_thread_ends_whatever_is_being_read(silent_socket):
-    async with ReaderThread(egress_address=f"unix:{silent_socket}", sign=lambda server_id: "signed") as reader:
+async def test_the_reading_process_ends_whatever_is_being_read(silent_socket):
+    async with remote_reader(silent_socket) as reader:
         readings = [asyncio.create_task(reader.read("demo/crm")) for _ in range(5)]
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(2)
         started = time.monotonic()
     ended = time.monotonic() - started
     done, _ = await asyncio.wait(readings, timeout=5)
 
     assert ended < 5
     assert len(done) == 5
-    assert not [thread for thread in threading.enumerate() if thread.name == "definition-reader"]
+    assert reader_processes() == []
+
+
+async def test_a_reading_process_that_dies_is_replaced_and_fails_no_server(silent_socket):
+    async with remote_reader(silent_socket, seconds=0.3) as reader:
+        assert (await reader.read("demo/crm")).error == "no complete answer within 0.3 s"
+        reading = asyncio.create_task(reader.read("demo/crm"))
+        await asyncio.sleep(0.1)
+        (pid,) = reader_processes()
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(ReaderGoneError):
+            await reading
+        again = await reader.read("demo/crm")
+
+    assert again.error == "no complete answer within 0.3 s"
 
 
 class RecordingStore:
@@ -185,6 +216,40 @@ async def test_no_more_readings_run_at_once_than_allowed():
     await prober.stop()
 
     assert reader.most == 3
+
+
+async def test_a_reader_that_dies_is_no_fault_of_the_server():
+    class DyingOnce(ScriptedReader):
+        async def read(self, server_id: str) -> ProbeResult:
+            if not self.read_ids:
+                self.read_ids.append(server_id)
+                raise ReaderGoneError
+            return await super().read(server_id)
+
+    store, reader = RecordingStore(), DyingOnce()
+    prober = prober_of(reader, store)
+    prober.update(state_of("crm"))
+    await store.wait_for(1)
+    await prober.stop()
+
+    assert [result.error for _, result in store.results] == [""]
+    assert reader.read_ids == ["demo/crm", "demo/crm"]
+
+
+async def test_a_reading_that_waits_to_be_recorded_keeps_no_other_from_beginning():
+    class Slow(RecordingStore):
+        async def record_probe(self, uid: str, result: ProbeResult) -> int | None:
+            await super().record_probe(uid, result)
+            await asyncio.sleep(30)
+            return None
+
+    store = Slow()
+    prober = prober_of(ScriptedReader(), store, concurrency=1)
+    prober.update(state_of("crm", "hr", "erp"))
+    await store.wait_for(3)
+    await prober.stop()
+
+    assert {uid for uid, _ in store.results} == {"uid-crm", "uid-hr", "uid-erp"}
 
 
 async def test_a_store_that_fails_does_not_end_the_readings():

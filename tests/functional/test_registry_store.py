@@ -80,7 +80,7 @@ def test_an_advanced_state_is_the_state_read_whole(registry: Registry):
     registry.apply(CRM.replace(b"https://crm.", b"https://crm2."))
     registry.service.delete(ADMIN, (Kind.MCP_SERVER, "demo", "hr"), precondition=_any())
     uid = registry.live.state.mcp_servers["demo/crm"].uid
-    registry.service._record_probe(uid, reading(tool("a", readOnlyHint=True), tool("b")))
+    registry.service.record_probes([(uid, reading(tool("a", readOnlyHint=True), tool("b")))])
     registry.service.accept(ADMIN, "demo", "crm")
 
     assert registry.live.state == registry.store.read_state()
@@ -128,7 +128,7 @@ def test_fifty_concurrent_applies_from_two_replicas_are_gap_free_and_none_is_los
 def test_a_name_used_again_is_another_entry_with_another_uid(registry: Registry):
     registry.apply(CRM)
     first = registry.live.state.mcp_servers["demo/crm"].uid
-    registry.service._record_probe(first, reading(tool("a")))
+    registry.service.record_probes([(first, reading(tool("a")))])
     registry.service.delete(ADMIN, (Kind.MCP_SERVER, "demo", "crm"), precondition=_any())
 
     registry.apply(CRM)
@@ -193,11 +193,11 @@ def test_a_probe_that_finds_nothing_new_makes_no_revision(registry: Registry):
     registry.apply(CRM)
     uid = registry.live.state.mcp_servers["demo/crm"].uid
 
-    first = registry.service._record_probe(uid, reading(tool("a")))
-    again = registry.service._record_probe(uid, reading(tool("a")))
-    failed = registry.service._record_probe(uid, reading(error="connection refused"))
+    first = registry.service.record_probes([(uid, reading(tool("a")))])
+    again = registry.service.record_probes([(uid, reading(tool("a")))])
+    failed = registry.service.record_probes([(uid, reading(error="connection refused"))])
 
-    assert (first, again, failed) == (3, None, None)
+    assert (first, again, failed) == ({uid: 3}, {}, {})
     document = registry.reader.read_document(ADMIN, (Kind.MCP_SERVER, "demo", "crm"))
     assert document["status"]["conditions"][0]["status"] == "False"
     assert document["status"]["conditions"][0]["message"] == "connection refused"
@@ -205,19 +205,31 @@ def test_a_probe_that_finds_nothing_new_makes_no_revision(registry: Registry):
     assert document["status"]["tools"] == 1
 
 
+def test_readings_that_ended_together_are_one_revision(registry: Registry):
+    registry.apply(CRM)
+    registry.apply(CRM.replace(b"name: crm", b"name: hr"))
+    uids = [registry.live.state.mcp_servers[name].uid for name in ("demo/crm", "demo/hr")]
+
+    recorded = registry.service.record_probes([*((uid, reading(tool("a"))) for uid in uids), ("gone", reading(tool("a")))])
+
+    assert recorded == dict.fromkeys(uids, 4)
+    assert registry.live.state.revision == 4
+    assert {uid: len(registry.live.state.definitions[uid]) for uid in uids} == dict.fromkeys(uids, 1)
+
+
 def test_a_probe_of_a_server_that_is_gone_is_forgotten(registry: Registry):
-    assert registry.service._record_probe("gone", reading(tool("a"))) is None
+    assert registry.service.record_probes([("gone", reading(tool("a")))]) == {}
 
 
 def test_a_tool_that_comes_back_unchanged_is_still_accepted(registry: Registry):
     registry.apply(CRM)
     uid = registry.live.state.mcp_servers["demo/crm"].uid
-    registry.service._record_probe(uid, reading(tool("a", readOnlyHint=True), tool("b")))
+    registry.service.record_probes([(uid, reading(tool("a", readOnlyHint=True), tool("b")))])
     registry.service.accept(ADMIN, "demo", "crm")
 
-    registry.service._record_probe(uid, reading(tool("b")))
+    registry.service.record_probes([(uid, reading(tool("b")))])
     gone = [definition.name for definition in registry.live.state.definitions[uid]]
-    registry.service._record_probe(uid, reading(tool("a", readOnlyHint=True), tool("b"), tool("c")))
+    registry.service.record_probes([(uid, reading(tool("a", readOnlyHint=True), tool("b"), tool("c")))])
     back = {definition.name: definition.accepted is not None for definition in registry.live.state.definitions[uid]}
 
     assert gone == ["b"]

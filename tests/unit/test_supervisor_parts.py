@@ -156,7 +156,7 @@ def test_a_child_starts_with_no_signal_ignored_or_blocked():
     report = "import signal; print([n for n in (1, 2, 15) if signal.getsignal(n) is signal.SIG_IGN], signal.pthread_sigmask(0, []))"
     code = f"""
 import os, signal, subprocess
-from controlplane.supervisor.plan import launched
+from controlplane.launch import launched
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])

@@ -1,7 +1,7 @@
 """Becomes another program that dies with its parent: `python -I -S launch.py PARENT_PID PROGRAM ARGUMENT...`.
 
-Run by path, never imported by the supervisor. The kernel kills the program when the supervisor ends, however it ends, so that a
-killed supervisor leaves nothing behind. (Setting this between fork and exec in the supervisor itself is unsafe beside threads.)
+Run by path; `launched` says how. The kernel kills the program when the process that started it ends, however it ends, so that a
+killed supervisor leaves nothing behind. (Setting this between fork and exec in that process itself is unsafe beside threads.)
 """
 
 from __future__ import annotations
@@ -11,6 +11,11 @@ import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1
+
+
+def launched(command: tuple[str, ...]) -> tuple[str, ...]:
+    """The command, run so that it dies with this process."""
+    return (sys.executable, "-I", "-S", __file__, str(os.getpid()), *command)
 
 
 def main(arguments: list[str]) -> None:

@@ -1,0 +1,103 @@
+"""`python -m controlplane.reader_process`: reads MCP servers for the control plane that started it (`remote_reader`).
+
+The first line of standard input is the configuration, each further one a reading or a cancellation; the end of the input ends the
+process. Standard output carries answers only: whatever a library prints goes to standard error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from extauthz.quick_import import quick_imports
+
+with quick_imports():
+    from controlplane.definition_reader import EgressReader
+    from controlplane.prober import ReadingLimits
+    from extauthz.transport import LinkIdentity
+
+_MAX_REQUEST_BYTES = 1 << 20
+
+
+class ReaderProcess:
+    """Readings under way, each a task that writes its definitions and then its result."""
+
+    def __init__(self, configuration: Mapping[str, Any], answers: asyncio.StreamWriter) -> None:
+        files = {name: Path(value) for name, value in configuration["link"].items() if name != "insecure"}
+        link = LinkIdentity(**files, insecure=configuration["link"]["insecure"])
+        address = configuration["egress_address"]
+        self._contexts: dict[str, str] = {}
+        self._reader = EgressReader(
+            egress_address=address,
+            sign=lambda server_id: self._contexts[server_id],
+            limits=ReadingLimits(**configuration["limits"]),
+            ssl_context=link.client_ssl_context(address),
+        )
+        self._answers = answers
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+
+    def take(self, request: Mapping[str, Any]) -> None:
+        """Begin a reading, or end one."""
+        number = request["id"]
+        if request.get("cancel"):
+            if (task := self._tasks.get(number)) is not None:
+                task.cancel()
+            return
+        self._contexts[request["server"]] = request["context"]
+        task = self._tasks[number] = asyncio.create_task(self._read(number, request["server"]))
+        task.add_done_callback(lambda _: self._tasks.pop(number, None))
+
+    async def _read(self, number: int, server_id: str) -> None:
+        result = await self._reader.read(server_id)
+        for one in result.definitions:
+            definition = {"kind": one.kind, "name": one.name, "digest": one.digest, "document": one.document}
+            await self._answer({"id": number, "definition": definition})
+        members = {
+            "at": result.at.isoformat(),
+            "era": result.era,
+            "protocol_version": result.protocol_version,
+            "skipped": result.skipped,
+            "error": result.error,
+        }
+        await self._answer({"id": number, "result": members})
+
+    async def _answer(self, message: Mapping[str, object]) -> None:
+        self._answers.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+        await self._answers.drain()
+
+
+async def _serve(requests: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
+    process = ReaderProcess(json.loads(await requests.readline()), answers)
+    while line := await requests.readline():
+        process.take(json.loads(line))
+
+
+async def _serve_standard_streams(answers_descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    requests = asyncio.StreamReader(limit=_MAX_REQUEST_BYTES)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(requests), sys.stdin)
+    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, os.fdopen(answers_descriptor, "wb"))
+    await _serve(requests, asyncio.StreamWriter(transport, protocol, None, loop))
+    os._exit(0)  # what runs inside the SDK's task groups may survive a cancellation, and nobody waits for it
+
+
+def main() -> int:
+    """Run until the input ends; nothing waits for what is being read then."""
+    answers_descriptor = os.dup(1)
+    os.dup2(2, 1)
+    for name in ("mcp", "client", "httpx2"):  # the SDK logs what servers send; a failed reading is reported by the prober, once
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
+        asyncio.run(_serve_standard_streams(answers_descriptor))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
