@@ -9,14 +9,17 @@ import argparse
 import os
 import sys
 
-import uvloop
+from extauthz.quick_import import quick_imports
 
-from controlplane.app import run
-from controlplane.settings import KNOWN_VARIABLES, ControlPlaneSettings
-from extauthz.errors import LegationError
-from extauthz.log import configure_logging
-from extauthz.runtime import deployment_of
-from extauthz.settings import read_settings, refuse_unknown
+with quick_imports():
+    import uvloop
+
+    from controlplane.app import run
+    from controlplane.settings import KNOWN_VARIABLES, ControlPlaneSettings
+    from extauthz.errors import LegationError
+    from extauthz.log import configure_logging
+    from extauthz.runtime import deployment_of
+    from extauthz.settings import read_settings, refuse_unknown
 
 SWITCH_INTERVAL_SECONDS = 0.0005
 """How long a thread may keep the interpreter from the event loop: imports of seconds run beside edits of milliseconds."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sys
 
-import uvloop
+from extauthz.quick_import import quick_imports
 
-from extauthz.authorizer_settings import OF_OTHER_PROCESSES, AuthorizerSettings
-from extauthz.errors import LegationError
-from extauthz.log import configure_logging
-from extauthz.server import run
-from extauthz.settings import read_settings, refuse_unknown, variables_of
+with quick_imports():
+    import uvloop
+
+    from extauthz.authorizer_settings import OF_OTHER_PROCESSES, AuthorizerSettings
+    from extauthz.errors import LegationError
+    from extauthz.log import configure_logging
+    from extauthz.server import run
+    from extauthz.settings import read_settings, refuse_unknown, variables_of
 
 
 def main() -> int:

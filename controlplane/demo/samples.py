@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import sys
 
-from controlplane.demo.crm import build_crm
-from controlplane.demo.engineering_db import build_engineering_db
-from controlplane.demo.serving import serve_all
+from extauthz.quick_import import quick_imports
+
+with quick_imports():
+    from controlplane.demo.crm import build_crm
+    from controlplane.demo.engineering_db import build_engineering_db
+    from controlplane.demo.serving import serve_all
 
 
 def main(arguments: list[str]) -> int:

@@ -24,6 +24,7 @@ from controlplane.demo.step import Step, show, show_document
 from controlplane.demo.visitor import BareAnswer, Visitor, milliseconds_since
 from controlplane.development_issuer import mint_token
 from extauthz.errors import LegationError
+from extauthz.quick_import import quick_imports
 from extauthz.runtime import Deployment, deployment_of
 
 CRM, DATABASE, ALIAS = "demo/crm", "demo/engineering-db", "demo/crm-eu"
@@ -304,7 +305,8 @@ def main(arguments: list[str]) -> int:
     """Import what takes long, wait for the word, walk."""
     data_dir, gateway_url, output = arguments[1:4]
     ports = {name: int(port) for name, _, port in (pair.partition("=") for pair in arguments[4:])}
-    importlib.import_module("mcp.client")
+    with quick_imports():
+        importlib.import_module("mcp.client")
     if sys.stdin.readline() != "ready\n":
         return 1
     deployment = deployment_of(data_dir)

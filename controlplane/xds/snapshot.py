@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
-from functools import partial
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -50,6 +50,7 @@ from extauthz.discovery import (
     ROLE_BINDING,
     version_of,
 )
+from extauthz.quick_import import quick_imports
 from extauthz.v1 import registry_pb2 as pb
 
 logger = structlog.get_logger(__name__)
@@ -170,9 +171,10 @@ def _constant_resources(gateway: GatewaySettings, built: ResourceCache, previous
     }
 
 
+@cache  # not a look at sys.modules: another thread may be in the middle of this import
 def load_builder() -> Any:  # noqa: ANN401 - a module
     """The builders of Envoy's resources. The first call imports envoy-data-plane (seconds), so only missing bytes make it."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), quick_imports():
         warnings.simplefilter("ignore")  # pydantic's remarks about generated code
         from controlplane.xds.resources import builder  # noqa: PLC0415
     return builder
