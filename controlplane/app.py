@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import secrets
 import signal
@@ -191,6 +192,7 @@ def _gateway(settings: ControlPlaneSettings, link: LinkIdentity) -> GatewaySetti
         api_address=settings.api_address or settings.api_listen,
         check_timeout_ms=settings.check_timeout_ms,
         link_tls=link.cert_file is not None,
+        loop_name=f"legation-{hashlib.sha256(settings.gateway_url.encode()).hexdigest()[:12]}",
     )
 
 

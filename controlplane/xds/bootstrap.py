@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 
@@ -15,11 +17,15 @@ LOCAL_TEMPLATE = "bootstrap.yaml"
 TCP_TEMPLATE = "bootstrap-tcp.yaml"
 
 
-def render_bootstrap(deployment: Deployment, *, node_id: str = "envoy") -> str:
-    """The bootstrap of the Envoy beside the other processes of one machine."""
-    return _render(
-        LOCAL_TEMPLATE, {"node_id": node_id, "admin_socket": str(deployment.envoy_admin_socket), "ads_socket": str(deployment.ads_socket)}
-    )
+_LEAST_HEAP_BYTES = 512 * 1024**2
+_MOST_HEAP_BYTES = 8 * 1024**3
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def render_bootstrap(deployment: Deployment, *, node_id: str = "envoy", max_heap_bytes: int = 0) -> str:
+    """The bootstrap of the Envoy beside the other processes of one machine (`max_heap_bytes` 0: `heap_limit`)."""
+    values = {"node_id": node_id, "admin_socket": str(deployment.envoy_admin_socket), "ads_socket": str(deployment.ads_socket)}
+    return _render(LOCAL_TEMPLATE, values, numbers={"max_heap_bytes": max_heap_bytes or heap_limit()})
 
 
 def render_tcp_bootstrap(*, node_id: str, xds_address: str, admin_socket: Path, cert_file: Path, key_file: Path, ca_file: Path) -> str:
@@ -33,12 +39,20 @@ def render_tcp_bootstrap(*, node_id: str, xds_address: str, admin_socket: Path, 
         "node_id": node_id,
         "admin_socket": str(admin_socket),
         "ads_host": address.host,
-        "ads_port": str(address.port),
         "cert_file": str(cert_file),
         "key_file": str(key_file),
         "ca_file": str(ca_file),
     }
-    return _render(TCP_TEMPLATE, values)
+    return _render(TCP_TEMPLATE, values, numbers={"ads_port": address.port, "max_heap_bytes": heap_limit()})
+
+
+def heap_limit(cgroup_limits: Sequence[str] = _CGROUP_LIMITS) -> int:
+    """How much memory this machine's Envoy may take: half of what there is, or of what the container was given."""
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for file in cgroup_limits:
+        with contextlib.suppress(OSError, ValueError):  # absent, or "max"
+            available = min(available, int(Path(file).read_text()))
+    return min(max(available // 2, _LEAST_HEAP_BYTES), _MOST_HEAP_BYTES)
 
 
 def template_file(name: str) -> Path:
@@ -50,7 +64,7 @@ def template_file(name: str) -> Path:
     raise ConfigurationError(f"{name} is neither in {places[0]} nor in {places[1]}: the installation is incomplete")
 
 
-def _render(name: str, values: Mapping[str, str]) -> str:
+def _render(name: str, values: Mapping[str, str], *, numbers: Mapping[str, int]) -> str:
     """Every value as one YAML scalar, whatever characters it holds."""
-    quoted = {key: value if key == "ads_port" else json.dumps(value) for key, value in values.items()}
-    return Template(template_file(name).read_text()).substitute(quoted)
+    scalars = {key: json.dumps(value) for key, value in ({**values, **numbers}).items()}
+    return Template(template_file(name).read_text()).substitute(scalars)

@@ -15,15 +15,21 @@ IDENTITY_SECRET = "legation-identity"  # noqa: S105 - a name
 AUTHORITY_SECRET = "legation-authority"  # noqa: S105 - a name
 """Static secret of the bootstrap: who may stand at the other end of these links."""
 
+USUAL_BODY_BYTES = 1024 * 1024
 MAX_BODY_BYTES = 4 * 1024 * 1024
-"""Largest request that Envoy buffers for a decision; the authorizer refuses at the limit of each server, which is lower."""
+"""Largest request that Envoy buffers for a decision: the usual one, or this one while some server takes more than that.
+
+Anybody can make Envoy buffer so much; the authorizer refuses at the limit of each server, which may be lower."""
 
 _SYSTEM_CA_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem", "/etc/ssl/ca-bundle.pem")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySettings:
-    """Addresses are `unix:/path` or `host:port`. `link_tls`: TCP links between our processes use the bootstrap's secrets."""
+    """Addresses are `unix:/path` or `host:port`. `link_tls`: TCP links between our processes use the bootstrap's secrets.
+
+    `loop_name`: this deployment's name in `CDN-Loop` (RFC 8586), by which calls that come back to it are known.
+    """
 
     gateway_listen: str
     egress_listen: str
@@ -33,6 +39,7 @@ class GatewaySettings:
     link_tls: bool = False
     system_ca_file: str = ""
     requests_per_second: int = 20_000
+    loop_name: str = "legation"
 
     def __post_init__(self) -> None:
         if not self.authorizer_addresses:

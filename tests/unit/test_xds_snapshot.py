@@ -34,8 +34,9 @@ def test_each_server_has_a_cluster_and_endpoints_under_one_name(built: MemoryRes
 
     name = cluster_name(entry)
     assert snapshot.envoy[ENDPOINT].keys() == {name}
-    assert snapshot.envoy[CLUSTER].keys() == {name, "legation-authorizer", "legation-api"}
-    assert snapshot.envoy[LISTENER].keys() == snapshot.envoy[ROUTE].keys() == {"ingress", "egress"}
+    assert snapshot.envoy[CLUSTER].keys() == {name, "legation-authorizer", "legation-api", "legation-refusal"}
+    assert snapshot.envoy[LISTENER].keys() == {"ingress", "egress", "refusal"}
+    assert snapshot.envoy[ROUTE].keys() == {"ingress", "egress"}
     assert pb.McpServer.FromString(snapshot.authorizer[MCP_SERVER]["demo/crm"].value).cluster == name
 
 
@@ -211,6 +212,21 @@ def test_a_cluster_is_named_by_what_decides_how_and_as_whom_bytes_go_upstream(ch
 
 def test_another_host_behind_tls_is_another_cluster() -> None:
     assert cluster_name(mcp_server("a", "https://one.example/mcp")) != cluster_name(mcp_server("a", "https://two.example/mcp"))
+
+
+def test_only_a_server_that_takes_large_bodies_changes_the_routes_and_nothing_changes_the_listeners(built: MemoryResourceCache) -> None:
+    states = [
+        state_of(n, mcp_server("a"), mcp_server("b", maxBodyBytes=size))
+        for n, size in ((1, 1024), (2, 1048576), (3, 1048577), (4, 4194304))
+    ]
+
+    snapshots = [build_snapshot(states[0], inputs=inputs_of(states[0]), built=built)]
+    for state in states[1:]:
+        snapshots.append(build_snapshot(state, inputs=inputs_of(state), built=built, previous=snapshots[-1]))
+
+    assert [snapshot.max_body_bytes for snapshot in snapshots] == [1048576, 1048576, 4194304, 4194304]
+    assert [snapshot.envoy[ROUTE] == snapshots[0].envoy[ROUTE] for snapshot in snapshots] == [True, True, False, False]
+    assert all(snapshot.envoy[LISTENER] == snapshots[0].envoy[LISTENER] for snapshot in snapshots)
 
 
 def test_a_snapshot_whose_parts_do_not_refer_to_each_other_is_refused(built: MemoryResourceCache) -> None:

@@ -16,7 +16,9 @@ if sys.argv[1] == "unpatched":
 from controlplane.xds.resources import builder
 from tests.unit.xds_world import GATEWAY, mcp_server
 parts = [builder.build_own_cluster(name, GATEWAY) for name in builder.OWN_CLUSTERS]
-parts += [builder.build_listener(name, GATEWAY) for name in builder.LISTENERS] + [builder.build_routes(name) for name in builder.ROUTES]
+parts += [builder.build_listener(name, GATEWAY) for name in builder.LISTENERS] + [
+    builder.build_routes(name, GATEWAY, 1048576) for name in builder.ROUTES
+]
 for entry in (mcp_server("a"), mcp_server("b", "https://b.example/mcp", "https://c.example/mcp")):
     parts += [builder.build_cluster("n", entry.spec, "/ca"), builder.build_endpoints("n", entry.spec, {"b.example": ("203.0.113.1",)})]
 print(len(parts), hashlib.sha256(b"|".join(parts)).hexdigest())
@@ -31,5 +33,5 @@ def test_bytes_are_equal_with_and_without_the_adapter() -> None:
         for how in ("patched", "unpatched")
     ]
 
-    assert said[0].startswith("10 ")
+    assert said[0].startswith("12 ")
     assert said[0] == said[1]

@@ -8,8 +8,16 @@ from controlplane.xds.resolver import ResolvedHosts
 from controlplane.xds.resources import cluster, endpoint, listener, route
 from controlplane.xds.resources.typed import serialise
 
-OWN_CLUSTERS = {cluster.AUTHORIZER_CLUSTER: cluster.make_authorizer_cluster, cluster.API_CLUSTER: cluster.make_api_cluster}
-LISTENERS = {listener.INGRESS: listener.make_ingress_listener, listener.EGRESS: listener.make_egress_listener}
+OWN_CLUSTERS = {
+    cluster.AUTHORIZER_CLUSTER: cluster.make_authorizer_cluster,
+    cluster.API_CLUSTER: cluster.make_api_cluster,
+    cluster.REFUSAL_CLUSTER: cluster.make_refusal_cluster,
+}
+LISTENERS = {
+    listener.INGRESS: listener.make_ingress_listener,
+    listener.EGRESS: listener.make_egress_listener,
+    listener.REFUSAL: listener.make_refusal_listener,
+}
 ROUTES = {listener.INGRESS: route.make_ingress_routes, listener.EGRESS: route.make_egress_routes}
 
 
@@ -23,9 +31,9 @@ def build_listener(name: str, gateway: GatewaySettings) -> bytes:
     return serialise(LISTENERS[name](gateway))
 
 
-def build_routes(name: str) -> bytes:
+def build_routes(name: str, gateway: GatewaySettings, max_body_bytes: int) -> bytes:
     """The routes of a listener."""
-    return serialise(ROUTES[name](name))
+    return serialise(ROUTES[name](name, loop_name=gateway.loop_name, max_body_bytes=max_body_bytes))
 
 
 def build_cluster(name: str, spec: McpServerSpec, authority: str | bytes) -> bytes:

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from envoy_data_plane.envoy.config.cluster import v3 as cluster
 from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.config.endpoint import v3 as endpoint
 from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
 from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstream
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
@@ -19,6 +20,8 @@ from controlplane.xds.resources.typed import ADS_ENDPOINTS, TLS_SOCKET, is_name,
 
 AUTHORIZER_CLUSTER = "legation-authorizer"
 API_CLUSTER = "legation-api"
+REFUSAL_CLUSTER = "legation-refusal"
+REFUSAL_LISTENER = "refusal"
 
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -85,6 +88,22 @@ def make_api_cluster(settings: GatewaySettings) -> cluster.Cluster:
         circuit_breakers=_breakers(1024),
         typed_extension_protocol_options={HTTP_OPTIONS: _http1_options(TLS_IDLE_SECONDS)},
         transport_socket=_link_socket(settings, settings.api_address, "control-plane"),
+    )
+
+
+def make_refusal_cluster(_settings: GatewaySettings) -> cluster.Cluster:
+    """This Envoy's own internal listener, which answers what must not be answered as gRPC."""
+    address = core.Address(envoy_internal_address=core.EnvoyInternalAddress(server_listener_name=REFUSAL_LISTENER))
+    endpoints = [endpoint.LbEndpoint(endpoint=endpoint.Endpoint(address=address))]
+    return cluster.Cluster(
+        name=REFUSAL_CLUSTER,
+        type=cluster.ClusterDiscoveryType.STATIC,
+        load_assignment=endpoint.ClusterLoadAssignment(
+            cluster_name=REFUSAL_CLUSTER, endpoints=[endpoint.LocalityLbEndpoints(lb_endpoints=endpoints)]
+        ),
+        connect_timeout=timedelta(seconds=1),
+        circuit_breakers=_breakers(1024),
+        typed_extension_protocol_options={HTTP_OPTIONS: _http1_options(PLAIN_IDLE_SECONDS)},
     )
 
 

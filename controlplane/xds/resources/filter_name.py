@@ -5,7 +5,8 @@ from __future__ import annotations
 LOCAL_RATELIMIT = "envoy.filters.http.local_ratelimit"
 EXT_AUTHZ = "envoy.filters.http.ext_authz"
 CUSTOM_RESPONSE = "envoy.filters.http.custom_response"
+HEADER_MUTATION = "envoy.filters.http.header_mutation"
 ROUTER = "envoy.filters.http.router"
 
-HTTP_FILTERS = (LOCAL_RATELIMIT, CUSTOM_RESPONSE, EXT_AUTHZ, ROUTER)
+HTTP_FILTERS = (LOCAL_RATELIMIT, CUSTOM_RESPONSE, EXT_AUTHZ, HEADER_MUTATION, ROUTER)
 """In the order of the filter chain."""

@@ -1,6 +1,6 @@
 """LDS: the public listener and the egress listener, with the filters in their order. Constant: nothing volatile stands here.
 
-    local rate limit ──▶ custom response (acts on answers, lanes only) ──▶ ext_authz ──▶ router
+    local rate limit ──▶ custom response (acts on answers, lanes only) ──▶ ext_authz ──▶ header mutation (the same) ──▶ router
 
 Before the first filter the connection manager removes the headers that only we may set, normalises the path and refuses what
 two parsers could read in two ways.
@@ -14,8 +14,10 @@ import betterproto2
 from envoy_data_plane.envoy.config.common.mutation_rules import v3 as mutation_rules
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.listener import v3 as listener
+from envoy_data_plane.envoy.config.route import v3 as route
 from envoy_data_plane.envoy.extensions.filters.http.custom_response import v3 as custom_response
 from envoy_data_plane.envoy.extensions.filters.http.ext_authz import v3 as ext_authz
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation import v3 as header_mutation
 from envoy_data_plane.envoy.extensions.filters.http.local_ratelimit import v3 as local_ratelimit
 from envoy_data_plane.envoy.extensions.filters.http.router import v3 as router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
@@ -24,15 +26,17 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
 from envoy_data_plane.envoy.type import v3 as envoy_type
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
-from controlplane.xds.gateway import MAX_BODY_BYTES, GatewaySettings
+from controlplane.xds.gateway import USUAL_BODY_BYTES, GatewaySettings
 from controlplane.xds.resources import filter_name
-from controlplane.xds.resources.cluster import AUTHORIZER_CLUSTER
+from controlplane.xds.resources.cluster import AUTHORIZER_CLUSTER, REFUSAL_LISTENER
 from controlplane.xds.resources.local_reply import make_local_replies
 from controlplane.xds.resources.typed import ADS, TLS_SOCKET, address, link_tls_context, pack
 
 INGRESS = "ingress"
 EGRESS = "egress"
+REFUSAL = REFUSAL_LISTENER
 
+_CONNECTION_MANAGER = "envoy.filters.network.http_connection_manager"
 _ONLY_OURS = ("x-legation-", "x-envoy-")
 _IDENTITY_OF_PROXIES = ("x-forwarded-", "forwarded", "x-real-ip")
 
@@ -53,8 +57,34 @@ def make_egress_listener(settings: GatewaySettings) -> listener.Listener:
     return _listener(EGRESS, settings.egress_listen, manager, _egress_socket() if secured else None)
 
 
+def make_refusal_listener(_settings: GatewaySettings) -> listener.Listener:
+    """Reached from inside this Envoy only: 415 to everything, in the words that the path asks for.
+
+    Envoy turns every answer of its own to a gRPC request into one of gRPC (200, and the status in a header that MCP clients do
+    not read). So such a request comes here first, without its content type.
+    """
+    refused = route.DirectResponseAction(status=415, body=core.DataSource(inline_string="not served by the gateway"))
+    everything = route.Route(name="refused", match=route.RouteMatch(prefix="/"), direct_response=refused)
+    manager = hcm.HttpConnectionManager(
+        stat_prefix=REFUSAL,
+        route_config=route.RouteConfiguration(
+            name=REFUSAL, virtual_hosts=[route.VirtualHost(name=REFUSAL, domains=["*"], routes=[everything])]
+        ),
+        http_filters=[hcm.HttpFilter(name=filter_name.ROUTER, typed_config=pack(router.Router(suppress_envoy_headers=True)))],
+        local_reply_config=make_local_replies(),
+        server_name="legation",
+        stream_idle_timeout=timedelta(seconds=30),
+    )
+    network_filter = listener.Filter(name=_CONNECTION_MANAGER, typed_config=pack(manager))
+    return listener.Listener(
+        name=REFUSAL,
+        internal_listener=listener.ListenerInternalListenerConfig(),
+        filter_chains=[listener.FilterChain(filters=[network_filter])],
+    )
+
+
 def _listener(name: str, listen: str, manager: hcm.HttpConnectionManager, socket: core.TransportSocket | None) -> listener.Listener:
-    network_filter = listener.Filter(name="envoy.filters.network.http_connection_manager", typed_config=pack(manager))
+    network_filter = listener.Filter(name=_CONNECTION_MANAGER, typed_config=pack(manager))
     return listener.Listener(
         name=name,
         address=address(listen),
@@ -96,7 +126,7 @@ def _connection_manager(name: str, settings: GatewaySettings, stripped: tuple[st
         # time: lanes set their own idle timeouts
         stream_idle_timeout=timedelta(minutes=5),
         request_headers_timeout=timedelta(seconds=10),
-        request_timeout=timedelta(seconds=60),
+        request_timeout=timedelta(seconds=30),
         server_name="legation",
         server_header_transformation=hcm.HttpConnectionManagerServerHeaderTransformation.OVERWRITE,
     )
@@ -119,6 +149,7 @@ def _http_filters(settings: GatewaySettings) -> list[hcm.HttpFilter]:
         filter_name.LOCAL_RATELIMIT: _local_ratelimit(settings),
         filter_name.CUSTOM_RESPONSE: custom_response.CustomResponse(),
         filter_name.EXT_AUTHZ: _ext_authz(settings),
+        filter_name.HEADER_MUTATION: header_mutation.HeaderMutation(),
         filter_name.ROUTER: router.Router(suppress_envoy_headers=True),
     }
     return [hcm.HttpFilter(name=name, typed_config=pack(configs[name])) for name in filter_name.HTTP_FILTERS]
@@ -151,7 +182,7 @@ def _ext_authz(settings: GatewaySettings) -> ext_authz.ExtAuthz:
         encode_raw_headers=True,
         include_peer_certificate=True,
         include_tls_session=True,
-        with_request_body=ext_authz.BufferSettings(max_request_bytes=MAX_BODY_BYTES, allow_partial_message=False, pack_as_bytes=True),
+        with_request_body=ext_authz.BufferSettings(max_request_bytes=USUAL_BODY_BYTES, allow_partial_message=False, pack_as_bytes=True),
         decoder_header_mutation_rules=mutation_rules.HeaderMutationRules(
             allow_envoy=True, disallow_expression=matcher.RegexMatcher(regex=_UNTOUCHABLE), disallow_is_error=True
         ),

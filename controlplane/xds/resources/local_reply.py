@@ -24,6 +24,9 @@ from controlplane.xds.resources.filter_name import EXT_AUTHZ
 from controlplane.xds.resources.typed import pack
 
 MCP_PREFIX = "/servers/"
+UPSTREAM_REDIRECTED = 530
+"""Between the lane's policy and the mapper of its words only; no client sees it."""
+_REDIRECTS = (300, 301, 302, 303, 305, 307, 308)
 
 _OP = accesslog.ComparisonFilterOp
 
@@ -57,6 +60,16 @@ LOCAL_ERRORS = (
         answered_status=502,
     ),
     LocalError(code=50200, reason="upstream_credential_refused", message="The MCP server refused the gateway's credential.", status=502),
+    LocalError(
+        code=50203,
+        reason="upstream_redirected",
+        message="The MCP server answered with a redirect, which the gateway does not follow.",
+        status=UPSTREAM_REDIRECTED,
+        answered_status=502,
+    ),
+    LocalError(code=50304, reason="gateway_overloaded", message="The gateway can take no more requests right now.", status=503),
+    LocalError(code=50800, reason="loop_detected", message="This call came back to the gateway that made it.", status=508),
+    LocalError(code=-32600, reason="content_type_refused", message="The content type is not one of MCP.", status=415),
     LocalError(code=42900, reason="rate_limited", message="Too many requests reach this gateway.", status=429),
     LocalError(code=41300, reason="body_too_large", message="The request is too large.", status=413),
     LocalError(code=40800, reason="request_timeout", message="The request did not arrive in time.", status=408),
@@ -78,18 +91,25 @@ def make_local_replies() -> hcm.LocalReplyConfig:
     return hcm.LocalReplyConfig(mappers=mappers)
 
 
-def make_refused_credential_policy() -> custom_response.CustomResponse:
-    """On lanes: an upstream's 401 or 403 is about the gateway's credential, never the caller's, so it becomes a 502.
+def make_lane_policy() -> custom_response.CustomResponse:
+    """On lanes: what an upstream says to the gateway and not to its caller becomes a 502.
 
-    The mappers above see that 502 as well (Envoy's own errors with a flag come first) and give it its words.
+    Its 401 or 403 is about the gateway's credential. Its redirect would have the caller's client send the call, and the token
+    that is meant for the gateway, somewhere else. The mappers above see the status that is set here (Envoy's own errors with
+    a flag come first) and give it its words.
     """
-    policy = local_response.LocalResponsePolicy(status_code=502)
-    action = xds_matcher.MatcherOnMatch(action=xds_core.TypedExtensionConfig(name="refused-credential", typed_config=pack(policy)))
+    refused, redirected = _becomes("refused-credential", 502), _becomes("redirected", UPSTREAM_REDIRECTED)
+    actions = {str(status): redirected for status in _REDIRECTS} | {"401": refused, "403": refused}
     by_status = xds_matcher.MatcherMatcherTree(
         input=xds_core.TypedExtensionConfig(name="status", typed_config=pack(matcher.HttpResponseStatusCodeMatchInput())),
-        exact_match_map=xds_matcher.MatcherMatcherTreeMatchMap(map={"401": action, "403": action}),
+        exact_match_map=xds_matcher.MatcherMatcherTreeMatchMap(map=dict(sorted(actions.items()))),
     )
     return custom_response.CustomResponse(custom_response_matcher=xds_matcher.Matcher(matcher_tree=by_status))
+
+
+def _becomes(name: str, status: int) -> xds_matcher.MatcherOnMatch:
+    policy = local_response.LocalResponsePolicy(status_code=status)
+    return xds_matcher.MatcherOnMatch(action=xds_core.TypedExtensionConfig(name=name, typed_config=pack(policy)))
 
 
 def _mapper(error: LocalError) -> hcm.ResponseMapper:

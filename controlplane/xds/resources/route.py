@@ -1,4 +1,4 @@
-"""RDS: the lanes, the API, and 404. Constant: no registry entry ever changes it.
+"""RDS: the lanes, the API, and 404. Constant: of the registry only whether some server takes large bodies changes it.
 
 A lane is chosen by `x-legation-lane`, which clients cannot send (early header mutation removes it) and only the authorizer
 sets; its answer clears the route cache, so the request is matched again. The route that is matched first, before the
@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from envoy_data_plane.envoy.config.common.mutation_rules import v3 as mutation_rules
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.route import v3 as route
 from envoy_data_plane.envoy.extensions.filters.http.ext_authz import v3 as ext_authz
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation import v3 as header_mutation
 from envoy_data_plane.envoy.extensions.retry.host.previous_hosts import v3 as previous_hosts
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.google.protobuf import Any
 
-from controlplane.xds.resources.cluster import API_CLUSTER
-from controlplane.xds.resources.filter_name import CUSTOM_RESPONSE, EXT_AUTHZ
-from controlplane.xds.resources.local_reply import make_refused_credential_policy
+from controlplane.xds.resources.cluster import API_CLUSTER, REFUSAL_CLUSTER
+from controlplane.xds.resources.filter_name import CUSTOM_RESPONSE, EXT_AUTHZ, HEADER_MUTATION
+from controlplane.xds.resources.local_reply import make_lane_policy
 from controlplane.xds.resources.typed import pack
 
 LANE_HEADER = "x-legation-lane"
@@ -34,54 +36,83 @@ CALL_IDLE = timedelta(minutes=15)
 STREAM_IDLE = timedelta(hours=1)
 STREAM_DURATION = timedelta(hours=24)
 
+LOOP_HEADER = "cdn-loop"
+"""RFC 8586. Lanes append this deployment's name; the ingress refuses what carries it already."""
+
 _NOT_FOR_UPSTREAMS = [
-    LANE_HEADER,
-    CLUSTER_HEADER,
-    "x-legation-decision-id",
-    "x-legation-revision",
-    "legation-context",
-    "cookie",
-    "origin",
-    "x-forwarded-for",
-    "x-envoy-external-address",
-    "x-envoy-internal",
+    *(LANE_HEADER, CLUSTER_HEADER, "x-legation-decision-id", "x-legation-revision", "legation-context"),
+    # what is between the client and the gateway
+    *("cookie", "cookie2", "dpop", "origin", "proxy-authorization", "referer"),
+    *("expect", "forwarded", "via", "x-forwarded-for", "x-envoy-external-address", "x-envoy-internal"),
+    # what would have the upstream read another request than the one that was decided about
+    *("x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-rewrite-url"),
 ]
-_NOT_FOR_CLIENTS = ["www-authenticate", "set-cookie", LANE_HEADER, CLUSTER_HEADER, "x-legation-decision-id", "x-legation-revision"]
+"""A static credential may use none of these names (`registry.spec`), since it would be removed as well."""
+
+_NOT_FOR_CLIENTS = [
+    # what is between the gateway and the upstream
+    *("authentication-info", "proxy-authenticate", "proxy-authentication-info", "set-cookie", "set-cookie2", "www-authenticate"),
+    # what acts on the gateway's whole origin, or leads the client away from it
+    *("accept-ch", "alt-svc", "clear-site-data", "critical-ch", "expect-ct", "link", "nel", "public-key-pins"),
+    *("public-key-pins-report-only", "refresh", "report-to", "reporting-endpoints", "service-worker-allowed"),
+    *("strict-transport-security", "via"),
+]
+_NOT_FOR_CLIENTS_PREFIXES = ("access-control-", "legation-", "x-envoy-", "x-legation-")
 
 
-def make_ingress_routes(name: str) -> route.RouteConfiguration:
+def make_ingress_routes(name: str, *, loop_name: str, max_body_bytes: int) -> route.RouteConfiguration:
     """What the public listener serves."""
-    routes = [*_lanes(), *_governed(), *_api_routes(), _not_found()]
-    return _route_configuration(name, "ingress", routes)
+    routes = [*_lanes(loop_name), *_refused_grpc(), _refused_loop(loop_name), *_governed(), *_api_routes(), _not_found()]
+    return _route_configuration(name, "ingress", routes, max_body_bytes)
 
 
-def make_egress_routes(name: str) -> route.RouteConfiguration:
+def make_egress_routes(name: str, *, loop_name: str, max_body_bytes: int) -> route.RouteConfiguration:
     """What our own processes reach upstreams through: the same lanes and the same authorizer, and nothing else."""
-    return _route_configuration(name, "egress", [*_lanes(), *_governed()[:1], _not_found()])
+    return _route_configuration(name, "egress", [*_lanes(loop_name), *_governed()[:1], _not_found()], max_body_bytes)
 
 
-def _route_configuration(name: str, listener: str, routes: list[route.Route]) -> route.RouteConfiguration:
-    asked = ext_authz.ExtAuthzPerRoute(check_settings=ext_authz.CheckSettings(context_extensions={"listener": listener}))
+def _route_configuration(name: str, listener: str, routes: list[route.Route], max_body_bytes: int) -> route.RouteConfiguration:
+    whole = ext_authz.BufferSettings(max_request_bytes=max_body_bytes, allow_partial_message=False, pack_as_bytes=True)
+    asked = ext_authz.ExtAuthzPerRoute(
+        check_settings=ext_authz.CheckSettings(context_extensions={"listener": listener}, with_request_body=whole)
+    )
     virtual_host = route.VirtualHost(name=listener, domains=["*"], routes=routes, typed_per_filter_config={EXT_AUTHZ: pack(asked)})
     return route.RouteConfiguration(name=name, virtual_hosts=[virtual_host])
 
 
-def _lanes() -> list[route.Route]:
+def _lanes(loop_name: str) -> list[route.Route]:
     direct = _lane_action(idle=CALL_IDLE, priority=core.RoutingPriority.DEFAULT)
     stream = _lane_action(idle=STREAM_IDLE, priority=core.RoutingPriority.HIGH, duration=STREAM_DURATION)
-    return [_lane(LANE_DIRECT, direct), _lane(LANE_STREAM, stream)]
+    return [_lane(LANE_DIRECT, direct, loop_name), _lane(LANE_STREAM, stream, loop_name)]
 
 
-def _lane(name: str, action: route.RouteAction) -> route.Route:
+def _lane(name: str, action: route.RouteAction, loop_name: str) -> route.Route:
     chosen = route.HeaderMatcher(name=LANE_HEADER, string_match=matcher.StringMatcher(exact=name))
     return route.Route(
         name=f"lane-{name}",
         match=route.RouteMatch(prefix="/", headers=[chosen]),
         route=action,
+        request_headers_to_add=[
+            core.HeaderValueOption(
+                header=core.HeaderValue(key=LOOP_HEADER, value=loop_name),
+                append_action=core.HeaderValueOptionHeaderAppendAction.APPEND_IF_EXISTS_OR_ADD,
+            )
+        ],
         request_headers_to_remove=_NOT_FOR_UPSTREAMS,
         response_headers_to_remove=_NOT_FOR_CLIENTS,
-        typed_per_filter_config={CUSTOM_RESPONSE: pack(make_refused_credential_policy())},
+        typed_per_filter_config={CUSTOM_RESPONSE: pack(make_lane_policy()), HEADER_MUTATION: pack(_without_prefixes())},
     )
+
+
+def _without_prefixes() -> header_mutation.HeaderMutationPerRoute:
+    """Acts before ext_authz adds its own to the answer."""
+    removals = [
+        mutation_rules.HeaderMutation(
+            remove_on_match=mutation_rules.HeaderMutationRemoveOnMatch(key_matcher=matcher.StringMatcher(prefix=prefix, ignore_case=True))
+        )
+        for prefix in _NOT_FOR_CLIENTS_PREFIXES
+    ]
+    return header_mutation.HeaderMutationPerRoute(mutations=header_mutation.Mutations(response_mutations=removals))
 
 
 def _lane_action(*, idle: timedelta, priority: core.RoutingPriority, duration: timedelta | None = None) -> route.RouteAction:
@@ -117,6 +148,32 @@ def _governed() -> list[route.Route]:
         )
         for number, prefix in enumerate(GOVERNED_PREFIXES)
     ]
+
+
+def _refused_grpc() -> list[route.Route]:
+    """See `listener.make_refusal_listener`: 415, which must not be answered from here."""
+    grpc = route.HeaderMatcher(name="content-type", string_match=matcher.StringMatcher(prefix="application/grpc", ignore_case=True))
+    return [
+        route.Route(
+            name=f"refused-grpc-{number}",
+            match=route.RouteMatch(prefix=prefix, headers=[grpc]),
+            route=route.RouteAction(cluster=REFUSAL_CLUSTER, timeout=timedelta(seconds=5)),
+            request_headers_to_remove=["content-type"],
+            typed_per_filter_config={EXT_AUTHZ: _not_asked()},
+        )
+        for number, prefix in enumerate(GOVERNED_PREFIXES)
+    ]
+
+
+def _refused_loop(loop_name: str) -> route.Route:
+    """An MCP server whose address leads back to this gateway: every turn would be a call with credentials of its own."""
+    passed = route.HeaderMatcher(name=LOOP_HEADER, string_match=matcher.StringMatcher(contains=loop_name, ignore_case=True))
+    return route.Route(
+        name="refused-loop",
+        match=route.RouteMatch(prefix=GOVERNED_PREFIXES[0], headers=[passed]),
+        direct_response=route.DirectResponseAction(status=508, body=core.DataSource(inline_string="loop detected")),
+        typed_per_filter_config={EXT_AUTHZ: _not_asked()},
+    )
 
 
 def _api_routes() -> list[route.Route]:
