@@ -120,7 +120,11 @@ class NodeRoutes:
         if _sees_everything(operator):
             return nodes
         # What a node says about a refused resource names other people's servers.
-        return [node | {"types": [shown | {"error": "…" if shown.get("error") else ""} for shown in node["types"]]} for node in nodes]
+        return [node | {"types": [_without_details(shown) for shown in node["types"]]} for node in nodes]
+
+
+def _without_details(shown: Json) -> Json:
+    return shown | {"error": "refused; ask an administrator" if shown.get("error") else ""}
 
 
 def _sees_everything(operator: Operator) -> bool:

@@ -1,6 +1,7 @@
 """How a revision reaches every node without losing a call: make before break, gated by ACKs, removal last.
 
-    (1) revocations: when (2) takes time, authorizers forget removed and suspended servers before it
+    (1) what cannot wait: when (2) takes time, authorizers forget removed and suspended servers before it, and when it takes
+        longer than a healthy Envoy does, they are told the newest policies over the servers they know
     (2) Envoys add clusters and endpoints of the new revision beside what they have          -> ACK
     (3) authorizers switch to the new revision as a whole                                    -> ACK
     (4) after a grace (a decision under way may still name the old cluster) Envoys remove
@@ -33,7 +34,7 @@ from controlplane.xds.quarantine import Quarantine
 from controlplane.xds.resolver import Resolver, hosts_of
 from controlplane.xds.resource_cache import FileResourceCache, MemoryResourceCache
 from controlplane.xds.retirement import Retirement
-from controlplane.xds.revocation import keeping_refused, revoked
+from controlplane.xds.revocation import governed, keeping_refused, revoked
 from controlplane.xds.rollout import NodeRecord, Rollout
 from controlplane.xds.snapshot import Snapshot, SnapshotInputs, build_snapshot, is_builder_loaded, warm_up_builder
 
@@ -48,6 +49,8 @@ SETTLE_SECONDS = 1.0
 TICK_SECONDS = 0.25
 WARM_UP_SECONDS = 10.0
 KEPT_STAGES = 200
+PATIENCE_SECONDS = 0.25
+"""How long policies wait for the servers of their revision: stages that go well are over by then."""
 MOST_REFUSALS = 10
 """How often the rest of a revision is waited for again because something in it was refused; then it proceeds."""
 
@@ -118,7 +121,9 @@ class Publisher:
         self._wake = asyncio.Event()
         self._standing = asyncio.Event()
         self._again = False
-        self._adding = False
+        self._busy_since: float | None = None
+        self._switched: Snapshot | None = None  # what authorizers were told last, before what could not wait
+        self._ahead = False
         self._removing = False
         self.published: Snapshot | None = None
         self.stages: deque[Stage] = deque(maxlen=KEPT_STAGES)
@@ -135,12 +140,13 @@ class Publisher:
     # what wakes the publisher
 
     async def _follow(self) -> None:
-        """A revocation does not wait for the stage that another revision is in."""
+        """A revocation does not wait for the stage that another revision is in, policies not for one that takes long."""
         revision = self._source.state.revision
         while True:
             revision = (await self._source.wait(revision)).revision
-            if self._adding:
+            if self._busy_since is not None:
                 self._revoke()
+            self._lose_patience()
             self._wake.set()
 
     async def _refresh(self) -> None:
@@ -159,6 +165,7 @@ class Publisher:
         started = _now()
         while True:
             await asyncio.sleep(TICK_SECONDS)
+            self._lose_patience()
             if not self._removing and _now() - started >= self._pace.starting_seconds:
                 self._removing = True
                 self._publish_again()
@@ -184,12 +191,15 @@ class Publisher:
             state, again = self._source.state, self._again
             self._again = False
             if again or self.published is None or state.revision > self.published.revision:
+                self._busy_since = _now()
                 try:
                     await self._publish(state)
                 except Exception:
                     logger.exception("a revision could not be published; the last one stays", revision=state.revision)
                     await asyncio.sleep(1.0)
                     self._again = True
+                finally:
+                    self._busy_since = None
                 continue
             await self._wake.wait()
 
@@ -217,15 +227,11 @@ class Publisher:
         await self._keep_built(first=first)
 
     async def _learn_names(self, state: RegistryState) -> None:
-        """New names are resolved first, which may take a moment; revocations do not wait for it."""
-        self._adding = True
-        try:
-            then = self.published.state.mcp_servers if self.published is not None else {}
-            changed = [entry for name, entry in state.mcp_servers.items() if then.get(name) is not entry]
-            await self._resolver.learn(host for entry in changed for host in hosts_of(entry.spec))
-            await self._authorities.learn(changed)
-        finally:
-            self._adding = False
+        """New names are resolved first, which may take a moment; what cannot wait does not wait for it."""
+        then = self.published.state.mcp_servers if self.published is not None else {}
+        changed = [entry for name, entry in state.mcp_servers.items() if then.get(name) is not entry]
+        await self._resolver.learn(host for entry in changed for host in hosts_of(entry.spec))
+        await self._authorities.learn(changed)
 
     async def _add(self, snapshot: Snapshot) -> None:
         """Envoys get the union of old and new, and are waited for when it differs from what they were told."""
@@ -257,17 +263,13 @@ class Publisher:
 
     async def _wait_for_envoys(self, view: View, snapshot: Snapshot) -> None:
         """Until they hold the view; what they refuse is quarantined, and the rest is waited for again."""
-        self._adding = True
-        try:
+        await self._stage(NodeKind.ENVOY, view)
+        for _ in range(MOST_REFUSALS):
+            if not self._quarantine.pending(self._rollout.rejections(), _now()):
+                break
+            self._quarantine.update(self._rollout, snapshot.envoy, _now())
+            view = self._publish_envoy(snapshot)
             await self._stage(NodeKind.ENVOY, view)
-            for _ in range(MOST_REFUSALS):
-                if not self._quarantine.pending(self._rollout.rejections(), _now()):
-                    break
-                self._quarantine.update(self._rollout, snapshot.envoy, _now())
-                view = self._publish_envoy(snapshot)
-                await self._stage(NodeKind.ENVOY, view)
-        finally:
-            self._adding = False
         self._quarantine.settled()
 
     def _publish_envoy(self, snapshot: Snapshot) -> View:
@@ -278,12 +280,17 @@ class Publisher:
         return self._quarantine.applied(self._retirement.added_to(snapshot.envoy))
 
     async def _switch(self, snapshot: Snapshot) -> None:
-        """Authorizers get the revision whole, but never a server that a newer revision has revoked."""
+        """Authorizers get the revision whole, but never a server that a newer revision has revoked, nor older policies than they had."""
         before = self._cache.view(NodeKind.AUTHORIZER)
         refused = self._quarantine.refused_clusters(snapshot.envoy)
         resources, named = keeping_refused(snapshot, refused, before.resources if before else None)
         self._retirement.hold(named)
-        resources = revoked(resources, snapshot.state, self._source.state, key=self._key)
+        newest = self._source.state
+        resources = revoked(resources, snapshot.state, newest, key=self._key)
+        if self._ahead:
+            resources = governed(resources, snapshot, newest)
+            self._ahead = newest.revision > snapshot.revision
+        self._switched = snapshot
         view = self._cache.publish(NodeKind.AUTHORIZER, resources, revision=snapshot.revision)
         if before is None or before.resources != resources:
             await self._stage(NodeKind.AUTHORIZER, view)
@@ -292,11 +299,21 @@ class Publisher:
 
     def _revoke(self) -> None:
         """Take from authorizers what the newest state no longer has, keeping everything else of the revision they are at."""
-        view, snapshot = self._cache.view(NodeKind.AUTHORIZER), self.published
+        view, snapshot = self._cache.view(NodeKind.AUTHORIZER), self._switched
         if view is None or snapshot is None:
             return
         resources = revoked(view.resources, snapshot.state, self._source.state, key=self._key)
         if resources is not view.resources:
+            self._cache.publish(NodeKind.AUTHORIZER, resources, revision=view.revision)
+
+    def _lose_patience(self) -> None:
+        """Tell authorizers the newest policies when the revision under way takes long: a forbid must not wait for an Envoy."""
+        view, snapshot = self._cache.view(NodeKind.AUTHORIZER), self._switched
+        if self._busy_since is None or _now() - self._busy_since < PATIENCE_SECONDS or view is None or snapshot is None:
+            return
+        resources = governed(view.resources, snapshot, self._source.state)
+        if resources is not view.resources:
+            self._ahead = True
             self._cache.publish(NodeKind.AUTHORIZER, resources, revision=view.revision)
 
     async def _stage(self, kind: NodeKind, view: View) -> None:

@@ -8,7 +8,7 @@ from controlplane.registry.encryption import RegistryKey
 from controlplane.registry.state import RegistryState
 from controlplane.xds.authorizer_resources import make_mcp_server
 from controlplane.xds.cache import Resources, XdsResource
-from controlplane.xds.snapshot import Snapshot, make_resource, make_revision_again
+from controlplane.xds.snapshot import Snapshot, make_resource, make_revision_again, policies_of
 from extauthz.discovery import MCP_SERVER, REVISION, REVISION_NAME
 from extauthz.v1 import registry_pb2 as pb
 
@@ -31,6 +31,18 @@ def revoked(resources: Resources, state: RegistryState, newest: RegistryState, *
             cluster = pb.McpServer.FromString(told[name].value).cluster
             told[name] = make_resource(name, make_mcp_server(now, newest.definitions.get(now.uid, ()), key=key, cluster=cluster))
     return resources if told == resources[MCP_SERVER] else _with_servers(resources, told)
+
+
+def governed(resources: Resources, snapshot: Snapshot, newest: RegistryState) -> Resources:
+    """`resources` (with the servers of `snapshot` or older) under the policies, bindings and identity providers of `newest`.
+
+    Servers stay as they are told. The same object when nothing differs.
+    """
+    policies = policies_of(newest, snapshot)
+    if all(resources[type_url] == told for type_url, told in policies.items()):
+        return resources
+    told = dict(resources) | policies
+    return told | {REVISION: {REVISION_NAME: make_revision_again(resources[REVISION][REVISION_NAME], told)}}
 
 
 def keeping_refused(snapshot: Snapshot, refused: Collection[str], before: Resources | None) -> tuple[Resources, frozenset[str]]:

@@ -276,6 +276,18 @@ def _remembered(name: str, built: ResourceCache, decisive: list[object], build: 
     return XdsResource(name=name, version_info=version_of(value), value=value)
 
 
+def policies_of(newest: RegistryState, snapshot: Snapshot) -> dict[str, Mapping[str, XdsResource]]:
+    """Who is known and what is permitted in `newest`; what did not change since `snapshot` is taken from it."""
+    then, held = snapshot.state, snapshot.authorizer
+    return {
+        IDENTITY_PROVIDER: _told(
+            newest.identity_providers, then.identity_providers, held[IDENTITY_PROVIDER], authorizer.make_identity_provider
+        ),
+        POLICY_SET: _told(newest.policy_sets, then.policy_sets, held[POLICY_SET], authorizer.make_policy_set),
+        ROLE_BINDING: _told(newest.role_bindings, then.role_bindings, held[ROLE_BINDING], authorizer.make_role_binding),
+    }
+
+
 def _authorizer_resources(
     state: RegistryState, inputs: SnapshotInputs, names: Mapping[str, str], previous: Snapshot | None
 ) -> dict[str, Mapping[str, XdsResource]]:

@@ -39,7 +39,7 @@ from controlplane.xds.resolver import Resolver
 from controlplane.xds.rollout import Rollout
 from controlplane.xds.server import AdsServer
 from extauthz.address import AddressRules
-from extauthz.discovery import DiscoveryClient, StagedResources
+from extauthz.discovery import POLICY_SET, DiscoveryClient, StagedResources
 from extauthz.runtime import Deployment
 from extauthz.transport import LinkIdentity
 from extauthz.v1 import registry_pb2 as pb
@@ -137,6 +137,7 @@ class EnvoyWorld:
     answer: Answer = field(default=lambda _request: deny(404, '{"jsonrpc":"2.0","id":null}'))
     checks: list[wire.CheckRequest] = field(default_factory=list)
     servers: dict[str, pb.McpServer] = field(default_factory=dict)
+    policies: list[set[str]] = field(default_factory=list)
     authorizer: grpc.aio.Server | None = None
 
     @property
@@ -191,6 +192,7 @@ class EnvoyWorld:
     def take(self, resources: StagedResources, _revision: int) -> None:
         """The authorizers' side of a revision."""
         self.servers = {name: pb.McpServer.FromString(value) for name, value in resources[MCP_TYPE].items()}
+        self.policies.append(set(resources[POLICY_SET]))
 
     def allow_by_path(self, request: wire.CheckRequest) -> wire.CheckResponse:
         """Allow whatever server the path names, by what the control plane told."""

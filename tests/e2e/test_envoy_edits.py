@@ -7,18 +7,22 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
-from controlplane.registry.spec import McpServerSpec
+from controlplane.registry.spec import McpServerSpec, PolicySetSpec
 from controlplane.registry.state import Entry
 from controlplane.xds.node import CLUSTER, ENDPOINT, NodeKind
 from controlplane.xds.publisher import Pace
 from tests.e2e.envoy_world import EnvoyWorld, connected_envoys, envoy_world, server_entry, state_of, upstream
 
 pytestmark = pytest.mark.envoy
+
+
+FORBID = PolicySetSpec(cedar="forbid (principal, action, resource);")
 
 
 class RefusedAuthorities:
@@ -210,6 +214,32 @@ async def test_a_bad_edit_of_a_server_leaves_its_last_good_form_in_service(tmp_p
         await asyncio.sleep(1.5)
 
         assert (await world.post()).status == 200
+
+
+@pytest.mark.parametrize("stalled", [False, True])
+async def test_a_forbid_does_not_wait_for_an_envoy_that_refuses_or_stalls(tmp_path: Path, stalled: bool) -> None:
+    async with two_upstreams() as (one, _two):
+        crm = server_entry("crm", f"http://127.0.0.1:{one}/mcp")
+        kill = Entry(uid="uid-kill", namespace="demo", name="kill", spec=FORBID, resource_revision=5)
+        async with envoy_world(tmp_path, state_of(1, crm), authorities=RefusedAuthorities()) as world:
+            if stalled:
+                world.envoy.send_signal(19)  # SIGSTOP: this Envoy answers nothing any more
+            for revision, name in ((2, "a"), (3, "b"), (4, "c")):
+                bad = server_entry("bad", f"https://127.0.0.1:1/{name}", tls={"caFile": f"{name}.pem"})
+                world.source.commit(state_of(revision, crm, bad))
+                await asyncio.sleep(0.1)
+            started = time.perf_counter()
+
+            world.source.commit(replace(state_of(5, crm, bad), policy_sets={"demo/kill": kill}))
+            told = await world.rollout.wait_until(lambda: "demo/kill" in world.policies[-1], 5)
+            took = time.perf_counter() - started
+            first = len(world.policies) - 1
+            await world.rollout.wait_until(lambda: world.publisher.published is not None and world.publisher.published.revision == 5, 10)
+            world.envoy.send_signal(18)
+
+            assert told
+            assert took < 1.0
+            assert all("demo/kill" in policies for policies in world.policies[first:]), "what was forbidden stays forbidden"
 
 
 async def test_a_suspension_does_not_wait_for_envoys(tmp_path: Path) -> None:

@@ -63,9 +63,11 @@ async def test_what_a_node_refused_is_shown_to_operators_of_everything_only(api:
     mine = await api.call("GET", "/v1/nodes")
     theirs = await api.call("GET", "/v1/nodes", token=api.token("vera"))
     revision = await api.call("GET", "/v1/revisions/2", token=api.token("vera"))
+    status = await api.call("GET", "/v1/status", token=api.token("vera"))
 
     assert mine.body["items"] == [NODE]
-    assert "other/secret" not in theirs.text
+    assert "other/secret" not in theirs.text + revision.text + status.text
+    assert theirs.body["items"][0]["types"][0]["error"] == "refused; ask an administrator"
     assert theirs.body["items"][0]["state"] == "SYNCED"
     assert "actor" not in revision.body
 

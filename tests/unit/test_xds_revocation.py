@@ -10,7 +10,7 @@ from controlplane.xds.node import CLUSTER, ENDPOINT, NodeKind
 from controlplane.xds.quarantine import FORGIVEN_AFTER_SECONDS, Quarantine
 from controlplane.xds.resource_cache import MemoryResourceCache
 from controlplane.xds.retirement import Retirement
-from controlplane.xds.revocation import keeping_refused, revoked
+from controlplane.xds.revocation import governed, keeping_refused, revoked
 from controlplane.xds.rollout import Rollout
 from controlplane.xds.snapshot import Snapshot, build_snapshot
 from controlplane.xds.subscription import Rejection
@@ -53,6 +53,26 @@ def test_without_a_revocation_nothing_is_made_anew() -> None:
     snapshot = snapshot_of(1, a)
 
     assert revoked(snapshot.authorizer, snapshot.state, state_of(2, a, mcp_server("b")), key=KEY) is snapshot.authorizer
+
+
+def test_policies_that_cannot_wait_are_told_over_the_servers_that_authorizers_know() -> None:
+    a, kept = mcp_server("a"), policy_set("kept", "k")
+    snapshot = snapshot_of(1, a, kept, policy_set("gone", "g"), policy_set("changed", "old"))
+    newest = state_of(2, a, mcp_server("new"), kept, policy_set("changed", "new"), policy_set("kill", "forbid"))
+
+    resources = governed(snapshot.authorizer, snapshot, newest)
+
+    assert resources[MCP_SERVER] is snapshot.authorizer[MCP_SERVER]
+    assert {name: pb.PolicySet.FromString(r.value).cedar for name, r in resources[POLICY_SET].items()} == {
+        "demo/kept": "k",
+        "demo/changed": "new",
+        "demo/kill": "forbid",
+    }
+    assert resources[POLICY_SET]["demo/kept"] is snapshot.authorizer[POLICY_SET]["demo/kept"]
+    assert pb.Revision.FromString(resources[REVISION]["current"].value).revision == 1, "the revision as a whole is not told yet"
+    assert resources[REVISION] != snapshot.authorizer[REVISION]
+    assert governed(resources, snapshot, newest) is resources
+    assert governed(snapshot.authorizer, snapshot, snapshot.state) is snapshot.authorizer
 
 
 def test_a_server_whose_new_cluster_was_refused_stays_as_it_was() -> None:
