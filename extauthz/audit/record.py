@@ -108,7 +108,7 @@ _PLAIN_FIELDS = (
 
 def encode_record(record: AuditRecord, *, writer_id: str, sequence: int) -> bytes:
     """The record as it is written: an `AuditRecord` message of `protos/extauthz/v1/audit.proto`."""
-    values = {name: getattr(record, name) for name in _PLAIN_FIELDS}
+    values = {name: value for name in _PLAIN_FIELDS if (value := getattr(record, name))}
     message = pb.AuditRecord(
         writer_id=writer_id, sequence=sequence, event=_EVENTS[record.event], decision=_DECISIONS[record.decision], **values
     )

@@ -12,9 +12,9 @@ import asyncio
 import contextlib
 import os
 import struct
-import threading
 import zlib
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from io import FileIO
 from pathlib import Path
 
@@ -26,78 +26,81 @@ SUFFIX = ".wal"
 SEGMENT_BYTES = 64 * 1024 * 1024
 MAX_WAITING = 10_000
 
+Group = list[tuple[bytes, "asyncio.Future[None]"]]
+
 
 class AuditLog:
-    """Appends records durably. `open` first; `append` returns when the record is on disk, or raises `AuditError`."""
+    """Appends records durably. `open` first; `append` returns when the record is on disk, or raises `AuditError`.
+
+    Used from one event loop. While a group is being synced the next one gathers.
+    """
 
     def __init__(self, *, directory: Path, writer_id: str, segment_bytes: int = SEGMENT_BYTES) -> None:
         self.writer_id = writer_id
         self._directory = directory
         self._segment_bytes = segment_bytes
-        self._condition = threading.Condition()
-        self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
+        self._waiting: Group = []
+        self._writing = False
+        self._closing = False
         self._sequence = 0
         self._segment = 0
-        self._closing = False
-        self._failure = ""
         self._file: FileIO | None = None
         self._path = directory
         self._written_bytes = 0
-        self._thread = threading.Thread(target=self._run, name="audit-log", daemon=True)
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit-log")
 
     def open(self) -> None:
-        """Create the first segment and start the writing thread; raises `AuditError` when the directory is not writable."""
-        self._loop = asyncio.get_running_loop()
+        """Create the first segment; raises `AuditError` when the directory is not writable."""
         try:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._open_segment()
         except OSError as error:
             raise AuditError(f"the audit directory {self._directory} cannot be written: {error.strerror}") from error
-        self._thread.start()
 
     async def append(self, record: AuditRecord) -> None:
         """Write one record; it is durable when this returns."""
+        if self._closing:
+            raise AuditError("the audit log is closed")
+        if len(self._waiting) >= MAX_WAITING:
+            raise AuditError("the audit log cannot keep up")
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        with self._condition:
-            if self._closing:
-                raise AuditError("the audit log is closed")
-            if len(self._waiting) >= MAX_WAITING:
-                raise AuditError("the audit log cannot keep up")
-            self._sequence += 1
-            self._waiting.append((encode_record(record, writer_id=self.writer_id, sequence=self._sequence), done))
-            self._condition.notify()
+        self._sequence += 1
+        self._waiting.append((encode_record(record, writer_id=self.writer_id, sequence=self._sequence), done))
+        if len(self._waiting) == 1 and not self._writing:
+            loop.call_soon(self._write_group)  # whatever else is decided in this turn of the loop joins the group
         await done
 
     def close(self) -> None:
         """Write what is waiting, sync and stop. Idempotent."""
-        with self._condition:
-            self._closing = True
-            self._condition.notify()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5)
+        self._closing = True
+        self._writer.shutdown(wait=True)
+        group, self._waiting = self._waiting, []
+        if group:
+            _settle(group, self._write([payload for payload, _ in group]))
         if self._file is not None:
             self._file.close()
             self._file = None
 
-    def _run(self) -> None:
-        while True:
-            with self._condition:
-                while not self._waiting and not self._closing:
-                    self._condition.wait()
-                group, self._waiting = self._waiting, []
-                if not group and self._closing:
-                    return
-            error = self._write(group)
-            self._settle([done for _, done in group], error)
+    def _write_group(self) -> None:
+        if self._writing or self._closing or not self._waiting:
+            return
+        group, self._waiting = self._waiting, []
+        self._writing = True
+        written = asyncio.get_running_loop().run_in_executor(self._writer, self._write, [payload for payload, _ in group])
+        written.add_done_callback(partial(self._written, group))
 
-    def _write(self, group: list[tuple[bytes, asyncio.Future[None]]]) -> str:
+    def _written(self, group: Group, written: asyncio.Future[str]) -> None:
+        self._writing = False
+        _settle(group, "the audit log was stopped" if written.cancelled() else written.result())
+        self._write_group()
+
+    def _write(self, payloads: list[bytes]) -> str:
         try:
             if self._file is None or self._written_bytes >= self._segment_bytes:
                 self._open_segment()
             assert self._file is not None  # noqa: S101 - _open_segment made it
-            data = b"".join(FRAME.pack(len(payload), zlib.crc32(payload)) + payload for payload, _ in group)
+            data = b"".join(FRAME.pack(len(payload), zlib.crc32(payload)) + payload for payload in payloads)
             _write_all(self._file, data)
             os.fdatasync(self._file.fileno())
             self._written_bytes += len(data)
@@ -133,22 +136,15 @@ class AuditLog:
         finally:
             os.close(directory)
 
-    def _settle(self, waiting: list[asyncio.Future[None]], error: str) -> None:
-        def settle() -> None:
-            for done in waiting:
-                if done.done():
-                    continue
-                if error:
-                    done.set_exception(AuditError(error))
-                else:
-                    done.set_result(None)
 
-        self._call_soon(settle)
-
-    def _call_soon(self, callback: Callable[[], None]) -> None:
-        if self._loop is None or self._loop.is_closed():
-            return
-        self._loop.call_soon_threadsafe(callback)
+def _settle(group: Group, error: str) -> None:
+    for _, done in group:
+        if done.done():
+            continue  # Envoy has gone; the record stays
+        if error:
+            done.set_exception(AuditError(error))
+        else:
+            done.set_result(None)
 
 
 def _write_all(file: FileIO, data: bytes) -> None:
