@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 
 from extauthz.quick_import import quick_imports
 
@@ -15,6 +16,7 @@ with quick_imports():
     import uvloop
 
     from controlplane.app import run
+    from controlplane.exit import EXIT_SECONDS, end_process_within
     from controlplane.settings import KNOWN_VARIABLES, ControlPlaneSettings
     from extauthz.errors import LegationError
     from extauthz.log import configure_logging
@@ -39,11 +41,29 @@ def main() -> int:
 
             prepare(deployment_of(prepared_dir), settings.gateway_url)
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-        uvloop.run(run(settings))
     except LegationError as error:
-        sys.stderr.write(f"control plane: {error}\n")
-        return 1
-    return 0
+        return _told(error)
+    return uvloop.run(_run(settings))
+
+
+async def _run(settings: ControlPlaneSettings) -> int:
+    """The exit code; from its return on the process has `EXIT_SECONDS` left."""
+    code = 1
+    try:
+        await run(settings)
+        code = 0
+    except LegationError as error:
+        code = _told(error)
+    except Exception:  # noqa: BLE001 - told here, because the process may end before the interpreter could
+        traceback.print_exc()
+    finally:
+        end_process_within(EXIT_SECONDS, code)
+    return code
+
+
+def _told(error: LegationError) -> int:
+    sys.stderr.write(f"control plane: {error}\n")
+    return 1
 
 
 if __name__ == "__main__":

@@ -26,19 +26,21 @@ from aiohttp import web
 
 from controlplane.api.application import make_api, make_routes
 from controlplane.api.auth import OperatorAuthenticator
+from controlplane.api.peer import only_envoy
 from controlplane.database import open_database
 from controlplane.prober import Prober
 from controlplane.registry.authority import AuthorityReader
 from controlplane.registry.encryption import RegistryKey, read_registry_key
 from controlplane.registry.live import LiveState
+from controlplane.registry.own_address import OwnAddresses
 from controlplane.registry.probe_batch import ProbeBatch
 from controlplane.registry.service import RegistryService
 from controlplane.registry.state import RegistryState
 from controlplane.registry.store import RegistryStore
 from controlplane.remote_reader import RemoteReader
 from controlplane.settings import ControlPlaneSettings
-from controlplane.xds.authorizer_resources import build_authorization_state, make_context_keys, make_identity_provider
 from controlplane.xds.authority_file import AuthorityFiles
+from controlplane.xds.authorizer_resources import build_authorization_state, make_context_keys, make_identity_provider
 from controlplane.xds.cache import ViewCache
 from controlplane.xds.gateway import GatewaySettings
 from controlplane.xds.publisher import Publisher
@@ -100,7 +102,9 @@ async def _parts(
 ) -> AsyncIterator[list[asyncio.Task[None]]]:
     rules = AddressRules(settings.allowed_upstream_networks)
     authorities = AuthorityReader(settings.secrets_dir)
-    service = RegistryService(store=store, live=live, key=key, address_rules=rules)
+    service = RegistryService(
+        store=store, live=live, key=key, address_rules=rules, own_addresses=own_addresses_of(settings), authorities=authorities
+    )
     cache = ViewCache()
     rollout = Rollout(cache=cache)
     publisher = Publisher(
@@ -162,6 +166,19 @@ def identity_providers_of(state: RegistryState) -> tuple[IdentityProvider, ...]:
     return tuple(identity_provider_from_message(make_identity_provider(entry)) for entry in state.identity_providers.values())
 
 
+def own_addresses_of(settings: ControlPlaneSettings) -> OwnAddresses:
+    """Every address that this deployment listens on or is known by, as far as its settings say."""
+    scheme = settings.gateway_url.partition("://")[0]
+    return OwnAddresses(
+        (
+            settings.gateway_url,
+            *(f"{scheme}://{host}" for host in settings.gateway_hosts),
+            *(settings.gateway_listen, settings.egress_listen, settings.egress_address),
+            *(settings.api_listen, settings.api_address, settings.xds_listen, *settings.authorizer_addresses),
+        )
+    )
+
+
 def sign_prober_context(server_id: str, *, key: RegistryKey, revision: int) -> str:
     """The signed header with which one reading by the prober passes the egress listener."""
     now = time.time()
@@ -198,9 +215,11 @@ def _gateway(settings: ControlPlaneSettings, link: LinkIdentity) -> GatewaySetti
 
 @contextlib.asynccontextmanager
 async def _api_site(application: web.Application, listen: str, link: LinkIdentity) -> AsyncIterator[None]:
-    """The API, listening; on TCP every client must show a certificate of our authority."""
+    """The API, listening; on TCP with TLS every client must show Envoy's certificate, of our authority."""
     address = parse_link_address(listen)
     ssl_context = link.server_ssl_context(listen)
+    if ssl_context is not None:
+        application.middlewares.insert(1, only_envoy())  # right behind `answer_problems`
     runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=STOP_GRACE_SECONDS)
     await runner.setup()
     try:

@@ -17,6 +17,7 @@ from controlplane.api.health import HealthRoutes
 from controlplane.api.nodes import NodeRoutes, RolloutStatus
 from controlplane.api.openapi import OpenApiRoutes
 from controlplane.api.routes import Route, make_application
+from controlplane.api.write_slots import WriteSlots
 from controlplane.registry.live import LiveState
 from controlplane.registry.reader import RegistryReader
 from controlplane.registry.service import RegistryService
@@ -40,13 +41,13 @@ def make_routes(
     def state() -> RegistryState:
         return live.state
 
-    reader = RegistryReader(store=store, live=live)
+    reader, slots = RegistryReader(store=store, live=live), WriteSlots()
     openapi = OpenApiRoutes()
     routes = [
         *HealthRoutes(read_revision=store.read_revision, rollout=rollout).routes(),
         *openapi.routes(),
-        *EntryRoutes(service=service, reader=reader).routes(),
-        *CatalogRoutes(service=service, reader=reader).routes(),
+        *EntryRoutes(service=service, reader=reader, slots=slots).routes(),
+        *CatalogRoutes(service=service, reader=reader, slots=slots).routes(),
         *NodeRoutes(reader=reader, rollout=rollout, state=state).routes(),
         *ExplainRoutes(explainer=Explainer(state=state, build=build_state, clock=clock)).routes(),
         *AuditRoutes(audit=audit, authentication=authentication).routes(),

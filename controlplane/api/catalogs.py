@@ -8,6 +8,7 @@ from aiohttp import web
 
 from controlplane.api.problems import bad_request
 from controlplane.api.routes import Route, json_response, read_object
+from controlplane.api.write_slots import WriteSlots
 from controlplane.registry.permissions import Operator, Permission
 from controlplane.registry.reader import RegistryReader
 from controlplane.registry.service import RegistryService
@@ -18,9 +19,10 @@ _SERVER = "/v1/namespaces/{namespace}/mcp-servers/{name}"
 class CatalogRoutes:
     """The definitions of one MCP server."""
 
-    def __init__(self, *, service: RegistryService, reader: RegistryReader) -> None:
+    def __init__(self, *, service: RegistryService, reader: RegistryReader, slots: WriteSlots) -> None:
         self._service = service
         self._reader = reader
+        self._slots = slots
 
     def routes(self) -> list[Route]:
         """Read and accept."""
@@ -44,7 +46,7 @@ class CatalogRoutes:
                 body="AcceptRequest",
                 answer="Accepted",
                 permission=Permission.CATALOG_ACCEPT.value,
-                statuses=(400, 401, 403, 404, 409, 415),
+                statuses=(400, 401, 403, 404, 409, 415, 429),
             ),
         ]
 
@@ -59,5 +61,6 @@ class CatalogRoutes:
         digest = body.get("digest", "")
         if not isinstance(digest, str):
             raise bad_request("digest must be a string")
-        revision, accepted = await asyncio.to_thread(self._service.accept, operator, namespace, name, digest=digest)
-        return json_response({"revision": revision, "accepted": accepted})
+        async with self._slots.admitted(operator.id), self._slots.working(operator.id):
+            done = await asyncio.to_thread(self._service.accept, operator, namespace, name, digest=digest)
+        return json_response({"revision": done.revision, "accepted": done.accepted, "warnings": done.warnings})

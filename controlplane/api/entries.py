@@ -13,6 +13,7 @@ from controlplane.api.routes import (
     JSON_TYPES,
     MANIFEST_TYPES,
     Route,
+    items_response,
     json_response,
     parse_json,
     query_flag,
@@ -20,23 +21,25 @@ from controlplane.api.routes import (
     query_text,
     read_body,
 )
+from controlplane.api.write_slots import WriteSlots
 from controlplane.registry.entry import EntryKey, Json
-from controlplane.registry.permissions import WRITE_OF_KIND, Operator, Permission
+from controlplane.registry.permissions import WRITE_OF_KIND, Operator, Permission, require, require_any_write, write_scope_of
 from controlplane.registry.reader import RegistryReader
 from controlplane.registry.service import ApplyResult, Precondition, RegistryService
 from controlplane.registry.spec import PLURAL_OF_KIND, Kind
 
 _TAG = re.compile(r'\s*(W/)?("[^"\x00-\x1f]*")\s*(?:,|$)')
-_WRITE_STATUSES = (400, 401, 403, 404, 409, 412, 413, 415, 422, 428)
+_WRITE_STATUSES = (400, 401, 403, 404, 409, 412, 413, 415, 422, 428, 429)
 _DRY_RUN = {"dry_run": "true: check everything, change nothing"}
 
 
 class EntryRoutes:
     """The entries of the registry."""
 
-    def __init__(self, *, service: RegistryService, reader: RegistryReader) -> None:
+    def __init__(self, *, service: RegistryService, reader: RegistryReader, slots: WriteSlots) -> None:
         self._service = service
         self._reader = reader
+        self._slots = slots
 
     def routes(self) -> list[Route]:
         """Every operation on entries."""
@@ -52,8 +55,8 @@ class EntryRoutes:
             body="Manifest",
             answer="ApplyResult",
             query=_DRY_RUN | {"message": "why, for the history"},
-            permission="the write permission of each document's kind, in its namespace",
-            statuses=(400, 401, 403, 409, 413, 415, 422),
+            permission="the write permission of each document's kind, in its namespace (of an IdentityProvider: in `system`)",
+            statuses=(400, 401, 403, 409, 413, 415, 422, 429),
         )
 
     def _routes_of(self, kind: Kind) -> list[Route]:
@@ -62,6 +65,8 @@ class EntryRoutes:
         namespaced = kind is not Kind.NAMESPACE
         one = f"/v1/namespaces/{{namespace}}/{plural}/{{name}}" if namespaced else "/v1/namespaces/{name}"
         write, read = WRITE_OF_KIND[kind].value, Permission.REGISTRY_READ.value
+        if kind is Kind.IDENTITY_PROVIDER:
+            write += " in `system`"
         routes = [
             _route("GET", f"/v1/{plural}", f"list{noun}s", f"Every {noun} that you may read", self._list(kind), f"{noun}List", read),
             _route("GET", one, f"read{noun}", f"One {noun}", self._read(kind), noun, read, statuses=(401, 403, 404)),
@@ -85,7 +90,7 @@ class EntryRoutes:
                 self._delete(kind),
                 "Deleted",
                 write,
-                statuses=(401, 403, 404, 409, 412, 428),
+                statuses=(401, 403, 404, 409, 412, 428, 429),
             ),
             _route(
                 "GET",
@@ -105,16 +110,22 @@ class EntryRoutes:
         return routes
 
     async def _apply(self, request: web.Request, operator: Operator) -> web.Response:
+        require_any_write(operator)
         dry_run, message = query_flag(request, "dry_run"), query_text(request, "message")
-        text = await read_body(request, MANIFEST_TYPES)
-        result = await asyncio.to_thread(self._service.apply, operator, text, dry_run=dry_run, message=message)
+        async with self._slots.admitted(operator.id):
+            text = await read_body(request, MANIFEST_TYPES)
+            async with self._slots.working(operator.id):
+                result = await asyncio.to_thread(self._service.apply, operator, text, dry_run=dry_run, message=message)
         return json_response(_apply_json(result))
 
     def _list(self, kind: Kind) -> Any:  # noqa: ANN401 - a handler of `routes.Handler`
         async def handle(request: web.Request, operator: Operator) -> web.Response:
             namespace = request.match_info.get("namespace")
-            revision, items = await asyncio.to_thread(self._reader.list_documents, operator, kind, namespace)
-            return json_response({"items": items, "revision": revision})
+            return await asyncio.to_thread(answer, operator, namespace)
+
+        def answer(operator: Operator, namespace: str | None) -> web.Response:
+            revision, items = self._reader.list_documents(operator, kind, namespace)
+            return items_response(items, {"revision": revision})
 
         return handle
 
@@ -128,20 +139,26 @@ class EntryRoutes:
     def _put(self, kind: Kind) -> Any:  # noqa: ANN401
         async def handle(request: web.Request, operator: Operator) -> web.Response:
             key, dry_run = _key(kind, request), query_flag(request, "dry_run")
+            require(operator, WRITE_OF_KIND[kind], write_scope_of(*key))
             precondition = _precondition(request)
-            document = parse_json(await read_body(request, JSON_TYPES))
-            result = await asyncio.to_thread(self._service.put, operator, key, document, precondition=precondition, dry_run=dry_run)
-            if dry_run:
+            async with self._slots.admitted(operator.id):
+                body = await read_body(request, JSON_TYPES)
+                async with self._slots.working(operator.id):
+                    result = await asyncio.to_thread(put, operator, key, body, precondition, dry_run=dry_run)
+            if dry_run or result.entry is None:
                 return json_response(_apply_json(result))
-            written = await asyncio.to_thread(self._reader.read_document, operator, key)
-            return _tagged(written, status=201 if result.results[0].action == "created" else 200)
+            return _tagged(result.entry, status=201 if result.results[0].action == "created" else 200)
+
+        def put(operator: Operator, key: EntryKey, body: bytes, precondition: Precondition, *, dry_run: bool) -> ApplyResult:
+            return self._service.put(operator, key, parse_json(body), precondition=precondition, dry_run=dry_run)
 
         return handle
 
     def _delete(self, kind: Kind) -> Any:  # noqa: ANN401
         async def handle(request: web.Request, operator: Operator) -> web.Response:
             precondition = _precondition(request)
-            revision = await asyncio.to_thread(self._service.delete, operator, _key(kind, request), precondition=precondition)
+            async with self._slots.admitted(operator.id), self._slots.working(operator.id):
+                revision = await asyncio.to_thread(self._service.delete, operator, _key(kind, request), precondition=precondition)
             return json_response({"revision": revision})
 
         return handle

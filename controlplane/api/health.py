@@ -58,9 +58,14 @@ class HealthRoutes:
             _log.warning("not ready: the database does not answer", error=type(error).__name__)
             reasons.append("the database does not answer")
         nodes = self._rollout.nodes()
-        synced = {node["kind"] for node in nodes if node["connected"] and node["state"] == "SYNCED"}
-        reasons += [f"no {kind} is connected and up to date" for kind in ("envoy", "authorizer") if kind not in synced]
+        ready = {node["kind"] for node in nodes if node["connected"] and _is_ready(node)}
+        reasons += [f"no {kind} is connected and up to date" for kind in ("envoy", "authorizer") if kind not in ready]
         answer: Json = {"status": "not ready" if reasons else "ready", "reasons": reasons}
         if revision >= 0:
             answer["revision"] = revision
         return json_response(answer, status=503 if reasons else 200)
+
+
+def _is_ready(node: Json) -> bool:
+    """In step, or on the way to the next revision while it serves the one before: an edit must not take a gateway out of use."""
+    return node["state"] == "SYNCED" or (node["state"] == "SENT" and bool(node.get("serving")))

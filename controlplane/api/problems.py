@@ -31,17 +31,19 @@ class ProblemCode(StrEnum):
     METHOD_NOT_ALLOWED = "method_not_allowed"
     NOT_FOUND = "not_found"
     NOT_READY = "not_ready"
+    TOO_MANY_REQUESTS = "too_many_requests"
 
 
 class ApiError(Exception):
     """A request that the API itself refuses, before the registry is asked."""
 
-    def __init__(self, status: int, code: ProblemCode, title: str, detail: str) -> None:
+    def __init__(self, status: int, code: ProblemCode, title: str, detail: str, *, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
         self.status = status
         self.code = code
         self.title = title
         self.detail = detail
+        self.headers = headers
 
 
 def bad_request(detail: str) -> ApiError:
@@ -69,7 +71,7 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
     except AuthenticationError as error:
         return _unauthenticated(error)
     except ApiError as error:
-        return problem_response(error.status, code=error.code, title=error.title, detail=error.detail)
+        return problem_response(error.status, code=error.code, title=error.title, detail=error.detail, headers=error.headers)
     except web.HTTPException as error:
         return _of_http_exception(error)
     except Exception as error:  # noqa: BLE001 - the one place where failures become answers

@@ -16,6 +16,7 @@ from controlplane.api.auth import OperatorAuthentication
 from controlplane.api.problems import ApiError, ProblemCode, answer_problems, bad_request
 from controlplane.registry.manifest import MAX_BYTES, read_json
 from controlplane.registry.permissions import Operator
+from controlplane.registry.plain_value import fault_of_text
 
 Handler = Callable[[web.Request, Operator], Awaitable[web.StreamResponse]]
 PublicHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -55,8 +56,21 @@ def make_application(routes: Sequence[Route], authentication: OperatorAuthentica
 
 def json_response(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """JSON, as compact as it gets."""
-    body = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str).encode()
-    return web.Response(status=status, body=body, content_type="application/json", headers=headers)
+    return web.Response(status=status, body=json_bytes(value), content_type="application/json", headers=headers)
+
+
+def items_response(items: Sequence[object], rest: Mapping[str, object]) -> web.Response:
+    """A list and what stands beside it. Encoded item by item, for threads: one encoding of all would hold the interpreter."""
+    parts = b",".join([json_bytes(item) for item in items])
+    return web.Response(body=b'{"items":[' + parts + b"]," + json_bytes(rest)[1:], content_type="application/json")
+
+
+def json_bytes(value: object) -> bytes:
+    """Never fails on text: what a server announced, or a damaged row, may hold half of a surrogate pair; that one is escaped."""
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":"), default=str).encode()
 
 
 async def read_body(request: web.Request, content_types: frozenset[str]) -> bytes:
@@ -115,6 +129,8 @@ def query_text(request: web.Request, name: str) -> str:
     text = _single(request, name)
     if len(text) > 4000:
         raise bad_request(f"?{name} is too long")
+    if fault := fault_of_text(text):
+        raise bad_request(f"?{name} {fault}")
     return text
 
 

@@ -61,10 +61,11 @@ class AcceptedTool(Shape):
 
 
 class Accepted(Shape):
-    """The catalog that counts from `revision` on."""
+    """The catalog that counts from `revision` on. `warnings`: what policies have against it now."""
 
     revision: int
     accepted: list[AcceptedTool]
+    warnings: list[str]
 
 
 class DefinitionItem(Shape):
@@ -142,13 +143,14 @@ class NodeType(BaseModel):
 
 
 class Node(BaseModel):
-    """One Envoy or authorizer. `revision` is the newest that it has accepted whole."""
+    """One Envoy or authorizer. `revision` is the newest that it has accepted whole; `serving`: it did so since it connected."""
 
     id: str
     kind: Literal["envoy", "authorizer"]
     connected: bool
     revision: int
     state: Literal["SYNCED", "STALE", "NACK", "SENT"]
+    serving: bool
     types: list[NodeType]
     last_seen_at: str
 

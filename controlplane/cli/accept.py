@@ -15,7 +15,7 @@ import click
 from controlplane.cli.entry import namespace_option, read_entry, split_server, yes_option
 from controlplane.cli.invocation import Command, Invocation, pass_invocation
 from controlplane.cli.outcome import CommandError, Outcome
-from controlplane.cli.terminal import Cell, note, say, say_document, say_table, working
+from controlplane.cli.terminal import Cell, note, say, say_document, say_table, warn, working
 from controlplane.client import entry_path
 from controlplane.registry.kind import Kind
 
@@ -61,6 +61,8 @@ def accept_tools(invocation: Invocation, api: ApiClient, namespace: str, name: s
     if not invocation.for_machines:
         count = len(answer.get("accepted") or [])
         say(f"accepted {count} tool{'s' if count != 1 else ''} of {namespace}/{name} (revision {answer.get('revision')})")
+    for warning in answer.get("warnings") or []:
+        warn(f"{namespace}/{name}: {warning}")
     return answer
 
 

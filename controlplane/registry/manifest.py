@@ -6,6 +6,7 @@ How YAML is read stands in `registry.yaml_text`; JSON is read as JSON. Next: `re
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,14 +14,21 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from controlplane.registry.plain_value import SURROGATE_SENTENCE, Location, faults_of, has_lone_surrogate
 from controlplane.registry.spec import API_VERSION, SPEC_OF_KIND, Document, Kind, Metadata
 from controlplane.registry.yaml_text import MAX_DEPTH, YamlTextError, read_yaml_documents
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_DOCUMENTS = 5000
+MAX_ERRORS = 1000
+"""In one answer: nobody reads more, and a manifest of nothing but faults must not keep the registry busy."""
+MAX_ERRORS_OF_DOCUMENT = 100
 
+_MAX_SUGGESTED_CHARACTERS = 100
+_MAX_SHOWN_CHARACTERS = 200
 _MEMBERS = ("apiVersion", "kind", "metadata", "spec")
 _IGNORED_MEMBERS = frozenset({"status"})
+_KEY = "[key]"
 _IGNORED_METADATA = frozenset({"uid", "resourceRevision", "createdAt", "updatedAt"})
 
 
@@ -53,6 +61,11 @@ def parse_documents(text: bytes) -> tuple[list[ParsedDocument], list[DocumentErr
             errors += found
             if parsed is not None:
                 documents.append(parsed)
+            if len(errors) >= MAX_ERRORS:
+                errors.append(
+                    DocumentError(document=index, path="", message="too many errors: the documents behind this one were not read")
+                )
+                break
     except YamlTextError as error:
         return [], [*errors, DocumentError(document=error.document, path="", message=str(error))]
     if not documents and not errors:
@@ -66,6 +79,9 @@ def parse_document(raw: object, index: int = 0) -> tuple[ParsedDocument | None, 
         return None, [
             DocumentError(document=index, path="", message="a document must be a mapping with apiVersion, kind, metadata and spec")
         ]
+    errors = [DocumentError(document=index, path=_path("", location), message=fault) for location, fault in faults_of(raw)]
+    if errors:
+        return None, errors
     errors = _unknown_members(raw, index)
     if raw.get("apiVersion") != API_VERSION:
         errors.append(DocumentError(document=index, path="apiVersion", message=f"must be {API_VERSION}"))
@@ -110,11 +126,12 @@ def _read_values(text: str) -> Iterator[object]:
 
 
 def _unknown_members(raw: dict[str, object], index: int) -> list[DocumentError]:
-    return [
-        DocumentError(document=index, path=str(name), message=f"is not known{_suggestion(str(name), _MEMBERS)}")
-        for name in raw
-        if name not in _MEMBERS and name not in _IGNORED_MEMBERS
+    unknown = [name for name in raw if name not in _MEMBERS and name not in _IGNORED_MEMBERS]
+    errors = [
+        DocumentError(document=index, path=_shown(name), message=f"is not known{_suggestion(name, _MEMBERS)}")
+        for name in unknown[:MAX_ERRORS_OF_DOCUMENT]
     ]
+    return errors + _more(len(unknown), "", index)
 
 
 def _parse_kind(value: object, index: int, errors: list[DocumentError]) -> Kind | None:
@@ -122,7 +139,7 @@ def _parse_kind(value: object, index: int, errors: list[DocumentError]) -> Kind 
         return Kind(str(value))
     except ValueError:
         names = [kind.value for kind in Kind]
-        given = "is missing" if value is None else f"{value!r} is not a kind"
+        given = "is missing" if value is None else f"{_shown(str(value))!r} is not a kind"
         hint = _suggestion(str(value), names) or f"; kinds are {', '.join(names)}"
         errors.append(DocumentError(document=index, path="kind", message=f"{given}{hint}"))
         return None
@@ -149,33 +166,52 @@ def _validated(model: type[Document], value: object, path: str, index: int, erro
         return model.model_validate(value)
     except ValidationError as error:
         # The input stays out of every message: it may be a secret.
-        for fault in error.errors(include_url=False, include_input=False, include_context=False):
+        faults = error.errors(include_url=False, include_input=False, include_context=False)
+        for fault in faults[:MAX_ERRORS_OF_DOCUMENT]:
             message = _message(fault["type"], fault["msg"], fault["loc"], model)
             errors.append(DocumentError(document=index, path=_path(path, fault["loc"]), message=message))
+        errors += _more(len(faults), path, index)
         return None
+
+
+def _more(count: int, path: str, index: int) -> list[DocumentError]:
+    left = count - MAX_ERRORS_OF_DOCUMENT
+    return [DocumentError(document=index, path=path, message=f"and {left} more errors")] if left > 0 else []
 
 
 def _message(fault_type: str, text: str, location: tuple[int | str, ...], model: type[Document]) -> str:
     if fault_type == "extra_forbidden":
-        return f"is not known{_suggestion(str(location[-1]), _names_at(model, location[:-1]))}"
+        place = tuple(0 if isinstance(step, int) else step for step in location[:-1])
+        return f"is not known{_suggestion(str(location[-1]), _names_at(model, place))}"
     if fault_type == "missing":
         return "is missing"
     if fault_type == "string_pattern_mismatch":
-        if location and location[-1] in ("name", "namespace"):
-            return "must be a DNS label: lower-case letters, digits and '-', at most 63, starting and ending with a letter or digit"
-        return f"does not have the right form ({text.removeprefix('String should match pattern ')})"
+        return _form(text, location)
     return text.removeprefix("Value error, ")
 
 
-def _names_at(model: type[Document], location: Sequence[int | str]) -> list[str]:
-    """The keys that are known at this place of the document."""
+def _form(text: str, location: tuple[int | str, ...]) -> str:
+    """What a text must look like, in words where a pattern says little."""
+    if location and location[-1] in ("name", "namespace"):
+        return "must be a DNS label: lower-case letters, digits and '-', at most 63, starting and ending with a letter or digit"
+    if location and location[0] in ("labels", "annotations"):
+        before = " (a key may have a DNS name and '/' before that)" if location[-1] == _KEY else ""
+        return f"must be at most 63 letters, digits, '-', '_' and '.', starting and ending with a letter or digit{before}"
+    if location and location[-1] == "prefix":
+        return "must hold printable ASCII characters only: it stands in a header"
+    return f"does not have the right form ({text.removeprefix('String should match pattern ')})"
+
+
+@functools.lru_cache(maxsize=256)
+def _names_at(model: type[Document], location: Location) -> tuple[str, ...]:
+    """The keys that are known at this place of the document; all members of a list are one place. A schema costs 15 ms."""
     schema = model.model_json_schema(by_alias=True)
     definitions = schema.get("$defs", {})
     here: dict[str, Any] = schema
     for step in location:
         here = _resolved(here, definitions)
         here = here.get("items", {}) if isinstance(step, int) else here.get("properties", {}).get(step, {})
-    return list(_resolved(here, definitions).get("properties", {}))
+    return tuple(_resolved(here, definitions).get("properties", {}))
 
 
 def _resolved(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
@@ -188,6 +224,8 @@ def _resolved(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
 
 
 def _suggestion(given: str, known: Sequence[str]) -> str:
+    if len(given) > _MAX_SUGGESTED_CHARACTERS:
+        return ""
     lowered = {name.lower(): name for name in known}
     close = difflib.get_close_matches(given.lower(), lowered, n=1, cutoff=0.6)
     return f"; did you mean {lowered[close[0]]!r}?" if close else ""
@@ -196,8 +234,13 @@ def _suggestion(given: str, known: Sequence[str]) -> str:
 def _path(start: str, location: tuple[int | str, ...]) -> str:
     path = start
     for step in location:
-        path += f"[{step}]" if isinstance(step, int) else f".{step}"
+        if step != _KEY:  # pydantic's word for "the key itself"
+            path += f"[{step}]" if isinstance(step, int) else f".{_shown(step)}" if path else _shown(step)
     return path
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN_CHARACTERS else f"{text[:_MAX_SHOWN_CHARACTERS]}…"
 
 
 def _repeated(documents: list[ParsedDocument]) -> list[DocumentError]:
@@ -224,6 +267,8 @@ def read_json(text: str | bytes) -> object:
         raise ValueError("must be UTF-8") from error
     layer = [value]
     for _ in range(MAX_DEPTH):
+        if any(isinstance(part, str) and has_lone_surrogate(part) for part in layer):
+            raise ValueError(f"a string {SURROGATE_SENTENCE}")
         layer = [child for part in layer for child in (part.values() if isinstance(part, dict) else part if isinstance(part, list) else ())]
     if layer:
         raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
@@ -234,6 +279,8 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a key is given twice")
+    if any(has_lone_surrogate(key) for key in found):
+        raise ValueError(f"a key {SURROGATE_SENTENCE}")
     return found
 
 

@@ -113,6 +113,15 @@ def scope_of(kind: Kind, namespace: str, name: str) -> str:
     return name if kind is Kind.NAMESPACE else namespace
 
 
+def write_scope_of(kind: Kind, namespace: str, name: str) -> str:
+    """The namespace in which the write permission of an entry must be held.
+
+    For an IdentityProvider always `system`: an issuer means one provider in the whole registry, so a namespace that could
+    register any issuer could take that of everybody's login away, or of another namespace.
+    """
+    return SYSTEM_NAMESPACE if kind is Kind.IDENTITY_PROVIDER else scope_of(kind, namespace, name)
+
+
 def require(operator: Operator, permission: Permission, namespace: str) -> None:
     """The one gate of the registry and its API: raise unless the operator holds the permission in that namespace."""
     if not operator.permissions.allows(permission, namespace):
@@ -124,3 +133,9 @@ def require_somewhere(operator: Operator, permission: Permission) -> None:
     """The same for what belongs to no namespace and tells nothing about any: held in one of them is enough."""
     if not operator.permissions.allows_somewhere(permission):
         raise NotPermittedError(f"{operator.id} does not hold {permission.value} anywhere")
+
+
+def require_any_write(operator: Operator) -> None:
+    """Before a manifest is even read: somebody who may write nothing anywhere costs nothing."""
+    if not any(operator.permissions.allows_somewhere(permission) for permission in WRITE_OF_KIND.values()):
+        raise NotPermittedError(f"{operator.id} may write nothing in the registry")

@@ -8,14 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from controlplane.registry.catalog import accepted_count, catalog_digest, effect_of
+import structlog
+
+from controlplane.registry.catalog import catalog_digest, effect_of
 from controlplane.registry.entry import EntryKey, Json, StoredEntry, document_of
 from controlplane.registry.live import LiveState
 from controlplane.registry.permissions import Operator, Permission, require, require_somewhere, scope_of
 from controlplane.registry.refusal import EntryNotFoundError
-from controlplane.registry.spec import Kind
+from controlplane.registry.server_status import server_status
+from controlplane.registry.spec import API_VERSION, Kind
 from controlplane.registry.state import Definition
-from controlplane.registry.store import HistoryItem, RegistryStore, RevisionRecord, StoredProbe
+from controlplane.registry.store import HistoryItem, RegistryStore, RevisionRecord
+
+_log = structlog.get_logger(__name__)
 
 
 class RegistryReader:
@@ -76,27 +81,28 @@ class RegistryReader:
 
     def _documents(self, kind: Kind, entries: Sequence[StoredEntry]) -> list[Json]:
         if kind is not Kind.MCP_SERVER:
-            return [document_of(entry) for entry in entries]
+            return [_document(entry) for entry in entries]
         probes = self._store.read_probes([entry.uid for entry in entries])
         definitions = self._live.state.definitions
-        return [document_of(entry, _server_status(probes.get(entry.uid), definitions.get(entry.uid, ()))) for entry in entries]
+        return [_document(entry, server_status(probes.get(entry.uid), definitions.get(entry.uid, ()))) for entry in entries]
 
 
-def _server_status(probe: StoredProbe | None, definitions: Sequence[Definition]) -> Json:
-    condition: Json = {"type": "Probed", "status": "Unknown", "message": "not read yet"}
-    if probe is not None:
-        condition = {
-            "type": "Probed",
-            "status": "True" if probe.succeeded else "False",
-            "message": probe.message,
-            "at": probe.at.isoformat(),
+def _document(entry: StoredEntry, status: Json | None = None) -> Json:
+    """The document of an entry. A row that somebody spoiled by hand must not hide the others: it is shown as unreadable."""
+    try:
+        return document_of(entry, status)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        _log.error("a stored entry is not readable", kind=entry.kind.value, entry=f"{entry.namespace}/{entry.name}", error=str(error))
+        metadata: Json = {"name": entry.name, "uid": entry.uid, "labels": {}, "annotations": {}}
+        metadata |= {"resourceRevision": entry.resource_revision} | ({"namespace": entry.namespace} if entry.namespace else {})
+        condition = {"type": "Readable", "status": "False", "message": "what is stored is damaged; the log of the control plane says how"}
+        return {
+            "apiVersion": API_VERSION,
+            "kind": entry.kind.value,
+            "metadata": metadata,
+            "spec": {},
+            "status": {"conditions": [condition]},
         }
-    return {
-        "conditions": [condition],
-        "era": probe.era if probe is not None else "",
-        "tools": sum(definition.kind == "tool" for definition in definitions),
-        "acceptedTools": accepted_count(definitions),
-    }
 
 
 def _definition_json(definition: Definition) -> Json:

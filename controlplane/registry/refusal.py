@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from controlplane.registry.manifest import DocumentError
+from controlplane.registry.manifest import MAX_ERRORS, DocumentError
 from extauthz.errors import LegationError
 
 
@@ -27,7 +27,9 @@ class RegistryRefusal(LegationError):  # noqa: N818 - a refusal is an answer, no
     def __init__(self, sentence: str, errors: Sequence[DocumentError] = ()) -> None:
         super().__init__(sentence)
         self.sentence = sentence
-        self.errors = tuple(errors)
+        self.errors = tuple(errors[:MAX_ERRORS])
+        if len(errors) > MAX_ERRORS:
+            self.errors += (DocumentError(document=errors[-1].document, path="", message=f"and {len(errors) - MAX_ERRORS} more errors"),)
 
 
 class InvalidDocumentsError(RegistryRefusal):

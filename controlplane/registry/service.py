@@ -13,14 +13,27 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from controlplane.registry.acceptance import state_after_acceptance, warnings_of_acceptance
 from controlplane.registry.authority import AuthorityReader, check_authorities
 from controlplane.registry.catalog import catalog_digest, effect_of
 from controlplane.registry.changes import entries_of
 from controlplane.registry.encryption import RegistryKey
-from controlplane.registry.entry import EntryKey, Json, StoredEntry
+from controlplane.registry.entry import EntryKey, Json, StoredEntry, document_of
 from controlplane.registry.live import LiveState
 from controlplane.registry.manifest import DocumentError, ParsedDocument, parse_document, parse_documents
-from controlplane.registry.permissions import PERMISSIONS_OF_ROLE, WRITE_OF_KIND, Operator, Permission, require, scope_of
+from controlplane.registry.own_address import OwnAddresses
+from controlplane.registry.permissions import (
+    PERMISSIONS_OF_ROLE,
+    WRITE_OF_KIND,
+    Operator,
+    Permission,
+    require,
+    require_any_write,
+    write_scope_of,
+)
 from controlplane.registry.plan import Plan, PlannedEntry, key_of, make_plan, without_entry
 from controlplane.registry.policy_check import check_policies_of
 from controlplane.registry.probe import ProbeResult
@@ -32,13 +45,16 @@ from controlplane.registry.refusal import (
     PreconditionFailedError,
     PreconditionRequiredError,
 )
+from controlplane.registry.server_status import server_status
 from controlplane.registry.spec import SYSTEM_NAMESPACE, Kind, McpServerSpec
 from controlplane.registry.state import Entry, RegistryState
-from controlplane.registry.store import RegistryStore, read_entries, read_entry
+from controlplane.registry.store import RegistryStore, read_entries, read_entry, read_probes
 from controlplane.registry.subjects import provider_id
 from controlplane.registry.transaction import WriteTransaction
 from controlplane.registry.validation import WrittenEntry, bindings_naming, check_change, entries_in, locks_out
 from extauthz.address import AddressRules
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,21 +97,44 @@ class AppliedDocument:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApplyResult:
-    """What a write did, or with `dry_run` would have done."""
+    """What a write did, or with `dry_run` would have done. `entry`: the document as it is now, after a write of one entry."""
 
     revision: int
     dry_run: bool
     results: tuple[AppliedDocument, ...]
+    entry: Json | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acceptance:
+    """What an acceptance did: the effects that count from `revision` on, and what policies have against it."""
+
+    revision: int
+    accepted: tuple[Json, ...]
+    warnings: tuple[str, ...]
 
 
 class RegistryService:
-    """Every write of the registry, and who may make it."""
+    """Every write of the registry, and who may make it.
 
-    def __init__(self, *, store: RegistryStore, live: LiveState, key: RegistryKey, address_rules: AddressRules) -> None:
+    Everything that an answer says is made before the commit: what fails then has changed nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: RegistryStore,
+        live: LiveState,
+        key: RegistryKey,
+        address_rules: AddressRules,
+        own_addresses: OwnAddresses | None = None,
+        authorities: AuthorityReader | None = None,
+    ) -> None:
         self._store = store
         self._live = live
         self._key = key
         self._address_rules = address_rules
+        self._own_addresses = own_addresses or OwnAddresses()
         self._authorities = authorities or AuthorityReader(None)
         self._writer = threading.Lock()  # waiting here is fair and free; waiting for SQLite's lock is polling
 
@@ -106,13 +145,14 @@ class RegistryService:
 
     def apply(self, operator: Operator, text: bytes, *, dry_run: bool = False, message: str = "") -> ApplyResult:
         """All documents of a manifest in one revision, or none of them and every fault at once."""
+        require_any_write(operator)
         documents, errors = parse_documents(text)
         return self._write(operator, documents, shape_errors=errors, dry_run=dry_run, message=message, precondition=None)
 
     def put(self, operator: Operator, key: EntryKey, document: object, *, precondition: Precondition, dry_run: bool = False) -> ApplyResult:
         """Create or replace one entry."""
         kind, namespace, name = key
-        require(operator, WRITE_OF_KIND[kind], scope_of(kind, namespace, name))
+        require(operator, WRITE_OF_KIND[kind], write_scope_of(kind, namespace, name))
         parsed, errors = parse_document(_addressed(document, key))
         if parsed is not None and key_of(parsed) != key:
             errors.append(
@@ -126,7 +166,7 @@ class RegistryService:
     def delete(self, operator: Operator, key: EntryKey, *, precondition: Precondition) -> int:
         """Remove one entry; the revision that did it."""
         kind, namespace, name = key
-        require(operator, WRITE_OF_KIND[kind], scope_of(kind, namespace, name))
+        require(operator, WRITE_OF_KIND[kind], write_scope_of(kind, namespace, name))
         message = f"delete {kind.value} {namespace}/{name}" if namespace else f"delete {kind.value} {name}"
         with self._writer:
             with self._store.transaction(actor=operator.id, message=message) as transaction:
@@ -138,18 +178,19 @@ class RegistryService:
                 before = self._live.at(transaction)
                 _refuse_breaking_deletion(entry, before, without_entry(before, entry))
                 transaction.delete(entry)
-            self._live.refresh()
+            self._show()
         return transaction.revision
 
-    def accept(self, operator: Operator, namespace: str, name: str, *, digest: str = "") -> tuple[int, list[Json]]:
-        """Declare reviewed what the server presents now; the revision and the effects that count from it on."""
+    def accept(self, operator: Operator, namespace: str, name: str, *, digest: str = "") -> Acceptance:
+        """Declare reviewed what the server presents now."""
         require(operator, Permission.CATALOG_ACCEPT, namespace)
         with self._writer:
             with self._store.transaction(actor=operator.id, message=f"accept {namespace}/{name}") as transaction:
                 server = read_entry(transaction.connection, (Kind.MCP_SERVER, namespace, name))
                 if server is None:
                     raise EntryNotFoundError(f"there is no McpServer {namespace}/{name}")
-                definitions = self._live.at(transaction).definitions.get(server.uid, ())
+                before = self._live.at(transaction)
+                definitions = before.definitions.get(server.uid, ())
                 found = catalog_digest(definitions)
                 if not definitions:
                     raise ConflictError(
@@ -158,10 +199,12 @@ class RegistryService:
                 if digest and digest != found:
                     raise ConflictError(f"{namespace}/{name} presents other definitions now than those you reviewed; look at them again")
                 accepted: list[Json] = [{"name": d.name, "effect": effect_of(d.document).value} for d in definitions if d.kind == "tool"]
+                warnings = warnings_of_acceptance(operator, before, state_after_acceptance(before, server.uid), namespace)
                 if any(d.digest != d.accepted_digest for d in definitions):
                     transaction.accept_definitions(server, digest=found, accepted=accepted)
-            self._live.refresh()
-        return transaction.revision, accepted
+                answer = Acceptance(revision=transaction.revision, accepted=tuple(accepted), warnings=tuple(warnings))
+            self._show()
+        return answer
 
     def record_probes(self, readings: Sequence[tuple[str, ProbeResult]]) -> dict[str, int]:
         """Keep readings of McpServers (by uid); one new revision for those whose definitions changed, none when nothing did."""
@@ -172,8 +215,15 @@ class RegistryService:
                 known = [(entries[uid], result) for uid, result in readings if uid in entries]
                 changed = [entry.uid for entry, result in known if _keep(entry, result, state, transaction)]
             if changed:
-                self._live.refresh()
+                self._show()
         return dict.fromkeys(changed, transaction.revision)
+
+    def _show(self) -> None:
+        """Let everybody see what was committed. It is committed: when the database is away now, `live.follow` sees it later."""
+        try:
+            self._live.refresh()
+        except SQLAlchemyError as error:
+            _log.error("a commit cannot be read back yet", error=type(error).__name__)
 
     def _write(
         self,
@@ -196,20 +246,30 @@ class RegistryService:
                 before = self._live.at(transaction)
                 plan = make_plan(documents, stored, before, self._key)
                 warnings = self._check(before, plan, shape_errors)
-                # (3) commit
-                written = _dry_results(plan) if dry_run else _commit(plan, transaction)
+                # (3) commit, with the answer already made
+                written = [(item, item.after) for item in plan.entries] if dry_run else _commit(plan, transaction)
+                results = tuple(_result(item, entry.resource_revision, warnings) for item, entry in written)
+                shown = None if precondition is None else self._document(written[0][1], before, transaction)
+                answer = ApplyResult(revision=transaction.revision, dry_run=dry_run, results=results, entry=shown)
             # (4) seen
             if transaction.revision != transaction.current:
-                self._live.refresh()
-        results = tuple(_result(entry, revision, warnings) for entry, revision in written)
-        return ApplyResult(revision=transaction.revision, dry_run=dry_run, results=results)
+                self._show()
+        return answer
+
+    @staticmethod
+    def _document(entry: StoredEntry, state: RegistryState, transaction: WriteTransaction) -> Json:
+        """The entry as `registry.reader` shows it once this transaction is committed."""
+        if entry.kind is not Kind.MCP_SERVER:
+            return document_of(entry)
+        probe = read_probes(transaction.connection, [entry.uid]).get(entry.uid)
+        return document_of(entry, server_status(probe, state.definitions.get(entry.uid, ())))
 
     def _require_writable(self, operator: Operator, documents: Sequence[ParsedDocument], stored: Mapping[EntryKey, StoredEntry]) -> None:
         errors: list[DocumentError] = []
         for document in documents:
             kind, namespace, name = key_of(document)
             try:
-                require(operator, WRITE_OF_KIND[kind], scope_of(kind, namespace, name))
+                require(operator, WRITE_OF_KIND[kind], write_scope_of(kind, namespace, name))
                 if kind is Kind.ROLE_BINDING:
                     self._require_role(operator, document.spec.role, namespace)  # type: ignore[attr-defined]
                 before = stored.get((kind, namespace, name))
@@ -233,7 +293,14 @@ class RegistryService:
         written = [
             WrittenEntry(document=item.document, kind=item.after.kind, entry=_state_entry(plan.after, item)) for item in plan.changed
         ]
-        findings = check_change(before, plan.after, written, address_rules=self._address_rules, check_policies=check_policies_of)
+        findings = check_change(
+            before,
+            plan.after,
+            written,
+            address_rules=self._address_rules,
+            check_policies=check_policies_of,
+            own_addresses=self._own_addresses,
+        )
         check_authorities(written, self._authorities.read, findings)
         errors = [*shape_errors, *plan.errors, *findings.errors]
         if not shape_errors:
@@ -255,7 +322,7 @@ def _keep(entry: Entry[McpServerSpec], result: ProbeResult, state: RegistryState
     return True
 
 
-def _commit(plan: Plan, transaction: WriteTransaction) -> list[tuple[PlannedEntry, int]]:
+def _commit(plan: Plan, transaction: WriteTransaction) -> list[tuple[PlannedEntry, StoredEntry]]:
     written = []
     for item in plan.entries:
         entry = item.after
@@ -263,12 +330,8 @@ def _commit(plan: Plan, transaction: WriteTransaction) -> list[tuple[PlannedEntr
             entry = transaction.create(item.after)
         elif item.action == "updated":
             entry = transaction.update(item.before, item.after)
-        written.append((item, entry.resource_revision))
+        written.append((item, entry))
     return written
-
-
-def _dry_results(plan: Plan) -> list[tuple[PlannedEntry, int]]:
-    return [(item, item.after.resource_revision) for item in plan.entries]
 
 
 def _result(item: PlannedEntry, resource_revision: int, warnings: Mapping[int, list[str]]) -> AppliedDocument:

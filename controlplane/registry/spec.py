@@ -22,6 +22,14 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0
 """A DNS label: what may stand in a path, a Cedar id and a cluster name without escaping."""
 
 
+LabelKey = Annotated[
+    str,
+    StringConstraints(pattern=r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$", max_length=253),
+]
+LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")]
+AnnotationValue = Annotated[str, StringConstraints(max_length=4096)]
+
+
 class Document(BaseModel):
     """Base of every part of a document: unknown keys are errors, values are frozen."""
 
@@ -33,8 +41,8 @@ class Metadata(Document):
 
     name: Name
     namespace: Name | Literal[""] = ""
-    labels: dict[str, str] = Field(default_factory=dict, max_length=64)
-    annotations: dict[str, str] = Field(default_factory=dict, max_length=64)
+    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=64)
+    annotations: dict[LabelKey, AnnotationValue] = Field(default_factory=dict, max_length=64)
 
 
 class NamespaceSpec(Document):
@@ -81,30 +89,45 @@ class SecretReference(Document):
         return self
 
 
+NOT_FOR_CREDENTIALS = frozenset(
+    {
+        *("accept", "accept-charset", "accept-encoding", "accept-language", "age", "allow", "alt-svc", "cache-control", "connection"),
+        *("cookie", "cookie2", "date", "early-data", "etag", "expect", "expires", "forwarded", "from", "host", "http2-settings"),
+        *("if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "keep-alive", "last-event-id"),
+        *("last-modified", "link", "location", "max-forwards", "mcp-method", "mcp-name", "mcp-protocol-version", "mcp-session-id"),
+        *("origin", "pragma", "priority", "range", "referer", "server", "set-cookie", "te", "traceparent", "tracestate"),
+        *("baggage", "trailer", "transfer-encoding", "upgrade", "upgrade-insecure-requests", "user-agent", "vary", "via", "warning"),
+        *(
+            "dpop",
+            "x-http-method",
+            "x-http-method-override",
+            "x-method-override",
+            "x-original-url",
+            "x-real-ip",
+            "x-request-id",
+            "x-rewrite-url",
+        ),
+    }
+)
+"""Headers that frame a message, route it, or say who sent it: a credential there would break the call or be believed."""
+NOT_FOR_CREDENTIALS_PREFIXES = (
+    *("access-control-", "content-", "grpc-", "legation-", "mcp-param-", "proxy-", "sec-"),
+    *("x-b3-", "x-envoy-", "x-forwarded-", "x-legation-"),
+)
+
+
 class StaticHeaderSpec(Document):
     """`header: <prefix><secret>` on every call."""
 
     header: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,100}$")] = "authorization"
-    prefix: str = Field(default="Bearer ", max_length=50)
+    prefix: Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]*$", max_length=50)] = "Bearer "
     secret: SecretReference
 
     @field_validator("header")
     @classmethod
     def _harmless(cls, header: str) -> str:
         lowered = header.lower()
-        refused = {
-            "host",
-            "connection",
-            "transfer-encoding",
-            "te",
-            "upgrade",
-            "cookie",
-            "mcp-session-id",
-            "mcp-protocol-version",
-            "mcp-method",
-            "mcp-name",
-        }
-        if lowered in refused or lowered.startswith(("x-legation-", "legation-", "x-envoy-", "content-", "mcp-param-", "x-forwarded-")):
+        if lowered in NOT_FOR_CREDENTIALS or lowered.startswith(NOT_FOR_CREDENTIALS_PREFIXES):
             raise ValueError(f"{header} cannot carry a credential")
         return lowered
 

@@ -120,12 +120,8 @@ class RegistryStore:
 
     def read_probes(self, uids: Collection[str]) -> dict[str, StoredProbe]:
         """The last probe of each of these servers that was ever probed."""
-        found: dict[str, StoredProbe] = {}
         with self._reading() as connection:
-            for part in _chunks(uids):
-                for row in connection.execute(select(PROBE).where(PROBE.c.server_uid.in_(part))):
-                    found[row.server_uid] = StoredProbe(succeeded=row.succeeded, at=row.at, era=row.era, message=row.message)
-        return found
+            return read_probes(connection, uids)
 
     def read_history(self, key: EntryKey, *, limit: int = 100) -> list[HistoryItem]:
         """What happened to the entry (and to earlier ones of the same name), newest first."""
@@ -207,6 +203,15 @@ def read_entries(connection: Connection, keys: Collection[EntryKey]) -> dict[Ent
                 entry = stored_entry(row)
                 if entry.key in wanted:
                     found[entry.key] = entry
+    return found
+
+
+def read_probes(connection: Connection, uids: Collection[str]) -> dict[str, StoredProbe]:
+    """`RegistryStore.read_probes` in the caller's transaction."""
+    found: dict[str, StoredProbe] = {}
+    for part in _chunks(uids):
+        for row in connection.execute(select(PROBE).where(PROBE.c.server_uid.in_(part))):
+            found[row.server_uid] = StoredProbe(succeeded=row.succeeded, at=row.at, era=row.era, message=row.message)
     return found
 
 

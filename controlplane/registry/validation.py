@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from controlplane.registry.changes import entries_of
 from controlplane.registry.manifest import DocumentError
+from controlplane.registry.own_address import OwnAddresses
 from controlplane.registry.permissions import ADMINISTRATOR, OPERATOR_ROLE_PREFIX, PERMISSIONS_OF_ROLE
 from controlplane.registry.spec import (
     SYSTEM_NAMESPACE,
@@ -48,6 +49,14 @@ class PolicyFinding:
     message: str
 
 
+PUBLIC_KEY_MEMBERS = frozenset({"alg", "crv", "e", "ext", "key_ops", "kid", "kty", "n", "use", "x", "x5c", "x5t", "x5t#S256", "x5u", "y"})
+"""RFC 7517 and RFC 7518 section 6, of public keys; `ext` is the Web Cryptography API's."""
+SECRET_KEY_MEMBERS = frozenset({"d", "dp", "dq", "k", "oth", "p", "q", "qi"})
+_MAX_KEYS_LOOKED_AT = 100
+
+_MAX_SUGGESTIONS = 20
+_MAX_KNOWN = 2000
+
 PolicyChecker = Callable[[RegistryState, Collection[str]], tuple[Sequence[PolicyFinding], Sequence[PolicyFinding]]]
 """All faults and all warnings of the policies in some namespaces of a state: `registry.policy_check`."""
 
@@ -59,6 +68,15 @@ class Findings:
     errors: list[DocumentError] = field(default_factory=list)
     reference_errors: list[DocumentError] = field(default_factory=list)
     warnings: dict[int, list[str]] = field(default_factory=dict)
+    suggestions: dict[str, str] = field(default_factory=dict)
+
+    def suggest(self, given: str, known: Collection[str]) -> str:
+        """`; did you mean …?`, for a bounded number of names: thousands of documents may name nobody's namespace."""
+        if given not in self.suggestions:
+            if len(self.suggestions) >= _MAX_SUGGESTIONS or len(known) > _MAX_KNOWN:
+                return ""
+            self.suggestions[given] = _suggestion(given, known)
+        return self.suggestions[given]
 
     def warn(self, document: int, sentence: str) -> None:
         """Add a warning to a document's result."""
@@ -72,6 +90,7 @@ def check_change(
     *,
     address_rules: AddressRules,
     check_policies: PolicyChecker,
+    own_addresses: OwnAddresses,
 ) -> Findings:
     """Every fault of `after` that `written` brought, and what its author should know."""
     findings = Findings()
@@ -79,7 +98,7 @@ def check_change(
         _check_namespace(item, after, findings)
         match item.entry.spec:
             case McpServerSpec() as spec:
-                _check_mcp_server(item, spec, address_rules, findings)
+                _check_mcp_server(item, spec, address_rules, own_addresses, findings)
             case RoleBindingSpec() as spec:
                 _check_role_binding(item, spec, after, findings)
             case IdentityProviderSpec() as spec:
@@ -126,13 +145,18 @@ def _check_namespace(item: WrittenEntry, after: RegistryState, findings: Finding
     namespace = item.entry.namespace
     if item.kind is Kind.NAMESPACE or namespace in after.namespaces:
         return
-    message = f"namespace {namespace} does not exist{_suggestion(namespace, after.namespaces)}; add a document of kind Namespace"
+    message = f"namespace {namespace} does not exist{findings.suggest(namespace, after.namespaces)}; add a document of kind Namespace"
     findings.reference_errors.append(DocumentError(document=item.document, path="metadata.namespace", message=message))
 
 
-def _check_mcp_server(item: WrittenEntry, spec: McpServerSpec, address_rules: AddressRules, findings: Findings) -> None:
+def _check_mcp_server(
+    item: WrittenEntry, spec: McpServerSpec, address_rules: AddressRules, own_addresses: OwnAddresses, findings: Findings
+) -> None:
     for index, endpoint in enumerate(spec.endpoints):
         _check_url(endpoint.url, f"spec.endpoints[{index}].url", item, address_rules, findings)
+        if own_addresses.include(endpoint.url):
+            message = "is this gateway's own address: a call would come back to it for ever; give the address of the MCP server"
+            findings.errors.append(DocumentError(document=item.document, path=f"spec.endpoints[{index}].url", message=message))
         if spec.credential is not None and endpoint.url.startswith("http://") and not _is_loopback(endpoint.url):
             findings.warn(
                 item.document, f"spec.endpoints[{index}].url: the credential is sent over plain http to another machine; use https"
@@ -189,6 +213,17 @@ def _check_identity_provider(
 def _check_key_set(jwks: Mapping[str, object], refuse: Callable[[str, str], None]) -> None:
     from extauthz.identity.jwks import parse_key_set  # noqa: PLC0415 - the verifier's own reading; brings aiohttp with it
 
+    unknown = sorted(set(jwks) - {"keys"})
+    if unknown:
+        refuse(f"spec.jwks.{unknown[0]}", "is not known: a key set has the member 'keys' only")
+    keys = jwks.get("keys")
+    for index, key in enumerate(keys[:_MAX_KEYS_LOOKED_AT] if isinstance(keys, list) else ()):
+        # What is secret is called so by the verifier's reading below; what is unknown might be, and is shown to every viewer.
+        odd = sorted(set(key) - PUBLIC_KEY_MEMBERS - SECRET_KEY_MEMBERS) if isinstance(key, dict) else []
+        if odd:
+            refuse(
+                f"spec.jwks.keys[{index}].{odd[0]}", f"is not known; members of a public key are {', '.join(sorted(PUBLIC_KEY_MEMBERS))}"
+            )
     try:
         parse_key_set(json.dumps(jwks))
     except ConfigurationError as error:

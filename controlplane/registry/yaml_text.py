@@ -14,7 +14,11 @@ from typing import Protocol
 
 import yaml
 
+from controlplane.registry.plain_value import SURROGATE_SENTENCE, has_lone_surrogate
+
 MAX_DEPTH = 60
+MAX_STREAM_VALUES = 200_000
+"""Of all documents together: reading one costs five microseconds, and four megabytes of `1,1,1,` would be two million."""
 
 _Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
@@ -36,7 +40,7 @@ class YamlTextError(ValueError):
 
 def read_yaml_documents(text: str) -> Iterator[object]:
     """Each document of the stream as plain JSON types; raises `YamlTextError` at the first that is not acceptable."""
-    index = 0
+    index = values = 0
     try:
         builder = _Builder()
         for event in yaml.parse(text, Loader=_Loader):
@@ -46,6 +50,8 @@ def read_yaml_documents(text: str) -> Iterator[object]:
                 yield builder.value
                 index += 1
             elif not isinstance(event, yaml.StreamStartEvent | yaml.StreamEndEvent):
+                values += 1
+                _refuse_too_many(values, event)
                 builder.take(event)
     except _RefusedError as error:
         raise YamlTextError(index, f"{_where(error.mark)}{error}") from error
@@ -85,7 +91,7 @@ class _Builder:
             self._take_scalar(event)
         elif isinstance(event, yaml.CollectionStartEvent):
             if event.tag not in (None, "!"):
-                raise _RefusedError(f"the tag {event.tag} is not accepted", event.start_mark)
+                raise _RefusedError(f"the tag {str(event.tag)[:100]} is not accepted", event.start_mark)
             if len(self._open) >= MAX_DEPTH:
                 raise _RefusedError(f"nested deeper than {MAX_DEPTH} levels", event.start_mark)
             container: Container = {} if isinstance(event, yaml.MappingStartEvent) else []
@@ -95,7 +101,9 @@ class _Builder:
 
     def _take_scalar(self, event: yaml.ScalarEvent) -> None:
         if event.tag not in _STRING_TAGS:
-            raise _RefusedError(f"the tag {event.tag} is not accepted", event.start_mark)
+            raise _RefusedError(f"the tag {str(event.tag)[:100]} is not accepted", event.start_mark)
+        if has_lone_surrogate(event.value):  # PyYAML without its C library lets "\\ud800" pass
+            raise _RefusedError(f"a string {SURROGATE_SENTENCE}", event.start_mark)
         plain = event.implicit[0] and event.tag is None
         if self._open and isinstance(self._open[-1], dict) and self._keys[-1] is None:
             self._take_key(event, plain=plain)
@@ -105,9 +113,9 @@ class _Builder:
     def _take_key(self, event: yaml.ScalarEvent, *, plain: bool) -> None:
         key: str = event.value
         if plain and (key == "<<" or not isinstance(_plain_scalar(event), str)):
-            raise _RefusedError(f"the key {key!r} is not a string; quote it", event.start_mark)
+            raise _RefusedError(f"the key {key[:100]!r} is not a string; quote it", event.start_mark)
         if key in self._open[-1]:
-            raise _RefusedError(f"the key {key!r} is given twice", event.start_mark)
+            raise _RefusedError(f"the key {key[:100]!r} is given twice", event.start_mark)
         self._keys[-1] = key
 
     def _place(self, value: object, event: yaml.Event) -> None:
@@ -139,6 +147,11 @@ def _plain_scalar(event: yaml.ScalarEvent) -> object:
             raise _RefusedError("a number is out of range", event.start_mark)
         return number
     return text
+
+
+def _refuse_too_many(values: int, event: yaml.Event) -> None:
+    if values > MAX_STREAM_VALUES:
+        raise _RefusedError(f"more than {MAX_STREAM_VALUES} values; apply the documents in parts", event.start_mark)
 
 
 def _where(mark: _Mark | None) -> str:

@@ -164,6 +164,7 @@ class Rollout:
             "connected": record.connected,
             "revision": record.revision,
             "state": self.state_of(record).value,
+            "serving": record.acked_sequence > 0,
             "types": [_type_as_json(subscription) for subscription in record.subscriptions.values()],
             "last_seen_at": record.last_seen_at.isoformat(),
         }

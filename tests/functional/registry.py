@@ -81,7 +81,9 @@ class Registry:
         return self.service.apply(who, text, **options)
 
 
-def open_registry(url: str, *, networks: tuple[str, ...] = ("127.0.0.0/8",), base: bool = True, secrets_dir: Path | None = None) -> Registry:
+def open_registry(
+    url: str, *, networks: tuple[str, ...] = ("127.0.0.0/8",), base: bool = True, secrets_dir: Path | None = None
+) -> Registry:
     """A registry on this database, with the entries of BASE."""
     store = RegistryStore(open_database(url))
     live = LiveState(store)

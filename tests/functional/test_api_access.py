@@ -160,6 +160,24 @@ async def test_nobody_grants_what_they_do_not_hold(api: Api, who: str, namespace
     assert answer.status == status, answer.text
 
 
+async def test_only_administrators_of_system_register_issuers_or_a_namespace_could_take_everybodys_login(api: Api):
+    squatting = PROVIDER.replace("https://own.example.com", "https://login.example.com").replace("name: own", "name: squatter")
+    token = api.token("olga")
+
+    applied = await api.apply(squatting, token=token)
+    rewritten = await api.apply(PROVIDER.replace("own.example.com", "login.example.com"), token=token)
+    put = await api.call(
+        "PUT", "/v1/namespaces/demo/identity-providers/new", token=token, json={"spec": {"issuer": "https://l.example.com"}}
+    )
+    deleted = await api.call("DELETE", "/v1/namespaces/demo/identity-providers/own", token=token, headers={"If-Match": "*"})
+    read = await api.call("GET", "/v1/namespaces/demo/identity-providers/own", token=token)
+    in_system = await api.apply(squatting.replace("namespace: demo", "namespace: system"))
+
+    assert (applied.status, rewritten.status, put.status, deleted.status) == (403, 403, 403, 403)
+    assert "registry:identity-provider:write in namespace system" in applied.body["detail"]
+    assert (read.status, in_system.status) == (200, 200)
+
+
 async def test_nobody_takes_away_or_rewrites_what_they_could_not_grant(api: Api):
     token = api.token("edith")
 

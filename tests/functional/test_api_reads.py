@@ -56,6 +56,20 @@ async def test_ready_is_said_only_when_an_envoy_and_an_authorizer_are_up_to_date
     assert (await api.call("GET", "/healthz", token="")).body == {"status": "ok"}
 
 
+async def test_an_edit_on_its_way_does_not_take_a_serving_gateway_out_of_use(api: Api):
+    def nodes(**changes: object) -> list[dict[str, object]]:
+        return [NODE | changes, NODE | {"id": "a1", "kind": "authorizer"} | changes]
+
+    async def status(**changes: object) -> int:
+        api.rollout.shown = nodes(**changes)
+        return (await api.call("GET", "/readyz", token="")).status
+
+    assert await status(state="SENT", serving=True) == 200
+    assert await status(state="SENT", serving=False) == 503
+    assert await status(state="SENT", serving=True, connected=False) == 503
+    assert await status(state="STALE", serving=True) == 503
+
+
 async def test_what_a_node_refused_is_shown_to_operators_of_everything_only(api: Api):
     await api.apply(binding("demo", "viewers", "legation:viewer", "vera"))
     api.rollout.shown = [NODE]

@@ -192,12 +192,14 @@ def test_apply_accepts_what_a_fresh_probe_found(api: ScriptedApi, run: Run, mani
     api.answer("GET /v1/namespaces/demo/mcp-servers/crm", stale)
     api.answer("GET /v1/namespaces/demo/mcp-servers/crm", server())
     api.answer("GET /v1/namespaces/demo/mcp-servers/crm/tools", CATALOG)
-    api.answer("POST /v1/namespaces/demo/mcp-servers/crm/accept", {"revision": 43, "accepted": [{"name": "a", "effect": "read"}]})
+    done = {"revision": 43, "accepted": [{"name": "a", "effect": "read"}], "warnings": [f"PolicySet demo/p: reads {HOSTILE}"]}
+    api.answer("POST /v1/namespaces/demo/mcp-servers/crm/accept", done)
 
     answer = run("apply", "-f", manifest, "--accept")
 
     assert answer.exit_code == Outcome.DONE, answer.output
     assert "accepted 1 tool of demo/crm (revision 43)" in answer.stdout
+    assert f"warning: demo/crm: PolicySet demo/p: reads {SHOWN}" in answer.stderr
     assert api.bodies("POST /v1/namespaces/demo/mcp-servers/crm/accept") == ['{"digest": "sha256:all"}']
     assert sum(request["key"] == "GET /v1/namespaces/demo/mcp-servers/crm" for request in api.seen) == 2
 

@@ -99,6 +99,32 @@ async def test_it_can_be_stopped_while_it_starts(deployment: Deployment):
     assert code == 0
 
 
+@pytest.mark.parametrize(("ends", "code"), [("return", 0), ("raise ConfigurationError('no')", 1), ("raise RuntimeError('bug')", 1)])
+def test_a_thread_that_hangs_does_not_keep_the_process(deployment: Deployment, ends: str, code: int):
+    """A lookup that nobody answers, a database that is away: such a job cannot be interrupted, and the interpreter would wait."""
+    program = f"""
+import asyncio, sys, time
+import controlplane.__main__ as program
+from extauthz.errors import ConfigurationError
+async def run(settings):
+    asyncio.get_running_loop().run_in_executor(None, time.sleep, 60)
+    {ends}
+program.run = run
+sys.exit(program.main())
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], env=_environment(deployment), stderr=subprocess.PIPE, text=True)
+    try:
+        _, told = process.communicate(timeout=START_SECONDS)
+    finally:
+        process.kill()
+        process.wait()
+
+    assert process.returncode == code
+    assert told.strip().splitlines()[-1:] == {"return": [], "raise ConfigurationError('no')": ["control plane: no"]}.get(
+        ends, ["RuntimeError: bug"]
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

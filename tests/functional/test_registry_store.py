@@ -17,9 +17,12 @@ from sqlmodel import SQLModel
 
 from controlplane import registry as package
 from controlplane.database import HEAD_REVISION, open_database
-from controlplane.registry.service import Precondition
+from controlplane.registry.own_address import OwnAddresses
+from controlplane.registry.refusal import InvalidDocumentsError
+from controlplane.registry.service import Precondition, RegistryService
 from controlplane.registry.spec import Kind
 from controlplane.registry.store import RegistryStore
+from extauthz.address import AddressRules
 from extauthz.errors import ConfigurationError
 from tests.functional.postgresql import postgresql_server, postgresql_url  # noqa: F401
 from tests.functional.registry import ADMIN, CRM, Registry, open_registry, reading, tool
@@ -123,6 +126,49 @@ def test_fifty_concurrent_applies_from_two_replicas_are_gap_free_and_none_is_los
     assert len(replicas[0].live.refresh().mcp_servers) == 50
     assert replicas[0].live.state == replicas[1].live.refresh() == replicas[0].store.read_state()
     assert all(replicas[0].store.read_revision_record(revision) is not None for revision in range(1, 52))
+
+
+KEY = '{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo", "kid": "k"MORE}'
+PROVIDER = """
+apiVersion: legation/v1
+kind: IdentityProvider
+metadata: {namespace: system, name: inline}
+spec: {issuer: "urn:example:inline", jwks: {keys: [KEY]MORE}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "beside", "path"),
+    [
+        ("", ', issuer: "x"', "spec.jwks.issuer"),
+        (', "note": "hunter2"', "", "spec.jwks.keys[0].note"),
+        (', "d": "hunter2"', "", "spec.jwks"),
+    ],
+)
+def test_an_inline_key_set_holds_public_members_only(registry: Registry, key: str, beside: str, path: str):
+    plain = PROVIDER.replace("KEY", KEY.replace("MORE", ""), 1).replace("MORE", "")
+    odd = PROVIDER.replace("MORE", beside).replace("KEY", KEY.replace("MORE", key), 1)
+
+    with pytest.raises(InvalidDocumentsError) as refused:
+        registry.apply(odd.encode())
+
+    assert [error.path for error in refused.value.errors] == [path]
+    assert "hunter2" not in str([error.message for error in refused.value.errors])
+    assert registry.apply(plain.encode()).results[0].action == "created"
+
+
+def test_a_server_at_the_gateways_own_address_is_refused(registry: Registry):
+    own = OwnAddresses(("http://127.0.0.1:8080", "0.0.0.0:8080"))
+    service = RegistryService(
+        store=registry.store, live=registry.live, key=registry.key, address_rules=AddressRules(("127.0.0.0/8",)), own_addresses=own
+    )
+
+    with pytest.raises(InvalidDocumentsError) as refused:
+        service.apply(ADMIN, _server("loop", "http://localhost:8080/servers/demo/loop/mcp"))
+
+    assert [error.path for error in refused.value.errors] == ["spec.endpoints[0].url"]
+    assert "this gateway's own address" in refused.value.errors[0].message
+    assert service.apply(ADMIN, _server("near", "http://localhost:8081/mcp")).results[0].action == "created"
 
 
 def test_a_name_used_again_is_another_entry_with_another_uid(registry: Registry):

@@ -192,7 +192,7 @@ def test_no_text_makes_the_reader_fail_otherwise(text: str):
 
 def test_too_much_is_refused():
     assert "larger than 4 MiB" in _messages(b"#" * (MAX_BYTES + 1))[0][2]
-    many = json.dumps([{}] * (MAX_DOCUMENTS + 1))
+    many = json.dumps([{"apiVersion": "legation/v1", "kind": "Namespace", "metadata": {"name": "a"}}] * (MAX_DOCUMENTS + 1))
     assert any("more than 5000 documents" in message for _, _, message in _messages(many))
 
 
