@@ -200,7 +200,11 @@ class TokenEndpoint:
 async def test_the_client_credentials_grant_as_the_rfc_wants_it() -> None:
     async with TokenEndpoint() as endpoint, CredentialSource(None, LOOPBACK) as credentials:
         credential = endpoint.credential(
-            oauth_client_id="crm:app é", client_secret=Secret(value=b"a b+c%/:"), scopes=("read", "write"), audience="api", resource="https://up"
+            oauth_client_id="crm:app é",
+            client_secret=Secret(value=b"a b+c%/:"),
+            scopes=("read", "write"),
+            audience="api",
+            resource="https://up",
         )
 
         assert await credentials.headers_for(server(credential), 1.0) == [("authorization", "Bearer upstream-1")]
@@ -286,7 +290,9 @@ async def test_leaving_ends_a_request_under_way() -> None:
                 await credentials.headers_for(server(endpoint.credential()), 0.05)
 
 
-@pytest.mark.parametrize("url", ["http://10.0.0.1/token", "http://169.254.169.254/token", "ftp://example.com/", "http://93.184.216.34/token"])
+@pytest.mark.parametrize(
+    "url", ["http://10.0.0.1/token", "http://169.254.169.254/token", "ftp://example.com/", "http://93.184.216.34/token"]
+)
 async def test_a_token_endpoint_inside_or_without_tls_is_refused(url: str) -> None:
     async with CredentialSource(None, LOOPBACK) as credentials:
         credential = ClientCredentials(token_url=url, oauth_client_id="a", client_secret=Secret(value=b"x"))

@@ -168,7 +168,13 @@ def test_plain_http_is_for_loopback_only(url: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["http://example.com/", "http://10.0.0.1/", "http://localhost.example/", "http://169.254.169.254/", "http://localhost:80@evil.example/"],
+    [
+        "http://example.com/",
+        "http://10.0.0.1/",
+        "http://localhost.example/",
+        "http://169.254.169.254/",
+        "http://localhost:80@evil.example/",
+    ],
 )
 def test_plain_http_is_for_no_other_host(url: str) -> None:
     assert not is_insecure_http_allowed(url, allow_insecure_http=True)

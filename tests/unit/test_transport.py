@@ -194,7 +194,15 @@ def test_a_certificate_without_exactly_one_plain_uri_names_nobody(certificate: d
 
 @pytest.mark.parametrize(
     "identity_text",
-    ["", "envoy", "spiffe://a/legation", "spiffe://a/legation/envoy/x", "spiffe:///legation/envoy", "https://a/legation/envoy", "spiffe://a/x/b"],
+    [
+        "",
+        "envoy",
+        "spiffe://a/legation",
+        "spiffe://a/legation/envoy/x",
+        "spiffe:///legation/envoy",
+        "https://a/legation/envoy",
+        "spiffe://a/x/b",
+    ],
 )
 def test_another_identity_has_no_role(identity_text: str) -> None:
     assert role_of(identity_text) == ""
