@@ -31,7 +31,7 @@ class ControlPlaneSettings:
     check_timeout_ms: int = setting("LEGATION_CHECK_TIMEOUT_MS", "how long one decision may take", default=500)
     probe_interval_seconds: int = setting("LEGATION_PROBE_INTERVAL_SECONDS", "how often each server's definitions are read", default=300)
     audit_dir: Path | None = setting("LEGATION_AUDIT_DIR", "directory of the authorizers' write-ahead audit log, for `audit`", default=None)
-    secrets_dir: Path | None = setting("LEGATION_SECRETS_DIR", "directory of secret files and of upstreams' certificate authorities", default=None)
+    secrets_dir: Path | None = setting("LEGATION_SECRETS_DIR", "secret files and upstreams' certificate authorities", default=None)
     cache_dir: Path | None = setting("LEGATION_CACHE_DIR", "where built Envoy resources are kept, for a fast start", default=None)
     allowed_upstream_networks: tuple[str, ...] = setting(
         "LEGATION_ALLOWED_UPSTREAM_NETWORKS", "CIDRs of loopback, private or link-local addresses that may be connected to", default=()
