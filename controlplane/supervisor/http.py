@@ -19,6 +19,16 @@ async def get_readiness(port: int) -> tuple[int, str]:
         return 0, str(error) or type(error).__name__
 
 
+async def is_listening(port: int) -> bool:
+    """Whether somebody takes connections at a port of the loopback."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
 async def drain_envoy(admin_socket: Path, *, seconds: float) -> None:
     """Ask Envoy to take no new requests, and wait until those under way have ended or the time is up."""
     try:

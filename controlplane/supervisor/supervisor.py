@@ -17,20 +17,22 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from controlplane.command_line import data_dir_flag, typed_command
 from controlplane.launch import launched
 from controlplane.supervisor import log_file, plan, port
 from controlplane.supervisor.child import Child
-from controlplane.supervisor.http import drain_envoy, get_readiness
+from controlplane.supervisor.http import drain_envoy, get_readiness, is_listening
 from controlplane.supervisor.lock import locked
 from extauthz.errors import ConfigurationError
 from extauthz.runtime import Deployment, deployment_of
 
 _READY_SECONDS = 60.0
+_IMPORT_SECONDS = 5.0
 _DRAIN_SECONDS = 2.0
 _DEATHS_WHILE_STARTING = 3
 _LOG_BOUND_SECONDS = 10.0
@@ -106,14 +108,13 @@ class Supervisor:
         for name in plan.overruled(self._settings, self._environ):
             self._say(f"{name} is ignored: legation up sets it to {self._settings[name]}")
         samples = {name: port.free_port(preferred) for name, preferred in plan.SAMPLE_PORTS.items()} if self._options.demo else {}
-        # (2) start everything; what imports the SDK (a second of CPU) last
+        # (2) start everything; what only the demo needs, beside the rest
         ours, plain = plan.child_environ(self._environ, self._settings), plan.child_environ(self._environ)
         await self._start(plan.control_plane(self._deployment, ours))
         await self._start(plan.authorizer(ours))
         await self._start(plan.envoy(_envoy_binary(), self._bootstrap_file(), plain, self._envoy_log_level()))
-        tour = await self._start_tour(samples) if self._options.demo else None
-        if samples:
-            await self._start(plan.samples(samples, plain))
+        starting_demo = asyncio.create_task(self._start_demo(samples, plain)) if self._options.demo else None
+        tour: asyncio.subprocess.Process | None = None
         # (3) ready through the gateway
         bounding = asyncio.create_task(self._bound_logs(), name="bound logs")
         try:
@@ -123,7 +124,12 @@ class Supervisor:
             self._write_state()
             self._say(f"Ready after {time.monotonic() - self._began:.1f} s at {self._settings['LEGATION_GATEWAY_URL']}")
             # (4) the tour, if asked
-            if tour is not None:
+            if starting_demo is not None:
+                await self._first_of(self._stop, starting_demo)
+                if self._stop.is_set():
+                    return self._interrupted
+                tour = starting_demo.result()
+                self._write_state()
                 code = await self._finish_tour(tour)
                 if self._options.exit_after_tour or self._stop.is_set():
                     return code
@@ -133,6 +139,8 @@ class Supervisor:
             await self._first_of(self._stop)
         finally:
             bounding.cancel()
+            if starting_demo is not None:
+                tour = await _unless_cancelled(starting_demo)
             if tour is not None and tour.returncode is None:
                 tour.kill()
                 await tour.wait()
@@ -193,7 +201,24 @@ class Supervisor:
         temporary.write_text(json.dumps(state, indent=2) + "\n")
         temporary.replace(self._deployment.state_file)
 
-    # tour
+    # demo
+
+    async def _start_demo(self, samples: Mapping[str, int], environ: Mapping[str, str]) -> asyncio.subprocess.Process:
+        """The samples and the tour, one after the other: each imports for a second, and all at once would hold up the control plane."""
+        await self._until(self._is_authorizer_up)
+        await self._start(plan.samples(samples, environ))
+        await self._until(lambda: is_listening(samples["crm"]))
+        return await self._start_tour(samples)
+
+    async def _is_authorizer_up(self) -> bool:
+        return self._deployment.authorizer_socket.exists()
+
+    async def _until(self, holds: Callable[[], Awaitable[bool]]) -> None:
+        """Bounded, for it is about speed only."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_IMPORT_SECONDS):
+                while not await holds():  # noqa: ASYNC110 - other processes have no event to wait for
+                    await asyncio.sleep(0.02)
 
     async def _start_tour(self, samples: Mapping[str, int]) -> asyncio.subprocess.Process:
         command = (sys.executable, "-P", "-m", "controlplane.demo.tour", str(self._deployment.data_dir))
@@ -256,7 +281,7 @@ class Supervisor:
                 log_file.bound_log(child.log_path)
             await asyncio.sleep(_LOG_BOUND_SECONDS)
 
-    async def _first_of(self, event: asyncio.Event, *others: asyncio.Task[int]) -> None:
+    async def _first_of(self, event: asyncio.Event, *others: asyncio.Task[Any]) -> None:
         waiting = asyncio.create_task(event.wait())
         await asyncio.wait({waiting, *others}, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
@@ -276,6 +301,12 @@ class Supervisor:
         (self._deployment.runtime_dir / "envoy.yaml").unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty: somebody put something there
             self._deployment.runtime_dir.rmdir()
+
+
+async def _unless_cancelled(starting: asyncio.Task[asyncio.subprocess.Process]) -> asyncio.subprocess.Process | None:
+    starting.cancel()
+    (started,) = await asyncio.gather(starting, return_exceptions=True)
+    return None if isinstance(started, BaseException) else started
 
 
 def _welcome(gateway_url: str, data_dir: Path) -> str:

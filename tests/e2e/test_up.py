@@ -228,6 +228,11 @@ async def test_a_second_start_is_ready_in_five_seconds(tmp_path):
     async with running_stack(tmp_path, port=port):
         pass
     async with running_stack(tmp_path, port=port) as stack:
+
+        async def said_so() -> bool:
+            return "Ready after" in stack.log_file.read_text()
+
+        await eventually(said_so, seconds=10, what="the supervisor's word")
         said = stack.log_file.read_text()
 
     seconds = float(said.partition("Ready after ")[2].partition(" s")[0])
