@@ -1,4 +1,4 @@
-"""The definition reader in a process of its own (`reader_process`): what hostile servers announce is parsed beside no key of ours.
+"""The definition reader in a process of its own (`reader_process`): what servers announce is parsed where no registry key is.
 
 Next: `prober` uses this as its `DefinitionReader`. Requests and answers are lines of JSON on the child's standard input and output:
 each reading is sent its signed context, and comes back definition by definition, so that no line is long. A child that dies is
