@@ -90,17 +90,22 @@ def check_response(decision: Decision) -> auth_pb2.CheckResponse:
     denied.status.code = decision.answer.status
     denied.body = decision.answer.body
     for name, value in (*decision.answer.headers, ("x-legation-decision-id", decision.decision_id)):
-        denied.headers.append(_set_header(name, value))
+        _set_header(denied.headers.add(), name, value)
     return response
 
 
 def _write_passage(ok: auth_pb2.OkHttpResponse, passage: Passage, decision_id: str) -> None:
-    routing = (("x-legation-cluster", passage.cluster), ("x-legation-lane", passage.lane), (":path", passage.path))
-    for name, value in (*routing, *passage.set_headers):
-        ok.headers.append(_set_header(name, value))
+    headers = ok.headers
+    _set_header(headers.add(), "x-legation-cluster", passage.cluster)
+    _set_header(headers.add(), "x-legation-lane", passage.lane)
+    _set_header(headers.add(), ":path", passage.path)
+    for name, value in passage.set_headers:
+        _set_header(headers.add(), name, value)
     ok.headers_to_remove.extend(passage.remove_headers)
-    ok.response_headers_to_add.append(_set_header("x-legation-decision-id", decision_id))
+    _set_header(ok.response_headers_to_add.add(), "x-legation-decision-id", decision_id)
 
 
-def _set_header(name: str, value: str) -> common_pb2.HeaderValueOption:
-    return common_pb2.HeaderValueOption(header=common_pb2.HeaderValue(key=name, value=value), append_action=_OVERWRITE)
+def _set_header(option: common_pb2.HeaderValueOption, name: str, value: str) -> None:
+    option.header.key = name
+    option.header.value = value
+    option.append_action = _OVERWRITE
