@@ -67,5 +67,8 @@ class HealthRoutes:
 
 
 def _is_ready(node: Json) -> bool:
-    """In step, or on the way to the next revision while it serves the one before: an edit must not take a gateway out of use."""
-    return node["state"] == "SYNCED" or (node["state"] == "SENT" and bool(node.get("serving")))
+    """In step; or on the way to the next revision, or refusing a part of it, while it serves what it accepted before.
+
+    An edit must not take a gateway out of use, and neither must one bad resource: `/v1/nodes` says what was refused.
+    """
+    return node["state"] == "SYNCED" or (node["state"] in {"SENT", "NACK"} and bool(node.get("serving")))
