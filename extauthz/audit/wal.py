@@ -25,6 +25,7 @@ FRAME = struct.Struct(">II")
 SUFFIX = ".wal"
 SEGMENT_BYTES = 64 * 1024 * 1024
 MAX_WAITING = 10_000
+GATHER_SECONDS = 0.002
 
 Group = list[tuple[bytes, "asyncio.Future[None]"]]
 
@@ -91,8 +92,14 @@ class AuditLog:
         written.add_done_callback(partial(self._written, group))
 
     def _written(self, group: Group, written: asyncio.Future[str]) -> None:
-        self._writing = False
         _settle(group, "the audit log was stopped" if written.cancelled() else written.result())
+        if self._waiting:  # busy: a moment more makes the next group larger, and each call's share of a sync smaller
+            asyncio.get_running_loop().call_later(GATHER_SECONDS, self._next_group)
+        else:
+            self._writing = False
+
+    def _next_group(self) -> None:
+        self._writing = False
         self._write_group()
 
     def _write(self, payloads: list[bytes]) -> str:
