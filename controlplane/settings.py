@@ -28,7 +28,7 @@ class ControlPlaneSettings:
     )
     gateway_url: str = setting("LEGATION_GATEWAY_URL", "public base URL of the gateway, no trailing slash", default="http://127.0.0.1:8080")
     gateway_hosts: tuple[str, ...] = setting("LEGATION_GATEWAY_HOSTS", "further Host names (name or name:port) that are served", default=())
-    check_timeout_ms: int = setting("LEGATION_CHECK_TIMEOUT_MS", "how long one decision may take", default=500)
+    check_timeout_ms: int = setting("LEGATION_CHECK_TIMEOUT_MS", "how long one decision may take", default=2000)
     probe_interval_seconds: int = setting("LEGATION_PROBE_INTERVAL_SECONDS", "how often each server's definitions are read", default=300)
     audit_dir: Path | None = setting("LEGATION_AUDIT_DIR", "directory of the authorizers' write-ahead audit log, for `audit`", default=None)
     secrets_dir: Path | None = setting("LEGATION_SECRETS_DIR", "secret files and upstreams' certificate authorities", default=None)

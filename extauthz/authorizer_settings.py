@@ -28,7 +28,7 @@ class AuthorizerSettings:
     max_staleness_seconds: int = setting(
         "LEGATION_MAX_STALENESS_SECONDS", "how long decisions go on without a control plane; then every call is denied", default=86_400
     )
-    check_timeout_ms: int = setting("LEGATION_CHECK_TIMEOUT_MS", "how long one decision may take", default=500)
+    check_timeout_ms: int = setting("LEGATION_CHECK_TIMEOUT_MS", "how long one decision may take", default=2000)
     allowed_upstream_networks: tuple[str, ...] = setting(
         "LEGATION_ALLOWED_UPSTREAM_NETWORKS", "CIDRs of loopback, private or link-local addresses that may be connected to", default=()
     )

@@ -35,7 +35,7 @@ class GatewaySettings:
     egress_listen: str
     authorizer_addresses: tuple[str, ...]
     api_address: str
-    check_timeout_ms: int = 500
+    check_timeout_ms: int = 2000
     link_tls: bool = False
     system_ca_file: str = ""
     requests_per_second: int = 20_000

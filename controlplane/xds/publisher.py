@@ -40,7 +40,8 @@ from controlplane.xds.snapshot import Snapshot, SnapshotInputs, build_snapshot, 
 
 logger = structlog.get_logger(__name__)
 
-STAGE_TIMEOUT_SECONDS = 2.0
+STAGE_TIMEOUT_SECONDS = 5.0
+"""Longer than a disk or a busy machine holds up a healthy node; revocations and policies do not wait for it."""
 GRACE_SECONDS = 1.0
 REFRESH_SECONDS = 30.0
 STARTING_SECONDS = 5.0

@@ -44,7 +44,7 @@ __all__ = [
 
 MAX_GROUPS = 500
 MAX_NAME_LENGTH = 500
-DEFAULT_WAIT_SECONDS = 0.4
+DEFAULT_WAIT_SECONDS = 1.8
 OPERATORS_API = ""
 """The `namespace` of `authenticate` for the registry's own API."""
 

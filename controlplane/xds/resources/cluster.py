@@ -69,7 +69,7 @@ def make_authorizer_cluster(settings: GatewaySettings) -> cluster.Cluster:
         name=AUTHORIZER_CLUSTER,
         type=_static_type(settings.authorizer_addresses),
         load_assignment=load_assignment(AUTHORIZER_CLUSTER, settings.authorizer_addresses),
-        connect_timeout=timedelta(milliseconds=min(settings.check_timeout_ms, 1000)),
+        connect_timeout=timedelta(seconds=5),  # the Check's own timeout is what ends the waiting
         lb_policy=cluster.ClusterLbPolicy.LEAST_REQUEST,
         circuit_breakers=_breakers(100_000),
         outlier_detection=_outlier_detection() if several else None,
@@ -84,7 +84,7 @@ def make_api_cluster(settings: GatewaySettings) -> cluster.Cluster:
         name=API_CLUSTER,
         type=_static_type((settings.api_address,)),
         load_assignment=load_assignment(API_CLUSTER, (settings.api_address,)),
-        connect_timeout=timedelta(seconds=1),
+        connect_timeout=timedelta(seconds=5),
         circuit_breakers=_breakers(1024),
         typed_extension_protocol_options={HTTP_OPTIONS: _http1_options(TLS_IDLE_SECONDS)},
         transport_socket=_link_socket(settings, settings.api_address, "control-plane"),
