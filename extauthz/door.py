@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from extauthz.errors import MessageError, Reason
 from extauthz.identity.challenge import protected_resource_metadata, protected_resource_metadata_url, www_authenticate
 from extauthz.identity.provider import IdentityProvider
-from extauthz.mcp.jsonrpc import INVALID_REQUEST
+from extauthz.mcp.document import INVALID_REQUEST
 
 _LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
 _SERVER_PATH = re.compile(rf"/servers/({_LABEL})/({_LABEL})/mcp", re.ASCII)

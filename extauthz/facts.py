@@ -43,11 +43,11 @@ def describe_request(record: AuditRecord, check: CheckInput, request: McpRequest
         elif target.kind is ResourceKind.MCP_RESOURCE:
             record.mcp_resource_uri = target.name
     if request.has_arguments:
-        record.arguments_digest = _digest(request.arguments)
+        record.arguments_digest = arguments_digest(request.arguments)
     record.event = _event_of(check, request)
 
 
-def _digest(arguments: Mapping[str, object]) -> str:
+def arguments_digest(arguments: Mapping[str, object]) -> str:
     """SHA-256 of the arguments as JSON with sorted keys and no white space: equal arguments, equal digest."""
     text = _SORTED_JSON.encode(arguments)
     return "sha256:" + hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -11,8 +11,9 @@ import binascii
 from collections.abc import Mapping, Sequence
 
 from extauthz.errors import MessageError, Reason
+from extauthz.mcp.document import INVALID_REQUEST
 from extauthz.mcp.era import LEGACY_VERSIONS, MODERN_VERSIONS, SUPPORTED_VERSIONS, Era
-from extauthz.mcp.jsonrpc import INVALID_PARAMS, INVALID_REQUEST, Message, MessageClass
+from extauthz.mcp.jsonrpc import INVALID_PARAMS, Message, MessageClass
 
 HEADER_MISMATCH = -32020
 UNSUPPORTED_PROTOCOL_VERSION = -32022

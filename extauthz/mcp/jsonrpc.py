@@ -1,39 +1,26 @@
 """Strict JSON-RPC: bytes become exactly one message, or an error that says what was wrong.
 
-The MCP server behind us must not read a message in another way than we did, so everything that JSON parsers are known to
-disagree on is refused: duplicate keys, look-alike keys, several documents, batches, other encodings, NaN, lone surrogates,
-absurd depth (reference: RFC 8259 section 4 and 8, JSON-RPC 2.0 section 4, MCP 2026-07-28 basic/transports).
-Called by `extauthz.mcp.request`, which gives the message its MCP meaning.
+The MCP server behind us must not read a message in another way than we did. `extauthz.mcp.document` refuses the JSON that parsers
+disagree on; here batches, look-alike keys and messages of more than one class are refused (reference: JSON-RPC 2.0 section 4,
+MCP 2026-07-28 basic/transports). Called by `extauthz.mcp.request`, which gives the message its MCP meaning.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
 
 from extauthz.errors import MessageError, Reason
+from extauthz.mcp.document import INVALID_REQUEST, parse_document
 
-PARSE_ERROR = -32700
-INVALID_REQUEST = -32600
 METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 
-MAX_DEPTH = 64
-MAX_NODES = 20_000
 MAX_MEMBERS = 256  # of the message, params, _meta and ref: what decides is small
 MAX_ID_CHARACTERS = 256
-_MAX_INTEGER_DIGITS = 40
 _LARGEST_ID = 2**63 - 1
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)  # possessive: never walks back, even when unterminated
-_NOT_STRUCTURE = bytes(byte for byte in range(256) if byte not in b"{}[],")
-# Digits as 0, e as e: what makes a number remarkable is then a plain piece of text. Looking at each number costs far more.
-_NUMBER_SHAPE = bytes(
-    ord("0") if chr(b).isdecimal() and b < 128 else ord("e") if b in b"eE" else ord("+") if b in b"+" else 32 for b in range(256)
-)
-_REMARKABLE_SHAPES = (b"0" * (_MAX_INTEGER_DIGITS + 1), b"0e000", b"0e+000")
 
 # Keys that decide what a message does: nothing in a message may look like one of them without being it.
 _DECIDING_KEYS = frozenset(
@@ -87,7 +74,7 @@ class Message:
 
 def parse_message(body: bytes) -> Message:
     """Read exactly one JSON-RPC message; raises `MessageError` (400) for anything else."""
-    document = _parse_document(body)
+    document = parse_document(body)
     if isinstance(document, list):
         raise _refused(Reason.BATCH_REFUSED, "JSON-RPC batches are not accepted; send one message per request")
     if not isinstance(document, dict):
@@ -97,92 +84,6 @@ def parse_message(body: bytes) -> Message:
     if document.get("jsonrpc") != "2.0":
         raise _refused(Reason.INVALID_REQUEST, 'the member "jsonrpc" must be "2.0"', id_json)
     return _classified(document, id_json)
-
-
-def _parse_document(body: bytes) -> object:
-    if not body:
-        raise _unparsable("the body is empty")
-    try:
-        text = body.decode("utf-8", "strict")
-    except UnicodeDecodeError as error:
-        raise _unparsable("the body is not UTF-8") from error
-    if text[0] == "\ufeff":
-        raise _unparsable("the body starts with a byte order mark")
-    _check_extent(body)
-    try:
-        document = (_CAREFUL if _has_remarkable_number(body) else _QUICK).decode(text)
-    except _Ambiguous as error:
-        raise _refused(Reason.INVALID_REQUEST, str(error)) from error
-    except RecursionError as error:
-        raise _refused(Reason.INVALID_REQUEST, f"the body is nested deeper than {MAX_DEPTH} levels") from error
-    except ValueError as error:
-        raise _unparsable("the body is not one JSON document") from error
-    if b"\\u" in body:
-        _refuse_lone_surrogates(document)
-    return document
-
-
-class _Ambiguous(Exception):  # noqa: N818 - a reason on its way to a MessageError
-    """Parsers disagree on this document."""
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise _Ambiguous("an object holds the same key twice")
-    return result
-
-
-def _has_remarkable_number(body: bytes) -> bool:
-    shape = body.translate(_NUMBER_SHAPE)
-    return any(remarkable in shape for remarkable in _REMARKABLE_SHAPES)
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _integer(text: str) -> int:
-    if len(text) > _MAX_INTEGER_DIGITS:
-        raise _Ambiguous(f"a number has more than {_MAX_INTEGER_DIGITS} digits")
-    return int(text)
-
-
-def _float(text: str) -> float:
-    number = float(text)
-    if number in (float("inf"), float("-inf")):
-        raise _Ambiguous("a number is too large for any receiver to agree on")
-    return number
-
-
-_QUICK = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)
-_CAREFUL = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant, parse_int=_integer, parse_float=_float)
-
-
-def _check_extent(body: bytes) -> None:
-    """Refuse what would be costly, before it is parsed: too many values, too deep. Linear for every input."""
-    # Values are separated by commas and nesting costs an opening bracket each: few bytes of them settle it.
-    openings = body.count(b"{") + body.count(b"[")
-    if openings <= MAX_DEPTH and openings + body.count(b",") < MAX_NODES:
-        return
-    structure = _STRING.sub(b"", body).translate(None, _NOT_STRUCTURE)
-    if len(structure) - structure.count(b"]") - structure.count(b"}") >= MAX_NODES:
-        raise _refused(Reason.INVALID_REQUEST, f"the body holds more than {MAX_NODES} values")
-    depth = 0
-    for byte in structure:
-        if byte in b"{[":
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise _refused(Reason.INVALID_REQUEST, f"the body is nested deeper than {MAX_DEPTH} levels")
-        elif byte in b"}]":
-            depth -= 1
-
-
-def _refuse_lone_surrogates(document: object) -> None:
-    try:
-        json.dumps(document, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise _unparsable("a string holds half of a surrogate pair") from error
 
 
 def _id_json(document: dict[str, object]) -> str:
@@ -236,10 +137,6 @@ def _classified(document: dict[str, object], id_json: str) -> Message:
     if not isinstance(params, dict):
         raise _refused(Reason.INVALID_REQUEST, 'the member "params" must be an object', id_json)
     return Message(message_class=message_class, method=method, id_json=id_json, params=params, has_params="params" in document)
-
-
-def _unparsable(sentence: str) -> MessageError:
-    return MessageError(Reason.PARSE_ERROR, sentence, status=400, code=PARSE_ERROR)
 
 
 def _refused(reason: Reason, sentence: str, id_json: str = "null") -> MessageError:

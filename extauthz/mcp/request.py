@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 from extauthz.errors import MessageError, Reason
 from extauthz.mcp import headers as mcp_headers
+from extauthz.mcp.document import INVALID_REQUEST
 from extauthz.mcp.era import METHODS, Era, MethodRule, Scope
 from extauthz.mcp.headers import HeaderMap
-from extauthz.mcp.jsonrpc import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, Message, MessageClass, parse_message
+from extauthz.mcp.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND, Message, MessageClass, parse_message
 from extauthz.policy.model import Action, ResourceKind
 
 MAX_NAME_CHARACTERS = 2000

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extauthz.errors import MessageError, Reason
-from extauthz.mcp.jsonrpc import MAX_DEPTH, MessageClass, parse_message
+from extauthz.mcp.document import MAX_DEPTH
+from extauthz.mcp.jsonrpc import MessageClass, parse_message
 
 CALL = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"update_contact","arguments":{"id":7}}}'
 
