@@ -9,7 +9,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test unit functional e2e check lint types imports protos protos-check conformance bench golden clean dev
+.PHONY: help run demo test unit functional e2e attacks check lint types imports protos protos-check conformance bench golden clean dev
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ functional: $(DEV_STAMP) ## the tests of one process with its real neighbours
 
 e2e: $(DEV_STAMP) ## the tests of the whole stack on the real Envoy
 	@$(BIN)/python -m pytest tests/e2e $(ARGS)
+
+attacks: $(DEV_STAMP) ## the attack suite: hostile bytes to the real Envoy, recording upstreams behind it
+	@$(BIN)/python -m pytest tests/attacks $(ARGS)
 
 conformance: $(DEV_STAMP) ## the MCP conformance suite, direct and through the gateway
 	@$(BIN)/python -m tests.conformance.run $(ARGS)

