@@ -8,17 +8,17 @@ MCP 2026-07-28 basic/transports). Called by `extauthz.mcp.request`, which gives 
 from __future__ import annotations
 
 import json
-import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
 
 from extauthz.errors import MessageError, Reason
+from extauthz.look_alike import could_be_taken_for
 from extauthz.mcp.document import INVALID_REQUEST, parse_document
 
 METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 
-MAX_MEMBERS = 256  # of the message, params, _meta and ref: what decides is small
+MAX_MEMBERS = 256  # of the message, params and their objects that decide: what decides is small
 MAX_ID_CHARACTERS = 256
 _LARGEST_ID = 2**63 - 1
 
@@ -103,20 +103,13 @@ def _refuse_twins(document: dict[str, object], id_json: str) -> None:
     params = document.get("params")
     if isinstance(params, dict):
         places.append(params)
-        places.extend(part for key in ("_meta", "ref") if isinstance(part := params.get(key), dict))
+        places.extend(part for key in ("_meta", "ref", "notifications") if isinstance(part := params.get(key), dict))
     for place in places:
         if len(place) > MAX_MEMBERS:
             raise _refused(Reason.INVALID_REQUEST, f"an object of the protocol holds more than {MAX_MEMBERS} members", id_json)
         for key in place:
-            if key not in _EXACT_KEYS and _folded(key) in _DECIDING_KEYS:
+            if key not in _EXACT_KEYS and could_be_taken_for(key, _DECIDING_KEYS):
                 raise _refused(Reason.INVALID_REQUEST, "a key looks like a member of the protocol but is spelt differently", id_json)
-
-
-def _folded(key: str) -> str:
-    """The key as the most tolerant parser could read it: no case, no compatibility forms, nothing invisible."""
-    if not key.isascii():
-        key = unicodedata.normalize("NFKC", key)
-    return "".join(c for c in key.casefold() if c.isprintable() and not c.isspace())
 
 
 def _classified(document: dict[str, object], id_json: str) -> Message:

@@ -11,19 +11,23 @@ import ipaddress
 import json
 import math
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final
 
 from extauthz.catalog.server import ArgumentType
+from extauthz.look_alike import could_be_taken_for, folded
 from extauthz.policy.compiled import Reads
 from extauthz.policy.model import Action, AuthorizationRequest, Caller
 from extauthz.policy.schema import declarable
 
-_LONG_MAX: Final = 2**63 - 1
-_DECIMAL_MAX: Final = Decimal(_LONG_MAX) / 10_000
+_DECIMAL_MAX: Final = Decimal(2**63 - 1) / 10_000
 _JsonValue = object
 
+
+LARGEST_EXACT_INTEGER = 2**53 - 1
+"""Beyond it JavaScript, and Go without a declared type, round to a double: the server would compute with another number than the policy."""
 
 MAX_READABLE_CHARACTERS = 4096
 """Longer arguments cannot be read by policies: a condition costs time in proportion, and that time is everybody's."""
@@ -46,6 +50,7 @@ def typed_arguments(request: AuthorizationRequest, reads: Reads) -> dict[str, _J
     tool = request.mcp_server.tools.get(request.name)
     declared: Mapping[str, ArgumentType] = tool.arguments if tool is not None else {}
     names = set(request.arguments) if reads.whole_arguments else reads.arguments
+    _refuse_look_alikes(request.arguments, names, declared)
     built: dict[str, _JsonValue] = {}
     for name in sorted(names, key=str):
         value = request.arguments.get(name)
@@ -58,12 +63,21 @@ def typed_arguments(request: AuthorizationRequest, reads: Reads) -> dict[str, _J
     return built
 
 
+def _refuse_look_alikes(sent: Mapping[str, object], names: AbstractSet[str], declared: Mapping[str, ArgumentType]) -> None:
+    """Refuse an argument that some servers take for one that a policy reads (Go ignores case): the policy would not see it."""
+    if not names or sent.keys() <= names:
+        return
+    read = {folded(name) for name in names}
+    if any(key not in names and key not in declared and could_be_taken_for(key, read) for key in sent):
+        raise UnreadableArgumentError("an argument could be taken for one that a policy reads, but is spelt differently")
+
+
 def _typed(name: str, value: object, kind: ArgumentType) -> _JsonValue:
     if kind is ArgumentType.STRING and isinstance(value, str) and len(value) <= MAX_READABLE_CHARACTERS:
         return value
     if kind is ArgumentType.BOOL and isinstance(value, bool):
         return value
-    if kind is ArgumentType.LONG and isinstance(value, int) and not isinstance(value, bool) and -_LONG_MAX - 1 <= value <= _LONG_MAX:
+    if kind is ArgumentType.LONG and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST_EXACT_INTEGER:
         return value
     if kind is ArgumentType.DECIMAL and isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         return _decimal(name, value)

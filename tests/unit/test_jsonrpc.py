@@ -95,7 +95,7 @@ def test_what_looks_remarkable_inside_a_text_is_only_text() -> None:
 
 
 def test_a_key_with_invisible_letters_is_no_other_key() -> None:
-    for key in ("name\u200b", "na\u00adme", "\uff4e\uff41\uff4d\uff45", " name"):
+    for key in ("name\u200b", "na\u00adme", "\uff4e\uff41\uff4d\uff45", " name", "name\0x", "\0", "x" * 257):
         with pytest.raises(MessageError):
             parse_message(CALL.replace(b'{"name"', b'{%s:"x","name"' % json.dumps(key).encode()))
 

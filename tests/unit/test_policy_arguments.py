@@ -30,7 +30,8 @@ def typed(value, kind):
     [
         ("x", S, "x"),
         (5, L, 5),
-        (-(2**63), L, -(2**63)),
+        (-(2**53) + 1, L, -(2**53) + 1),
+        (2**53 - 1, L, 2**53 - 1),
         (True, B, True),
         (["a", "b"], SET, ["a", "b"]),
         (5, D, {"__extn": {"fn": "decimal", "arg": "5.0000"}}),
@@ -55,6 +56,8 @@ def test_null_is_absent():
         ("5", L),
         (True, L),
         (5.0, L),
+        (2**53, L),
+        (-(2**53), L),
         (2**63, L),
         (1, B),
         ("true", B),
@@ -153,3 +156,18 @@ def test_a_pattern_that_would_make_conditions_slow_is_refused():
 
     with pytest.raises(PolicyError, match="like"):
         parse_policy(text)
+
+
+@pytest.mark.parametrize("key", ["AMOUNT", "Amount", "amo\u200bunt", "\uff41mount", "amount\0", "amount ", "x\0", "x" * 300])
+def test_an_argument_that_a_server_could_take_for_the_one_that_is_read_denies(key):
+    engine = engine_of(PERMIT, BIG)
+
+    for arguments in ({key: 5000}, {key: 5000, "amount": 5}, {"amount": 5, key: 5000}):
+        assert engine.evaluate(make_request(make_principal(), arguments=arguments)).reason is Reason.POLICY_EVALUATION_ERROR
+
+
+def test_arguments_that_differ_in_case_are_two_where_the_tool_declares_both():
+    server = make_mcp_server("demo", "crm", make_tool("x", a=L, A=L))
+    request = make_request(make_principal(), "x", mcp_server=server, arguments={"a": 1, "A": 2})
+
+    assert typed_arguments(request, Reads(arguments=frozenset({"a"}))) == {"a": 1}
