@@ -39,6 +39,7 @@ from controlplane.xds.node import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from controlplane.xds.resolver import ResolvedHosts, hosts_of
 from controlplane.xds.resource_cache import ResourceCache
 from controlplane.xds.resources import BUILDER_VERSION
+from controlplane.xds.resources.message_class import plain_message_classes
 from extauthz.discovery import (
     AUTHORIZER_TYPES,
     CONTEXT_KEY,
@@ -185,8 +186,8 @@ def _constant_resources(
 
 @cache  # not a look at sys.modules: another thread may be in the middle of this import
 def load_builder() -> Any:  # noqa: ANN401 - a module
-    """The builders of Envoy's resources. The first call imports envoy-data-plane (seconds), so only missing bytes make it."""
-    with warnings.catch_warnings(), quick_imports():
+    """The builders of Envoy's resources. The first call imports envoy-data-plane, so only missing bytes make it."""
+    with warnings.catch_warnings(), quick_imports(), plain_message_classes():
         warnings.simplefilter("ignore")  # pydantic's remarks about generated code
         from controlplane.xds.resources import builder  # noqa: PLC0415
     return builder
