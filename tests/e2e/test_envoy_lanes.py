@@ -27,7 +27,6 @@ async def world(tmp_path: Path) -> AsyncIterator[EnvoyWorld]:
         closed = gone
         entries = [
             server_entry("crm", f"http://127.0.0.1:{port}/mcp?v=1"),
-            server_entry("small", f"http://127.0.0.1:{port}/mcp", maxConcurrentCalls=1),
             server_entry("nowhere", f"http://127.0.0.1:{closed + 1 if closed < 65000 else closed - 1}/mcp"),
         ]
         async with envoy_world(tmp_path, state_of(1, *entries)) as world:
@@ -185,9 +184,20 @@ async def test_a_call_that_takes_longer_than_the_authorizer_allowed_is_a_504(wor
 
 
 async def test_calls_beyond_the_servers_limit_are_refused_and_say_so(world: EnvoyWorld) -> None:
-    slow = [asyncio.create_task(world.post("/servers/demo/small/mcp", headers={"x-test": "slow"})) for _ in range(4)]
+    release = asyncio.Event()
 
-    answers = [await task for task in slow]
+    async def held(request: web.Request) -> web.StreamResponse:
+        await release.wait()
+        return await echo(request)
+
+    async with upstream(held) as port:
+        small = server_entry("small", f"http://127.0.0.1:{port}/mcp", maxConcurrentCalls=1)
+        world.source.commit(state_of(2, *world.source.state.mcp_servers.values(), small))
+        await world.programmed(2)
+        calls = [asyncio.create_task(world.post("/servers/demo/small/mcp")) for _ in range(4)]
+        await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        release.set()
+        answers = [await call for call in calls]
 
     refused = [answer for answer in answers if answer.status == 503]
     assert refused
@@ -214,16 +224,19 @@ async def test_without_the_authorizer_nothing_reaches_an_upstream(world: EnvoyWo
     assert _error(response.body) == (50300, "authorizer_unavailable")
 
 
-async def test_an_authorizer_that_is_too_slow_is_a_503(world: EnvoyWorld) -> None:
+async def test_an_authorizer_that_is_too_slow_is_a_503(tmp_path: Path) -> None:
     async def never(_request: wire.CheckRequest, _context: Any) -> wire.CheckResponse:
-        await asyncio.sleep(5)
+        await asyncio.Event().wait()
         raise AssertionError
 
-    await world.stop_authorizer()
-    world.check = never
-    await world.start_authorizer()
+    async with upstream(_upstream) as port:
+        entry = server_entry("crm", f"http://127.0.0.1:{port}/mcp")
+        async with envoy_world(tmp_path, state_of(1, entry), check_timeout_ms=300) as world:
+            await world.stop_authorizer()
+            world.check = never
+            await world.start_authorizer()
 
-    response = await world.post()
+            response = await world.post()
 
     assert response.status == 503
     assert _error(response.body) == (50300, "authorizer_unavailable")
@@ -275,7 +288,7 @@ async def test_a_header_with_an_underscore_ends_the_connection(world: EnvoyWorld
 async def test_tunnels_and_upgrades_are_refused(world: EnvoyWorld, head: str) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
     writer.write(f"{head}host: localhost\r\n\r\n".encode())
-    answer = await asyncio.wait_for(reader.read(64), 5)
+    answer = await asyncio.wait_for(reader.read(64), 60)
     writer.close()
 
     assert answer.split()[1] in {b"403", b"404", b"400"}
@@ -331,9 +344,9 @@ async def test_a_stream_flows_while_it_is_open(world: EnvoyWorld) -> None:
         cluster = world.servers["demo/sse"].cluster
         world.answer = lambda _request: allow(cluster, lane="stream")
         async with world.session.get(f"http://127.0.0.1:{world.port}/servers/demo/sse/mcp") as response:
-            first = await asyncio.wait_for(response.content.readline(), 5)
+            first = await asyncio.wait_for(response.content.readline(), 60)
             events.set()
-            rest = await asyncio.wait_for(response.content.read(), 5)
+            rest = await asyncio.wait_for(response.content.read(), 60)
 
     assert first == b"data: 1\n"
     assert rest.endswith(b"data: 2\n\n")

@@ -12,8 +12,7 @@ import pytest
 from aiohttp import web
 
 from controlplane.certificates import write_certificates
-from controlplane.xds.publisher import Pace
-from tests.e2e.envoy_world import echo, envoy_world, server_entry, state_of
+from tests.e2e.envoy_world import echo, envoy_world, patient_pace, server_entry, state_of
 
 pytestmark = pytest.mark.envoy
 
@@ -86,7 +85,7 @@ async def test_authorities_that_are_replaced_are_used_without_an_edit_and_withou
 
     async with tls_upstream(trusted) as port:
         entry = server_entry("crm", f"https://localhost:{port}/mcp", tls={"caFile": "ca.pem"})
-        async with envoy_world(tmp_path, state_of(1, entry), pace=Pace(refresh_seconds=0.1)) as world:
+        async with envoy_world(tmp_path, state_of(1, entry), pace=patient_pace(refresh_seconds=0.1)) as world:
             world.answer = world.allow_by_path
             first = world.servers["demo/crm"].cluster
 
@@ -97,7 +96,7 @@ async def test_authorities_that_are_replaced_are_used_without_an_edit_and_withou
             second = world.servers["demo/crm"].cluster
             statuses += [(await world.post()).status for _ in range(20)]
             replace(other)
-            await world.rollout.wait_until(lambda: world.servers["demo/crm"].cluster != second, 5)
+            await world.until(lambda: world.servers["demo/crm"].cluster != second)
 
             assert set(statuses) == {200}
             assert (await world.post()).status == 502, "the old authority is trusted no more"

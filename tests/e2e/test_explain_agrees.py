@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.e2e.light_upstream import light_upstream, tool
 from tests.e2e.stack import Stack, running_stack
 
-pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
 
 SERVER = "riddle/light"
 TOOLS = [

@@ -29,7 +29,15 @@ class Traffic:
         async def none_under_way() -> bool:
             return server not in self.running.values()
 
-        await eventually(none_under_way, seconds=30, interval=0.001)
+        await eventually(none_under_way, interval=0.001)
+
+    async def more_than(self, calls: int) -> None:
+        """Wait until so many calls were answered: how long that takes is the machine's affair."""
+
+        async def enough() -> bool:
+            return self.done > calls
+
+        await eventually(enough, seconds=300, what=f"more than {calls} calls")
 
 
 @contextlib.asynccontextmanager

@@ -29,7 +29,7 @@ async def running_module(module: str, *arguments: str) -> AsyncIterator[int]:
     port = free_port()
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", module, "--port", str(port), *arguments, cwd=ROOT)
     try:
-        await eventually(lambda: answers(port), seconds=30, interval=0.05, what=f"{module} on port {port}")
+        await eventually(lambda: answers(port), interval=0.05, what=f"{module} on port {port}")
         yield port
     finally:
         if process.returncode is None:
