@@ -34,6 +34,7 @@ from controlplane.registry.encryption import RegistryKey, read_registry_key
 from controlplane.registry.live import LiveState
 from controlplane.registry.own_address import OwnAddresses
 from controlplane.registry.probe_batch import ProbeBatch
+from controlplane.registry.pruning import prune_always
 from controlplane.registry.service import RegistryService
 from controlplane.registry.state import RegistryState
 from controlplane.registry.store import RegistryStore
@@ -119,7 +120,7 @@ async def _parts(
     )
     egress_address = settings.egress_address or settings.egress_listen
     async with contextlib.AsyncExitStack() as parts:
-        background = [asyncio.create_task(live.follow()), asyncio.create_task(publisher.run())]
+        background = [asyncio.create_task(part) for part in (live.follow(), publisher.run(), prune_always(service))]
         parts.push_async_callback(_cancel, background)
         key_source = await parts.enter_async_context(KeySource(rules))
         authentication = OperatorAuthenticator(

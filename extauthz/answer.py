@@ -45,6 +45,7 @@ TOLD: dict[Reason, _Told] = {
     Reason.ISSUER_UNAVAILABLE: _Told(status=503, code=_UNAVAILABLE, sentence="The keys of the token's issuer cannot be had at the moment."),
     Reason.EGRESS_CONTEXT_INVALID: _Told(status=401, code=_UNAUTHENTICATED, sentence="The signed context is missing or not valid."),
     Reason.HOST_REFUSED: _Told(status=421, code=42100, sentence="This gateway does not serve the host name of the request."),
+    Reason.REVOKED: _Told(status=401, code=_UNAUTHENTICATED, sentence="The access token has been revoked."),
     Reason.ORIGIN_REFUSED: _Told(status=403, code=40301, sentence="Requests from this web origin are not allowed."),
     Reason.BODY_TOO_LARGE: _Told(status=413, code=41300, sentence="The request body is larger than this server allows."),
     Reason.BODY_INCOMPLETE: _Told(status=413, code=41300, sentence="The request body did not arrive whole."),

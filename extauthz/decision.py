@@ -218,7 +218,7 @@ class Decider:
         return _Refused(Reason.ALLOWED, answer.metadata(self._door.metadata_document(place, providers)))
 
     async def _who(self, case: _Case, place: Place) -> Principal:
-        """(1) The access token's principal, or at the egress listener the one that an authorizer or the prober signed for."""
+        """(1) The access token's principal, or at the egress listener the one that was signed for; revoked ones are nobody."""
         check, state = case.check, case.state
         assert state is not None  # noqa: S101 - _enter has set it
         try:
@@ -247,6 +247,10 @@ class Decider:
             raise AuthenticationError(Reason.EGRESS_CONTEXT_INVALID, "the signed context is for another server")
         case.record.parent_decision_id = context.decision_id
         return PROBER if context.kind == "prober" else context.principal
+        revocation = state.revocations.find(principal, self._clock())
+        if revocation is not None:
+            case.record.revocation = revocation.id
+            raise _Refused(Reason.REVOKED)
 
     def _what(self, case: _Case, principal: Principal) -> McpRequest:
         """(2) One strict parse of the whole body, within the size that this server allows."""

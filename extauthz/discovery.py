@@ -29,6 +29,7 @@ DELTA_METHOD = f"/{DISCOVERY_SERVICE}/DeltaAggregatedResources"
 
 TYPE_PREFIX = "type.googleapis.com/"
 IDENTITY_PROVIDER = TYPE_PREFIX + "legation.v1.IdentityProvider"
+REVOCATION = TYPE_PREFIX + "legation.v1.Revocation"
 CONTEXT_KEY = TYPE_PREFIX + "legation.v1.ContextKey"
 POLICY_SET = TYPE_PREFIX + "legation.v1.PolicySet"
 ROLE_BINDING = TYPE_PREFIX + "legation.v1.RoleBinding"
@@ -36,7 +37,7 @@ MCP_SERVER = TYPE_PREFIX + "legation.v1.McpServer"
 REVISION = TYPE_PREFIX + "legation.v1.Revision"
 REVISION_NAME = "current"
 
-AUTHORIZER_TYPES = (IDENTITY_PROVIDER, CONTEXT_KEY, POLICY_SET, ROLE_BINDING, MCP_SERVER, REVISION)
+AUTHORIZER_TYPES = (REVOCATION, IDENTITY_PROVIDER, CONTEXT_KEY, POLICY_SET, ROLE_BINDING, MCP_SERVER, REVISION)
 """What an authorizer subscribes to, in the order in which it is sent: the Revision last."""
 
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024  # ten thousand servers travel in one response

@@ -32,6 +32,7 @@ _PRINCIPAL_MEMBERS = {
     "cid": str,
     "exp": float,
     "grp": list,
+    "iat": float,
     "id": str,
     "iss": str,
     "jti": str,
@@ -116,6 +117,7 @@ def _principal_members(principal: Principal) -> dict[str, object]:
         "cid": principal.oauth_client_id,
         "exp": float(principal.expires_at_unix),
         "grp": list(principal.groups),
+        "iat": float(principal.issued_at_unix),
         "id": principal.id,
         "iss": principal.issuer,
         "jti": principal.access_token_id,
@@ -145,6 +147,7 @@ def _principal(members: object) -> Principal:
         access_token_id=checked["jti"],
         actor=checked["act"],
         trusted_namespaces=tuple(checked["ns"]),
+        issued_at_unix=checked["iat"],
         expires_at_unix=checked["exp"],
     )
 

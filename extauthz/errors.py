@@ -31,6 +31,7 @@ class Reason(StrEnum):
     ISSUER_UNKNOWN = "issuer_unknown"
     ISSUER_UNAVAILABLE = "issuer_unavailable"
     EGRESS_CONTEXT_INVALID = "egress_context_invalid"
+    REVOKED = "revoked"
     # for what
     HOST_REFUSED = "host_refused"
     ORIGIN_REFUSED = "origin_refused"

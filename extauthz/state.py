@@ -5,8 +5,9 @@ The control plane builds the very same value for `explain`, from the very same m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from extauthz.catalog.server import (
@@ -20,6 +21,7 @@ from extauthz.catalog.server import (
     UpstreamCredential,
 )
 from extauthz.identity.provider import IdentityProvider
+from extauthz.identity.revocation import Revocation, RevocationIndex, RevokedKind
 from extauthz.policy.model import PolicyDocument, PolicyEngine, RoleBinding
 from extauthz.v1 import registry_pb2 as pb
 
@@ -58,6 +60,7 @@ class AuthorizationState:
     policy: PolicyEngine
     identity_providers: tuple[IdentityProvider, ...]
     context_keys: tuple[ContextKey, ...]
+    revocations: RevocationIndex = field(default_factory=RevocationIndex)
     committed_at_unix: float = 0.0
 
 
@@ -140,6 +143,18 @@ def identity_provider_from_message(message: pb.IdentityProvider) -> IdentityProv
         agent_claim=message.agent_claim,
         allow_insecure_http=message.allow_insecure_http,
         operators_only=message.operators_only,
+    )
+
+
+def revocation_from_message(message: pb.Revocation) -> Revocation:
+    """One revocation; of a kind that we do not know it is nobody's."""
+    kind = message.WhichOneof("revoked")
+    return Revocation(
+        id=f"{message.namespace}/{message.name}",
+        kind=RevokedKind(kind) if kind is not None else RevokedKind.TOKEN,
+        revoked=getattr(message, kind) if kind is not None else "",
+        issued_before_unix=message.issued_before_unix or math.inf,
+        expires_at_unix=message.expires_at_unix or math.inf,
     )
 
 

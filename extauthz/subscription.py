@@ -27,6 +27,7 @@ from extauthz.identity.authenticator import Authenticator, VerifiedTokens
 from extauthz.identity.jwks import KeySource
 from extauthz.identity.principal import Principal
 from extauthz.identity.provider import IdentityProvider
+from extauthz.identity.revocation import Revocation, RevocationIndex
 from extauthz.policy.cedar import CedarEngine
 from extauthz.policy.model import PolicyDocument, RoleBinding
 from extauthz.state import (
@@ -35,6 +36,7 @@ from extauthz.state import (
     identity_provider_from_message,
     mcp_server_from_message,
     policy_document_from_message,
+    revocation_from_message,
     role_binding_from_message,
 )
 from extauthz.v1 import registry_pb2 as pb
@@ -53,7 +55,9 @@ class _Decoded(Generic[T]):
         self.values: dict[str, T] = {}
 
     def updated(self, resources: Mapping[str, bytes]) -> _Decoded[T]:
-        """A new value for `resources`; this one is left as it was, in case the revision is refused."""
+        """A value for `resources`, this one when nothing differs; it is left as it was, in case the revision is refused."""
+        if resources == self._bytes:
+            return self
         result = _Decoded(self._decode)
         result._bytes = resources
         for name, payload in resources.items():
@@ -78,6 +82,7 @@ class Subscription:
         self._verified_tokens = VerifiedTokens()
         self._last_contact = clock()
         self._connected: Callable[[], bool] = lambda: False
+        self._revocations = _Decoded(lambda data: revocation_from_message(pb.Revocation.FromString(data)))
         self._servers = _Decoded(lambda data: mcp_server_from_message(pb.McpServer.FromString(data)))
         self._documents = _Decoded(lambda data: policy_document_from_message(pb.PolicySet.FromString(data)))
         self._bindings = _Decoded(lambda data: role_binding_from_message(pb.RoleBinding.FromString(data)))
@@ -107,6 +112,7 @@ class Subscription:
 
     def take(self, resources: StagedResources, revision: int) -> None:
         """Swap to a revision as a whole, or raise `LegationError` or ValueError and change nothing."""
+        revocations = self._revocations.updated(resources.get(discovery.REVOCATION, {}))
         servers = self._servers.updated(resources.get(discovery.MCP_SERVER, {}))
         documents = self._documents.updated(resources.get(discovery.POLICY_SET, {}))
         bindings = self._bindings.updated(resources.get(discovery.ROLE_BINDING, {}))
@@ -119,12 +125,18 @@ class Subscription:
             context_keys=context_keys_from_messages(
                 pb.ContextKey.FromString(data) for data in resources.get(discovery.CONTEXT_KEY, {}).values()
             ),
+            revocations=self._revocation_index(revocations),
         )
         if self._state is None or self._state.identity_providers != state.identity_providers:
             self._replace_authenticator(state.identity_providers)
         self._servers, self._documents, self._bindings, self._providers = servers, documents, bindings, providers
+        self._revocations = revocations
         self._state = state
         self._last_contact = self._clock()
+
+    def _revocation_index(self, revocations: _Decoded[Revocation]) -> RevocationIndex:
+        known = self._state.revocations if self._state is not None else RevocationIndex()
+        return known if revocations is self._revocations else known.replaced(self._revocations.values, revocations.values)
 
     def _policy(
         self, documents: tuple[PolicyDocument, ...], bindings: tuple[RoleBinding, ...], mcp_servers: Mapping[str, McpServer]

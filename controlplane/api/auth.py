@@ -10,8 +10,10 @@ from aiohttp import web
 
 from controlplane.registry.changes import entries_of
 from controlplane.registry.permissions import Operator, permissions_of
+from controlplane.registry.revocation import RevocationFollower
 from controlplane.registry.spec import Kind
 from controlplane.registry.state import RegistryState
+from extauthz.errors import AuthenticationError, Reason
 from extauthz.identity.authenticator import Authenticator, VerifiedTokens
 from extauthz.identity.jwks import KeySource
 from extauthz.identity.principal import Principal
@@ -48,6 +50,7 @@ class OperatorAuthenticator:
         self._clock = clock
         self._verified_tokens = VerifiedTokens(max_entries=2000)
         self._known: object = None
+        self._revocations = RevocationFollower()
         self._authenticator = Authenticator((), key_source, clock)
 
     async def authenticate(self, request: web.Request) -> Operator:
@@ -55,14 +58,18 @@ class OperatorAuthenticator:
         principal = await self._authenticator_of(self._state()).authenticate(
             request.headers.getall("Authorization", []), resource_url=self._resource_url, namespace=_OPERATORS_API
         )
+        if self._revocations.index(self._state()).find(principal, self._clock()) is not None:
+            raise AuthenticationError(Reason.REVOKED, "the access token has been revoked")
         return self._operator(principal)
 
     def again(self, operator: Operator) -> Operator | None:
-        """The same operator with today's permissions; None when the token has expired or its issuer is gone."""
+        """The same operator with today's permissions; None when the token has expired or was revoked, or its issuer is gone."""
         expires_at = operator.principal.expires_at_unix
         if expires_at and expires_at <= self._clock():
             return None
         if all(provider.id != operator.principal.provider for provider in self._providers_of(self._state())):
+            return None
+        if self._revocations.index(self._state()).find(operator.principal, self._clock()) is not None:
             return None
         return self._operator(operator.principal)
 

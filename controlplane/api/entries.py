@@ -55,7 +55,7 @@ class EntryRoutes:
             body="Manifest",
             answer="ApplyResult",
             query=_DRY_RUN | {"message": "why, for the history"},
-            permission="the write permission of each document's kind, in its namespace (of an IdentityProvider: in `system`)",
+            permission="the write permission of each document's kind, in its namespace (of an IdentityProvider or Revocation: in `system`)",
             statuses=(400, 401, 403, 409, 413, 415, 422, 429),
         )
 
@@ -65,7 +65,7 @@ class EntryRoutes:
         namespaced = kind is not Kind.NAMESPACE
         one = f"/v1/namespaces/{{namespace}}/{plural}/{{name}}" if namespaced else "/v1/namespaces/{name}"
         write, read = WRITE_OF_KIND[kind].value, Permission.REGISTRY_READ.value
-        if kind is Kind.IDENTITY_PROVIDER:
+        if kind in (Kind.IDENTITY_PROVIDER, Kind.REVOCATION):
             write += " in `system`"
         routes = [
             _route("GET", f"/v1/{plural}", f"list{noun}s", f"Every {noun} that you may read", self._list(kind), f"{noun}List", read),

@@ -47,12 +47,15 @@ class Explainer:
     def explain(self, asked: ExplainRequest) -> Json:
         """The decision about this call at the newest revision. Synchronous: event loops call it in a thread."""
         registry = self._state()
-        principal = _principal(asked, registry)
+        principal = _principal(asked, registry, self._clock())
         request = _request(asked)
         with self._lock:
             if self._built is None or self._built.revision != registry.revision:
                 self._built = self._build(registry, self._built)
             state = self._built
+        revocation = state.revocations.find(principal, self._clock())
+        if revocation is not None:
+            return _revoked(principal, revocation.id, state)
         caller = Caller(era=request.era.value, issuer=principal.issuer, now_unix=self._clock())
         verdict = authorize(state, principal, asked.server, request, caller, explain=True)
         return _answer(asked, principal, verdict, state)
@@ -100,7 +103,7 @@ def _namespace(raw: object) -> str:
     return namespace
 
 
-def _principal(asked: ExplainRequest, registry: RegistryState) -> Principal:
+def _principal(asked: ExplainRequest, registry: RegistryState, now: float) -> Principal:
     namespace = asked.server.partition("/")[0]
     visible = visible_providers(registry.identity_providers, namespace)
     name = asked.principal.subject
@@ -123,6 +126,7 @@ def _principal(asked: ExplainRequest, registry: RegistryState) -> Principal:
         provider=provider,
         subject=name,
         issuer=entry.spec.issuer,
+        issued_at_unix=now,
         groups=tuple(group if group.startswith(prefix) else prefix + group for group in asked.principal.groups),
     )
 
@@ -159,6 +163,19 @@ def _answer(asked: ExplainRequest, principal: Principal, verdict: Verdict, state
         "roles": list(roles),
         "missing_roles": list(missing),
         "errors": list(evaluation.errors) if evaluation is not None else [],
+        "revision": state.revision,
+    }
+
+
+def _revoked(principal: Principal, revocation_id: str, state: AuthorizationState) -> Json:
+    return {
+        "decision": "deny",
+        "reason": Reason.REVOKED.value,
+        "sentence": f"{principal.kind.value} {principal.id} is revoked by Revocation {revocation_id}.",
+        "determining_policies": [],
+        "roles": [],
+        "missing_roles": [],
+        "errors": [],
         "revision": state.revision,
     }
 

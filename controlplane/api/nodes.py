@@ -143,4 +143,5 @@ def _counts(state: RegistryState, operator: Operator) -> dict[str, int]:
         "policy-sets": count([entry.namespace for entry in state.policy_sets.values()]),
         "role-bindings": count([entry.namespace for entry in state.role_bindings.values()]),
         "identity-providers": count([entry.namespace for entry in state.identity_providers.values()]),
+        "revocations": count([entry.namespace for entry in state.revocations.values()]),
     }

@@ -24,6 +24,7 @@ _SHORT = {
     Kind.POLICY_SET: ("policy", "policies"),
     Kind.ROLE_BINDING: ("binding", "bindings", "role", "roles"),
     Kind.IDENTITY_PROVIDER: ("provider", "providers", "idp"),
+    Kind.REVOCATION: (),
 }
 
 

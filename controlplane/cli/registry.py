@@ -114,11 +114,21 @@ def _provider_row(item: JsonObject) -> list[Cell]:
     return [id_of(item), str(spec.get("issuer") or ""), keys, "operators" if spec.get("operatorsOnly") else "all", _revision(item)]
 
 
+def _revocation_row(item: JsonObject) -> list[Cell]:
+    spec = item.get("spec") or {}
+    words = {"subject": "subject", "token": "token", "oauthClient": "client", "spiffeId": "workload"}
+    what = next((f"{word} {spec[key]}" for key, word in words.items() if spec.get(key)), "")
+    tokens = f"issued before {moment_text(spec['issuedBefore'])}" if spec.get("issuedBefore") else "all"
+    until = moment_text(spec["until"]) if spec.get("until") else "-"
+    return [id_of(item), what, tokens, until, str(spec.get("reason") or "-"), _revision(item)]
+
+
 _TABLES: dict[Kind, tuple[list[str], Any]] = {
     Kind.NAMESPACE: (["NAME", "DESCRIPTION", "REVISION"], _namespace_row),
     Kind.MCP_SERVER: (["NAME", "ENDPOINT", "PROBED", "ERA", "ACCEPTED", "REVISION"], _server_row),
     Kind.POLICY_SET: (["NAME", "DESCRIPTION", "POLICIES", "REVISION"], _policy_row),
     Kind.ROLE_BINDING: (["NAME", "ROLE", "SUBJECTS", "REVISION"], _binding_row),
+    Kind.REVOCATION: (["NAME", "REVOKED", "TOKENS", "UNTIL", "REASON", "REVISION"], _revocation_row),
     Kind.IDENTITY_PROVIDER: (["NAME", "ISSUER", "KEYS", "FOR", "REVISION"], _provider_row),
 }
 

@@ -21,6 +21,7 @@ FIELD_OF_KIND: Mapping[Kind, str] = {
     Kind.POLICY_SET: "policy_sets",
     Kind.ROLE_BINDING: "role_bindings",
     Kind.IDENTITY_PROVIDER: "identity_providers",
+    Kind.REVOCATION: "revocations",
 }
 
 

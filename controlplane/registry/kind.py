@@ -13,6 +13,7 @@ class Kind(StrEnum):
     POLICY_SET = "PolicySet"
     ROLE_BINDING = "RoleBinding"
     IDENTITY_PROVIDER = "IdentityProvider"
+    REVOCATION = "Revocation"
 
 
 PLURAL_OF_KIND: dict[Kind, str] = {
@@ -21,4 +22,5 @@ PLURAL_OF_KIND: dict[Kind, str] = {
     Kind.POLICY_SET: "policy-sets",
     Kind.ROLE_BINDING: "role-bindings",
     Kind.IDENTITY_PROVIDER: "identity-providers",
+    Kind.REVOCATION: "revocations",
 }

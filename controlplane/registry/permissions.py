@@ -27,19 +27,25 @@ class Permission(StrEnum):
     REGISTRY_NAMESPACE_WRITE = "registry:namespace:write"
     REGISTRY_POLICY_SET_WRITE = "registry:policy-set:write"
     REGISTRY_READ = "registry:read"
+    REGISTRY_REVOCATION_WRITE = "registry:revocation:write"
     REGISTRY_ROLE_BINDING_WRITE = "registry:role-binding:write"
 
 
 OPERATOR_ROLE_PREFIX = "legation:"
 ADMINISTRATOR = "legation:administrator"
 
-_EDITOR = frozenset(Permission) - {Permission.REGISTRY_IDENTITY_PROVIDER_WRITE, Permission.REGISTRY_NAMESPACE_WRITE}
+_EDITOR = frozenset(Permission) - {
+    Permission.REGISTRY_IDENTITY_PROVIDER_WRITE,
+    Permission.REGISTRY_NAMESPACE_WRITE,
+    Permission.REGISTRY_REVOCATION_WRITE,
+}
 
 PERMISSIONS_OF_ROLE: Mapping[str, frozenset[Permission]] = MappingProxyType(
     {
         ADMINISTRATOR: frozenset(Permission),
         "legation:auditor": frozenset({Permission.AUDIT_READ, Permission.REGISTRY_READ}),
         "legation:editor": _EDITOR,
+        "legation:security-officer": frozenset({Permission.AUDIT_READ, Permission.REGISTRY_READ, Permission.REGISTRY_REVOCATION_WRITE}),
         "legation:viewer": frozenset({Permission.REGISTRY_READ}),
     }
 )
@@ -51,6 +57,7 @@ WRITE_OF_KIND: Mapping[Kind, Permission] = MappingProxyType(
         Kind.POLICY_SET: Permission.REGISTRY_POLICY_SET_WRITE,
         Kind.ROLE_BINDING: Permission.REGISTRY_ROLE_BINDING_WRITE,
         Kind.IDENTITY_PROVIDER: Permission.REGISTRY_IDENTITY_PROVIDER_WRITE,
+        Kind.REVOCATION: Permission.REGISTRY_REVOCATION_WRITE,
     }
 )
 
@@ -117,9 +124,10 @@ def write_scope_of(kind: Kind, namespace: str, name: str) -> str:
     """The namespace in which the write permission of an entry must be held.
 
     For an IdentityProvider always `system`: an issuer means one provider in the whole registry, so a namespace that could
-    register any issuer could take that of everybody's login away, or of another namespace.
+    register any issuer could take that of everybody's login away, or of another namespace. For a Revocation too: it holds
+    everywhere.
     """
-    return SYSTEM_NAMESPACE if kind is Kind.IDENTITY_PROVIDER else scope_of(kind, namespace, name)
+    return SYSTEM_NAMESPACE if kind in (Kind.IDENTITY_PROVIDER, Kind.REVOCATION) else scope_of(kind, namespace, name)
 
 
 def require(operator: Operator, permission: Permission, namespace: str) -> None:

@@ -15,9 +15,9 @@ from controlplane.registry.encryption import RegistryKey
 from controlplane.registry.entry import EntryKey, Json, StoredEntry, declared_document, spec_json, state_entry_of
 from controlplane.registry.manifest import DocumentError, ParsedDocument
 from controlplane.registry.sealing import seal_secrets
-from controlplane.registry.spec import IdentityProviderSpec, Kind, RoleBindingSpec
+from controlplane.registry.spec import IdentityProviderSpec, Kind, RevocationSpec, RoleBindingSpec
 from controlplane.registry.state import Entry, RegistryState
-from controlplane.registry.subjects import SubjectError, resolve_subject
+from controlplane.registry.subjects import SubjectError, resolve_revoked, resolve_subject
 
 _Dumper: type[yaml.SafeDumper] = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _UNSET = datetime(1970, 1, 1, tzinfo=UTC)
@@ -79,7 +79,7 @@ def make_plan(documents: Sequence[ParsedDocument], stored: Mapping[EntryKey, Sto
     for document in documents:
         before = stored.get((document.kind, document.metadata.namespace, document.metadata.name))
         uid = before.uid if before is not None else secrets.token_hex(10)
-        resolved, unresolved = _with_qualified_subjects(document, providers)
+        resolved, unresolved = _with_qualified_names(document, providers)
         reference_errors += unresolved
         spec = spec_json(resolved.spec)
         faults, secret_changed = seal_secrets(document.kind, spec, uid=uid, before=before, key=key, document=document.index)
@@ -119,9 +119,11 @@ def _providers_after(
     return providers
 
 
-def _with_qualified_subjects(
+def _with_qualified_names(
     document: ParsedDocument, providers: Mapping[str, Entry[IdentityProviderSpec]]
 ) -> tuple[ParsedDocument, list[DocumentError]]:
+    if isinstance(document.spec, RevocationSpec):
+        return _with_qualified_revocation(document, document.spec, providers)
     if not isinstance(document.spec, RoleBindingSpec):
         return document, []
     subjects = []
@@ -134,6 +136,20 @@ def _with_qualified_subjects(
             errors.append(DocumentError(document=document.index, path=f"spec.subjects[{index}].name", message=str(error)))
             subjects.append(subject)
     return replace(document, spec=document.spec.model_copy(update={"subjects": tuple(subjects)})), errors
+
+
+def _with_qualified_revocation(
+    document: ParsedDocument, spec: RevocationSpec, providers: Mapping[str, Entry[IdentityProviderSpec]]
+) -> tuple[ParsedDocument, list[DocumentError]]:
+    for field, path in (("token", "token"), ("subject", "subject"), ("oauth_client", "oauthClient")):
+        name = getattr(spec, field)
+        if name is not None:
+            try:
+                qualified = resolve_revoked(name, providers)
+            except SubjectError as error:
+                return document, [DocumentError(document=document.index, path=f"spec.{path}", message=str(error))]
+            return replace(document, spec=spec.model_copy(update={field: qualified})), []
+    return document, []
 
 
 def _state_after(planned: Sequence[PlannedEntry], state: RegistryState) -> RegistryState:

@@ -45,6 +45,7 @@ from controlplane.registry.refusal import (
     PreconditionFailedError,
     PreconditionRequiredError,
 )
+from controlplane.registry.revocation import over
 from controlplane.registry.server_status import server_status
 from controlplane.registry.spec import SYSTEM_NAMESPACE, Kind, McpServerSpec
 from controlplane.registry.state import Entry, RegistryState
@@ -53,6 +54,9 @@ from controlplane.registry.subjects import provider_id
 from controlplane.registry.transaction import WriteTransaction
 from controlplane.registry.validation import WrittenEntry, bindings_naming, check_change, entries_in, locks_out
 from extauthz.address import AddressRules
+
+MOST_PRUNED = 1000
+"""Revocations that end in one revision: a write transaction stays short."""
 
 _log = structlog.get_logger(__name__)
 
@@ -217,6 +221,22 @@ class RegistryService:
             if changed:
                 self._show()
         return dict.fromkeys(changed, transaction.revision)
+
+    def prune_revocations(self, now: datetime) -> int:
+        """Delete revocations whose time is over, a bounded number at once; how many. Their history stays."""
+        names = over(self._live.state, now)[:MOST_PRUNED]
+        if not names:
+            return 0
+        with self._writer:
+            with self._store.transaction(actor="system/revocations", message="revocations whose time is over") as transaction:
+                ended = set(over(self._live.at(transaction), now))
+                entries = read_entries(transaction.connection, [(Kind.REVOCATION, SYSTEM_NAMESPACE, name) for name in names])
+                pruned = [entry for entry in entries.values() if entry.name in ended]
+                for entry in pruned:
+                    transaction.delete(entry)
+            if pruned:
+                self._show()
+        return len(pruned)
 
     def _show(self) -> None:
         """Let everybody see what was committed. It is committed: when the database is away now, `live.follow` sees it later."""

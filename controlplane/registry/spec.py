@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from controlplane.registry.kind import PLURAL_OF_KIND as PLURAL_OF_KIND  # noqa: PLC0414 - part of this vocabulary
@@ -241,7 +241,33 @@ class IdentityProviderSpec(Document):
     operators_only: bool = False
 
 
-Spec = NamespaceSpec | McpServerSpec | PolicySetSpec | RoleBindingSpec | IdentityProviderSpec
+RevokedName = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+
+
+class RevocationSpec(Document):
+    """What is refused although its token is good: a token by its `jti`, a subject, an OAuth client, or a SPIFFE ID.
+
+    Names are qualified: `provider/name`. `issuedBefore` refuses only tokens that are older; `until` ends the revocation.
+    """
+
+    token: RevokedName | None = None
+    subject: RevokedName | None = None
+    oauth_client: RevokedName | None = None
+    spiffe_id: Annotated[str, StringConstraints(pattern=r"^spiffe://[^/\s]+(/[^\s]*)?$", max_length=2048)] | None = None
+    issued_before: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    reason: str = Field(default="", max_length=1000)
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> RevocationSpec:
+        if sum(part is not None for part in (self.token, self.subject, self.oauth_client, self.spiffe_id)) != 1:
+            raise ValueError("needs exactly one of 'token', 'subject', 'oauthClient' and 'spiffeId'")
+        if self.issued_before is not None and self.subject is None and self.oauth_client is None:
+            raise ValueError("'issuedBefore' goes with 'subject' and 'oauthClient' only")
+        return self
+
+
+Spec = NamespaceSpec | McpServerSpec | PolicySetSpec | RoleBindingSpec | IdentityProviderSpec | RevocationSpec
 
 SPEC_OF_KIND: dict[Kind, type[Document]] = {
     Kind.NAMESPACE: NamespaceSpec,
@@ -249,4 +275,5 @@ SPEC_OF_KIND: dict[Kind, type[Document]] = {
     Kind.POLICY_SET: PolicySetSpec,
     Kind.ROLE_BINDING: RoleBindingSpec,
     Kind.IDENTITY_PROVIDER: IdentityProviderSpec,
+    Kind.REVOCATION: RevocationSpec,
 }

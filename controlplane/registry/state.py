@@ -11,7 +11,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
-from controlplane.registry.spec import IdentityProviderSpec, McpServerSpec, NamespaceSpec, PolicySetSpec, RoleBindingSpec
+from controlplane.registry.spec import IdentityProviderSpec, McpServerSpec, NamespaceSpec, PolicySetSpec, RevocationSpec, RoleBindingSpec
 
 S = TypeVar("S")
 
@@ -58,4 +58,5 @@ class RegistryState:
     policy_sets: Mapping[str, Entry[PolicySetSpec]] = field(default_factory=lambda: MappingProxyType({}))
     role_bindings: Mapping[str, Entry[RoleBindingSpec]] = field(default_factory=lambda: MappingProxyType({}))
     identity_providers: Mapping[str, Entry[IdentityProviderSpec]] = field(default_factory=lambda: MappingProxyType({}))
+    revocations: Mapping[str, Entry[RevocationSpec]] = field(default_factory=lambda: MappingProxyType({}))
     definitions: Mapping[str, tuple[Definition, ...]] = field(default_factory=lambda: MappingProxyType({}))

@@ -53,6 +53,18 @@ def resolve_subject(subject: SubjectSpec, *, namespace: str, providers: Provider
     return f"{only_provider(visible, namespace, subject.name)}/{subject.name}"
 
 
+def resolve_revoked(name: str, providers: Providers) -> str:
+    """The qualified name of a token, subject or OAuth client that is revoked; raises `SubjectError` for nobody's."""
+    known = {provider_id(entry.namespace, entry.name): entry for entry in providers.values()}
+    qualifier, slash, rest = name.partition("/")
+    if qualifier in known and rest:
+        return name
+    if not slash:
+        return f"{only_provider(known, SYSTEM_NAMESPACE, name)}/{name}"
+    registered = ", ".join(sorted(known)) or "none"
+    raise SubjectError(f"{name!r} must begin with its identity provider, provider/name; {qualifier!r} is not registered ({registered})")
+
+
 def only_provider(visible: Mapping[str, Entry[IdentityProviderSpec]], namespace: str, name: str) -> str:
     """The id of the one provider that a short name can belong to; those for operators only do not count."""
     candidates = sorted(provider for provider, entry in visible.items() if not entry.spec.operators_only)

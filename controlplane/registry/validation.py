@@ -10,6 +10,7 @@ import difflib
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,12 +18,15 @@ from controlplane.registry.changes import entries_of
 from controlplane.registry.manifest import DocumentError
 from controlplane.registry.own_address import OwnAddresses
 from controlplane.registry.permissions import ADMINISTRATOR, OPERATOR_ROLE_PREFIX, PERMISSIONS_OF_ROLE
+from controlplane.registry.revocation import wholly_revoked_subjects
 from controlplane.registry.spec import (
     SYSTEM_NAMESPACE,
     IdentityProviderSpec,
     Kind,
     McpServerSpec,
+    RevocationSpec,
     RoleBindingSpec,
+    SubjectSpec,
 )
 from controlplane.registry.state import Entry, RegistryState
 from controlplane.registry.subjects import provider_id, visible_providers
@@ -52,6 +56,8 @@ class PolicyFinding:
 PUBLIC_KEY_MEMBERS = frozenset({"alg", "crv", "e", "ext", "key_ops", "kid", "kty", "n", "use", "x", "x5c", "x5t", "x5t#S256", "x5u", "y"})
 """RFC 7517 and RFC 7518 section 6, of public keys; `ext` is the Web Cryptography API's."""
 SECRET_KEY_MEMBERS = frozenset({"d", "dp", "dq", "k", "oth", "p", "q", "qi"})
+FUTURE_TOLERANCE = timedelta(minutes=5)
+"""Of `issuedBefore`: who writes it may have a clock that is ahead."""
 _MAX_KEYS_LOOKED_AT = 100
 
 _MAX_SUGGESTIONS = 20
@@ -101,6 +107,8 @@ def check_change(
                 _check_mcp_server(item, spec, address_rules, own_addresses, findings)
             case RoleBindingSpec() as spec:
                 _check_role_binding(item, spec, after, findings)
+            case RevocationSpec() as spec:
+                _check_revocation(item, spec, findings)
             case IdentityProviderSpec() as spec:
                 _check_identity_provider(item, spec, after, address_rules, findings)
     if any(item.kind is Kind.POLICY_SET for item in written):
@@ -133,12 +141,20 @@ def bindings_naming(state: RegistryState, provider: str) -> list[str]:
 
 def _has_administrator(state: RegistryState) -> bool:
     known = visible_providers(state.identity_providers, SYSTEM_NAMESPACE)
+    revoked = wholly_revoked_subjects(state)
     return any(
         binding.namespace == SYSTEM_NAMESPACE
         and binding.spec.role == ADMINISTRATOR
-        and any(subject.kind == "Workload" or subject.name.partition("/")[0] in known for subject in binding.spec.subjects)
+        and any(
+            subject.kind == "Workload" or (subject.name.partition("/")[0] in known and not _is_revoked(subject, revoked))
+            for subject in binding.spec.subjects
+        )
         for binding in state.role_bindings.values()
     )
+
+
+def _is_revoked(subject: SubjectSpec, revoked: Collection[str]) -> bool:
+    return subject.kind != "Group" and subject.name in revoked
 
 
 def _check_namespace(item: WrittenEntry, after: RegistryState, findings: Findings) -> None:
@@ -180,6 +196,18 @@ def _check_role_binding(item: WrittenEntry, spec: RoleBindingSpec, after: Regist
         provider = visible.get(subject.name.partition("/")[0])
         if provider is not None and provider.spec.operators_only and not operator_role:
             findings.warn(item.document, f"spec.subjects[{index}]: {subject.name} is for operators only and can never call a server")
+
+
+def _check_revocation(item: WrittenEntry, spec: RevocationSpec, findings: Findings) -> None:
+    if item.entry.namespace != SYSTEM_NAMESPACE:
+        message = f"a Revocation holds everywhere and is in the namespace {SYSTEM_NAMESPACE}"
+        findings.errors.append(DocumentError(document=item.document, path="metadata.namespace", message=message))
+    now = datetime.now(UTC)
+    if spec.until is not None and spec.until <= now:
+        findings.errors.append(DocumentError(document=item.document, path="spec.until", message="is over already"))
+    if spec.issued_before is not None and spec.issued_before > now + FUTURE_TOLERANCE:
+        message = "is in the future: tokens that are issued until then would be refused too; leave it out to refuse every token"
+        findings.errors.append(DocumentError(document=item.document, path="spec.issuedBefore", message=message))
 
 
 def _check_identity_provider(

@@ -17,13 +17,22 @@ from google.protobuf.message import Message
 
 from controlplane.registry.catalog import tool_of
 from controlplane.registry.encryption import CLIENT_SECRET, STATIC_HEADER_SECRET, RegistryKey, open_secret
-from controlplane.registry.spec import IdentityProviderSpec, McpServerSpec, PolicySetSpec, RoleBindingSpec, SecretReference
+from controlplane.registry.revocation import what_is_revoked
+from controlplane.registry.spec import (
+    IdentityProviderSpec,
+    McpServerSpec,
+    PolicySetSpec,
+    RevocationSpec,
+    RoleBindingSpec,
+    SecretReference,
+)
 from controlplane.registry.state import Definition, Entry, RegistryState
 from controlplane.registry.subjects import provider_id
 from controlplane.xds.cluster_name import cluster_name, upstream_path
 from extauthz.catalog.server import ArgumentType, Effect
-from extauthz.discovery import CONTEXT_KEY, IDENTITY_PROVIDER, MCP_SERVER, POLICY_SET, ROLE_BINDING
+from extauthz.discovery import CONTEXT_KEY, IDENTITY_PROVIDER, MCP_SERVER, POLICY_SET, REVOCATION, ROLE_BINDING
 from extauthz.errors import CredentialError
+from extauthz.identity.revocation import RevocationIndex
 from extauthz.policy.cedar import CedarEngine
 from extauthz.state import (
     AuthorizationState,
@@ -31,6 +40,7 @@ from extauthz.state import (
     identity_provider_from_message,
     mcp_server_from_message,
     policy_document_from_message,
+    revocation_from_message,
     role_binding_from_message,
 )
 from extauthz.v1 import registry_pb2 as pb
@@ -64,6 +74,7 @@ M = TypeVar("M", bound=Message)
 def build_messages(state: RegistryState, *, key: RegistryKey, now: datetime) -> Messages:
     """Everything an authorizer gets of this state, by type URL and resource name; the Revision is added by the snapshot."""
     return {
+        REVOCATION: {name: make_revocation(entry) for name, entry in state.revocations.items()},
         IDENTITY_PROVIDER: {name: make_identity_provider(entry) for name, entry in state.identity_providers.items()},
         CONTEXT_KEY: {message.key_id: message for message in make_context_keys(key, now)},
         POLICY_SET: {name: make_policy_set(entry) for name, entry in state.policy_sets.items()},
@@ -94,6 +105,7 @@ def build_authorization_state(
         policy=build(documents, bindings, servers),
         identity_providers=tuple(identity_provider_from_message(m) for m in _of(messages[IDENTITY_PROVIDER], pb.IdentityProvider)),
         context_keys=context_keys_from_messages(_of(messages[CONTEXT_KEY], pb.ContextKey)),
+        revocations=RevocationIndex(map(revocation_from_message, _of(messages[REVOCATION], pb.Revocation))),
         committed_at_unix=state.committed_at.timestamp(),
     )
 
@@ -151,6 +163,20 @@ def make_identity_provider(entry: Entry[IdentityProviderSpec]) -> pb.IdentityPro
         operators_only=spec.operators_only,
         required_token_types=spec.token_types,
     )
+
+
+def make_revocation(entry: Entry[RevocationSpec]) -> pb.Revocation:
+    """One Revocation."""
+    spec = entry.spec
+    kind, revoked = what_is_revoked(spec)
+    message = pb.Revocation(
+        namespace=entry.namespace,
+        name=entry.name,
+        issued_before_unix=spec.issued_before.timestamp() if spec.issued_before is not None else 0,
+        expires_at_unix=spec.until.timestamp() if spec.until is not None else 0,
+    )
+    setattr(message, kind.value, revoked)
+    return message
 
 
 def make_context_keys(key: RegistryKey, now: datetime) -> list[pb.ContextKey]:

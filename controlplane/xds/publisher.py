@@ -1,7 +1,7 @@
 """How a revision reaches every node without losing a call: make before break, gated by ACKs, removal last.
 
-    (1) what cannot wait: when (2) takes time, authorizers forget removed and suspended servers before it, and when it takes
-        longer than a healthy Envoy does, they are told the newest policies over the servers they know
+    (1) what cannot wait: when (2) takes time, authorizers forget removed and suspended servers and learn revocations before
+        it, and when it takes longer than a healthy Envoy does, they are told the newest policies over the servers they know
     (2) Envoys add clusters and endpoints of the new revision beside what they have          -> ACK
     (3) authorizers switch to the new revision as a whole                                    -> ACK
     (4) after a grace (a decision under way may still name the old cluster) Envoys remove
@@ -239,6 +239,8 @@ class Publisher:
         """New names are resolved first, which may take a moment; what cannot wait does not wait for it."""
         then = self.published.state.mcp_servers if self.published is not None else {}
         changed = [entry for name, entry in state.mcp_servers.items() if then.get(name) is not entry]
+        if changed:
+            self._revoke()
         await self._resolver.learn(host for entry in changed for host in hosts_of(entry.spec))
         await self._authorities.learn(changed)
 

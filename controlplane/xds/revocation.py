@@ -6,20 +6,34 @@ from collections.abc import Collection, Mapping
 
 from controlplane.registry.encryption import RegistryKey
 from controlplane.registry.state import RegistryState
-from controlplane.xds.authorizer_resources import make_mcp_server
+from controlplane.xds.authorizer_resources import make_mcp_server, make_revocation
 from controlplane.xds.cache import Resources, XdsResource
 from controlplane.xds.snapshot import Snapshot, make_resource, make_revision_again, policies_of
-from extauthz.discovery import MCP_SERVER, REVISION, REVISION_NAME
+from extauthz.discovery import MCP_SERVER, REVISION, REVISION_NAME, REVOCATION
 from extauthz.v1 import registry_pb2 as pb
 
 
 def revoked(resources: Resources, state: RegistryState, newest: RegistryState, *, key: RegistryKey) -> Resources:
-    """`resources` (made from `state`) without the servers that `newest` removed, and with those suspended that it suspended.
+    """`resources` (made from `state`) with what `newest` takes away: servers it removed or suspended, tokens and subjects it revoked.
 
     Nothing is ever widened: everything else stays as it is in `resources`. The same object when nothing was revoked.
     """
-    if newest.mcp_servers is state.mcp_servers:
-        return resources
+    told: dict[str, Mapping[str, XdsResource]] = {}
+    if newest.mcp_servers is not state.mcp_servers:
+        told[MCP_SERVER] = _without_revoked_servers(resources, state, newest, key)
+    if newest.revocations is not state.revocations:
+        told[REVOCATION] = _with_revocations(resources[REVOCATION], newest)
+    return resources if all(resources[type_url] == named for type_url, named in told.items()) else _with(resources, told)
+
+
+def _with_revocations(told: Mapping[str, XdsResource], newest: RegistryState) -> Mapping[str, XdsResource]:
+    added = {name: make_resource(name, make_revocation(entry)) for name, entry in newest.revocations.items() if name not in told}
+    return {**told, **added} if added else told
+
+
+def _without_revoked_servers(
+    resources: Resources, state: RegistryState, newest: RegistryState, key: RegistryKey
+) -> Mapping[str, XdsResource]:
     told = dict(resources[MCP_SERVER])
     for name in resources[MCP_SERVER]:
         then, now = state.mcp_servers.get(name), newest.mcp_servers.get(name)
@@ -30,11 +44,11 @@ def revoked(resources: Resources, state: RegistryState, newest: RegistryState, *
         elif now.spec.suspended and not (then is not None and then.spec.suspended):
             cluster = pb.McpServer.FromString(told[name].value).cluster
             told[name] = make_resource(name, make_mcp_server(now, newest.definitions.get(now.uid, ()), key=key, cluster=cluster))
-    return resources if told == resources[MCP_SERVER] else _with_servers(resources, told)
+    return told
 
 
 def governed(resources: Resources, snapshot: Snapshot, newest: RegistryState) -> Resources:
-    """`resources` (with the servers of `snapshot` or older) under the policies, bindings and identity providers of `newest`.
+    """`resources` (with the servers of `snapshot` or older) under the policies, bindings, providers and revocations of `newest`.
 
     Servers stay as they are told. The same object when nothing differs.
     """
@@ -57,9 +71,9 @@ def keeping_refused(snapshot: Snapshot, refused: Collection[str], before: Resour
     if not kept:
         return snapshot.authorizer, frozenset()
     named = frozenset(pb.McpServer.FromString(resource.value).cluster for resource in kept.values())
-    return _with_servers(snapshot.authorizer, dict(snapshot.authorizer[MCP_SERVER]) | kept), named
+    return _with(snapshot.authorizer, {MCP_SERVER: dict(snapshot.authorizer[MCP_SERVER]) | kept}), named
 
 
-def _with_servers(resources: Resources, servers: Mapping[str, XdsResource]) -> Resources:
-    told = dict(resources) | {MCP_SERVER: servers}
+def _with(resources: Resources, others: Mapping[str, Mapping[str, XdsResource]]) -> Resources:
+    told = {**resources, **others}
     return told | {REVISION: {REVISION_NAME: make_revision_again(resources[REVISION][REVISION_NAME], told)}}

@@ -48,6 +48,7 @@ from extauthz.discovery import (
     POLICY_SET,
     REVISION,
     REVISION_NAME,
+    REVOCATION,
     ROLE_BINDING,
     version_of,
 )
@@ -281,6 +282,7 @@ def policies_of(newest: RegistryState, snapshot: Snapshot) -> dict[str, Mapping[
     """Who is known and what is permitted in `newest`; what did not change since `snapshot` is taken from it."""
     then, held = snapshot.state, snapshot.authorizer
     return {
+        REVOCATION: _told(newest.revocations, then.revocations, held[REVOCATION], authorizer.make_revocation),
         IDENTITY_PROVIDER: _told(
             newest.identity_providers, then.identity_providers, held[IDENTITY_PROVIDER], authorizer.make_identity_provider
         ),
@@ -305,6 +307,7 @@ def _authorizer_resources(
         return authorizer.make_mcp_server(entry, state.definitions.get(entry.uid, ()), key=inputs.key, cluster=names.get(entry.id, ""))
 
     return {
+        REVOCATION: _told(state.revocations, then.revocations, held[REVOCATION], authorizer.make_revocation),
         IDENTITY_PROVIDER: _told(
             state.identity_providers, then.identity_providers, held[IDENTITY_PROVIDER], authorizer.make_identity_provider
         ),

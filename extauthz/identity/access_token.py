@@ -141,6 +141,11 @@ def limits_of(claims: Mapping[str, object]) -> TokenLimits:
     return TokenLimits(expires_at=_numeric_date(claims, "exp", None), not_before=not_before, audiences=frozenset(members))
 
 
+def issued_at_of(claims: Mapping[str, object]) -> float:
+    """When the token was issued, Unix seconds; 0 when it does not say, so that it counts as older than any instant."""
+    return _numeric_date(claims, "iat", 0.0)
+
+
 def check_times(limits: TokenLimits, now: float, leeway_seconds: float = LEEWAY_SECONDS) -> None:
     """Raise `AuthenticationError` unless the token is good at `now`."""
     if now >= limits.expires_at:

@@ -22,6 +22,7 @@ from extauthz.identity.access_token import (
     TokenLimits,
     check_audience,
     check_times,
+    issued_at_of,
     limits_of,
     read_unverified_token,
     verify_access_token,
@@ -202,6 +203,7 @@ def principal_from_claims(claims: VerifiedClaims, provider: IdentityProvider) ->
         access_token_id=_name(claims, "jti"),
         actor=f"{provider.id}/{actor}" if actor else "",
         trusted_namespaces=trusted,
+        issued_at_unix=issued_at_of(claims),
         expires_at_unix=limits_of(claims).expires_at,
         claims=claims,
     )

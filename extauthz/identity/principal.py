@@ -26,7 +26,7 @@ class Principal:
     """One authenticated caller.
 
     `id` is qualified by the identity provider (`acme-okta/ann`), and so is each of `groups` (`acme-okta/marketing`):
-    two issuers that both say "marketing" are two groups.
+    two issuers that both say "marketing" are two groups. `issued_at_unix` 0 = not known.
     """
 
     kind: PrincipalKind
@@ -39,6 +39,7 @@ class Principal:
     access_token_id: str = ""
     actor: str = ""
     trusted_namespaces: tuple[str, ...] = ("*",)
+    issued_at_unix: float = 0.0
     expires_at_unix: float = 0.0
     claims: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}), compare=False, repr=False)
 

@@ -36,7 +36,7 @@ AUDIT_DECISION_DENY: AuditDecision
 AUDIT_DECISION_ERROR: AuditDecision
 
 class AuditRecord(_message.Message):
-    __slots__ = ("decision_id", "at_unix_us", "writer_id", "sequence", "event", "decision", "reason", "sentence", "principal", "namespace", "mcp_server", "mcp_server_uid", "method", "tool", "mcp_resource_uri", "prompt", "era", "protocol_version", "request_id_json", "arguments_digest", "determining_policies", "policy_errors", "revision", "latency_us", "http_status", "lane", "cluster", "downstream_address", "http_method", "path", "body_bytes", "user_agent", "trace_id", "envoy_request_id", "parent_decision_id", "tool_digest", "effect", "policy_engine", "previous_hash", "record_hash", "abandoned", "suppressed")
+    __slots__ = ("decision_id", "at_unix_us", "writer_id", "sequence", "event", "decision", "reason", "sentence", "principal", "namespace", "mcp_server", "mcp_server_uid", "method", "tool", "mcp_resource_uri", "prompt", "era", "protocol_version", "request_id_json", "arguments_digest", "determining_policies", "policy_errors", "revision", "latency_us", "http_status", "lane", "cluster", "downstream_address", "http_method", "path", "body_bytes", "user_agent", "trace_id", "envoy_request_id", "parent_decision_id", "tool_digest", "effect", "policy_engine", "previous_hash", "record_hash", "abandoned", "suppressed", "session_digest", "revocation")
     DECISION_ID_FIELD_NUMBER: _ClassVar[int]
     AT_UNIX_US_FIELD_NUMBER: _ClassVar[int]
     WRITER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -79,6 +79,8 @@ class AuditRecord(_message.Message):
     RECORD_HASH_FIELD_NUMBER: _ClassVar[int]
     ABANDONED_FIELD_NUMBER: _ClassVar[int]
     SUPPRESSED_FIELD_NUMBER: _ClassVar[int]
+    SESSION_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    REVOCATION_FIELD_NUMBER: _ClassVar[int]
     decision_id: str
     at_unix_us: int
     writer_id: str
@@ -121,7 +123,9 @@ class AuditRecord(_message.Message):
     record_hash: bytes
     abandoned: bool
     suppressed: int
-    def __init__(self, decision_id: _Optional[str] = ..., at_unix_us: _Optional[int] = ..., writer_id: _Optional[str] = ..., sequence: _Optional[int] = ..., event: _Optional[_Union[AuditEvent, str]] = ..., decision: _Optional[_Union[AuditDecision, str]] = ..., reason: _Optional[str] = ..., sentence: _Optional[str] = ..., principal: _Optional[_Union[AuditPrincipal, _Mapping]] = ..., namespace: _Optional[str] = ..., mcp_server: _Optional[str] = ..., mcp_server_uid: _Optional[str] = ..., method: _Optional[str] = ..., tool: _Optional[str] = ..., mcp_resource_uri: _Optional[str] = ..., prompt: _Optional[str] = ..., era: _Optional[str] = ..., protocol_version: _Optional[str] = ..., request_id_json: _Optional[str] = ..., arguments_digest: _Optional[str] = ..., determining_policies: _Optional[_Iterable[str]] = ..., policy_errors: _Optional[_Iterable[str]] = ..., revision: _Optional[int] = ..., latency_us: _Optional[int] = ..., http_status: _Optional[int] = ..., lane: _Optional[str] = ..., cluster: _Optional[str] = ..., downstream_address: _Optional[str] = ..., http_method: _Optional[str] = ..., path: _Optional[str] = ..., body_bytes: _Optional[int] = ..., user_agent: _Optional[str] = ..., trace_id: _Optional[str] = ..., envoy_request_id: _Optional[str] = ..., parent_decision_id: _Optional[str] = ..., tool_digest: _Optional[str] = ..., effect: _Optional[str] = ..., policy_engine: _Optional[str] = ..., previous_hash: _Optional[bytes] = ..., record_hash: _Optional[bytes] = ..., abandoned: _Optional[bool] = ..., suppressed: _Optional[int] = ...) -> None: ...
+    session_digest: str
+    revocation: str
+    def __init__(self, decision_id: _Optional[str] = ..., at_unix_us: _Optional[int] = ..., writer_id: _Optional[str] = ..., sequence: _Optional[int] = ..., event: _Optional[_Union[AuditEvent, str]] = ..., decision: _Optional[_Union[AuditDecision, str]] = ..., reason: _Optional[str] = ..., sentence: _Optional[str] = ..., principal: _Optional[_Union[AuditPrincipal, _Mapping]] = ..., namespace: _Optional[str] = ..., mcp_server: _Optional[str] = ..., mcp_server_uid: _Optional[str] = ..., method: _Optional[str] = ..., tool: _Optional[str] = ..., mcp_resource_uri: _Optional[str] = ..., prompt: _Optional[str] = ..., era: _Optional[str] = ..., protocol_version: _Optional[str] = ..., request_id_json: _Optional[str] = ..., arguments_digest: _Optional[str] = ..., determining_policies: _Optional[_Iterable[str]] = ..., policy_errors: _Optional[_Iterable[str]] = ..., revision: _Optional[int] = ..., latency_us: _Optional[int] = ..., http_status: _Optional[int] = ..., lane: _Optional[str] = ..., cluster: _Optional[str] = ..., downstream_address: _Optional[str] = ..., http_method: _Optional[str] = ..., path: _Optional[str] = ..., body_bytes: _Optional[int] = ..., user_agent: _Optional[str] = ..., trace_id: _Optional[str] = ..., envoy_request_id: _Optional[str] = ..., parent_decision_id: _Optional[str] = ..., tool_digest: _Optional[str] = ..., effect: _Optional[str] = ..., policy_engine: _Optional[str] = ..., previous_hash: _Optional[bytes] = ..., record_hash: _Optional[bytes] = ..., abandoned: _Optional[bool] = ..., suppressed: _Optional[int] = ..., session_digest: _Optional[str] = ..., revocation: _Optional[str] = ...) -> None: ...
 
 class AuditPrincipal(_message.Message):
     __slots__ = ("kind", "id", "provider", "subject", "issuer", "oauth_client_id", "groups", "roles", "access_token_id", "actor")

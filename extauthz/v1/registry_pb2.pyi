@@ -216,6 +216,26 @@ class IdentityProvider(_message.Message):
     required_token_types: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, id: _Optional[str] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ..., issuer: _Optional[str] = ..., jwks_json: _Optional[str] = ..., jwks_url: _Optional[str] = ..., algorithms: _Optional[_Iterable[str]] = ..., audiences: _Optional[_Iterable[str]] = ..., trusted_namespaces: _Optional[_Iterable[str]] = ..., subject_claim: _Optional[str] = ..., groups_claim: _Optional[str] = ..., agent_claim: _Optional[str] = ..., allow_insecure_http: _Optional[bool] = ..., operators_only: _Optional[bool] = ..., required_token_types: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class Revocation(_message.Message):
+    __slots__ = ("namespace", "name", "token", "subject", "oauth_client", "spiffe_id", "issued_before_unix", "expires_at_unix")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    OAUTH_CLIENT_FIELD_NUMBER: _ClassVar[int]
+    SPIFFE_ID_FIELD_NUMBER: _ClassVar[int]
+    ISSUED_BEFORE_UNIX_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_UNIX_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    token: str
+    subject: str
+    oauth_client: str
+    spiffe_id: str
+    issued_before_unix: float
+    expires_at_unix: float
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., token: _Optional[str] = ..., subject: _Optional[str] = ..., oauth_client: _Optional[str] = ..., spiffe_id: _Optional[str] = ..., issued_before_unix: _Optional[float] = ..., expires_at_unix: _Optional[float] = ...) -> None: ...
+
 class ContextKey(_message.Message):
     __slots__ = ("key_id", "key", "not_before_unix", "not_after_unix")
     KEY_ID_FIELD_NUMBER: _ClassVar[int]

@@ -13,15 +13,15 @@ from tests.functional.api import DEMO, GATEWAY_URL, Api, binding, running_api
 PUBLIC = {"readHealth", "readReadiness", "readOpenApi"}
 
 # What a viewer of `demo` may do in `demo`, and an editor of `other` anywhere: reads that filter by namespace themselves.
-FILTERED_READS = {"listNamespaces", "listMcpServers", "listPolicySets", "listRoleBindings", "listIdentityProviders"}
+FILTERED_READS = {"listNamespaces", "listMcpServers", "listPolicySets", "listRoleBindings", "listIdentityProviders", "listRevocations"}
 FILTERED_READS |= {"listNodes", "readRevision", "readStatus"}
 VIEWER = FILTERED_READS | {
     *(
         f"{verb}{kind}"
-        for kind in ("Namespace", "McpServer", "PolicySet", "RoleBinding", "IdentityProvider")
+        for kind in ("Namespace", "McpServer", "PolicySet", "RoleBinding", "IdentityProvider", "Revocation")
         for verb in ("read", "history")
     ),
-    *(f"list{kind}sIn" for kind in ("McpServer", "PolicySet", "RoleBinding", "IdentityProvider")),
+    *(f"list{kind}sIn" for kind in ("McpServer", "PolicySet", "RoleBinding", "IdentityProvider", "Revocation")),
     "readTools",
 }
 EDITOR_ELSEWHERE = FILTERED_READS | {"readAudit"}
@@ -85,7 +85,9 @@ async def test_every_route_denies_a_viewer_what_is_not_listed(api: Api):
     answered = {route.operation_id: await _status(api, route, api.token("vera")) for route in api.routes}
 
     assert {operation for operation, status in answered.items() if status not in (401, 403)} == PUBLIC | VIEWER
-    assert {answered[operation] for operation in VIEWER} == {200}
+    elsewhere = {"readRevocation", "historyRevocation"}  # revocations are in the namespace system only
+    assert {answered[operation] for operation in VIEWER - elsewhere} == {200}
+    assert {answered[operation] for operation in elsewhere} <= {200, 404}
 
 
 async def test_every_route_denies_an_editor_of_another_namespace_what_is_not_listed(api: Api):
@@ -120,7 +122,7 @@ async def test_lists_hold_only_what_may_be_read(api: Api):
 
     assert (mine, namespaces, servers) == (["other/editors"], ["/other"], [])
     assert {"demo/marketing", "system/administrators", "other/editors"} <= set(everything)
-    assert counts == {"namespaces": 1, "mcp-servers": 0, "policy-sets": 0, "role-bindings": 1, "identity-providers": 0}
+    assert counts == {"namespaces": 1, "mcp-servers": 0, "policy-sets": 0, "role-bindings": 1, "identity-providers": 0, "revocations": 0}
 
 
 async def test_an_editor_edits_its_namespace_and_nothing_else(api: Api):

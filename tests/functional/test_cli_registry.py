@@ -169,3 +169,32 @@ def test_an_audit_log_without_records_is_no_error(legation: Legation):
 
     assert answer.returncode == Outcome.DONE, answer.stderr
     assert json.loads(answer.stdout)["items"] == []
+
+
+def test_a_revocation_is_made_once_listed_and_never_shortened(legation: Legation):
+    made = legation("revoke", "--subject", "ann", "--until", "30d", "-m", "left")
+    again = legation("revoke", "--subject", "ann", "--until", "30d", "-o", "json")
+    longer = legation("revoke", "--subject", "ann")
+    shorter = legation("revoke", "--subject", "ann", "--until", "8h")
+    listed = legation("get", "revocations")
+    name = json.loads(again.stdout)["metadata"]["name"]
+    lifted = legation("delete", "revocation", name, "--yes")
+
+    assert "revoked  subject local/ann until " in made.stdout
+    assert "1 of 1 authorizers" in made.stdout
+    assert (made.returncode, again.returncode, longer.returncode) == (Outcome.DONE, Outcome.DONE, Outcome.DONE)
+    assert shorter.returncode == Outcome.NO
+    assert "revoked already, without an end" in shorter.stderr
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == ["NAME", f"system/{name}"]
+    assert "subject local/ann" in listed.stdout
+    assert lifted.returncode == Outcome.DONE
+
+
+def test_a_revocation_names_exactly_one_and_a_moment_with_its_zone(legation: Legation):
+    none = legation("revoke")
+    two = legation("revoke", "--subject", "ann", "--client", "app")
+    local_time = legation("revoke", "--subject", "ann", "--until", "2027-01-01T00:00:00")
+
+    assert [run.returncode for run in (none, two, local_time)] == [2, 2, 2]
+    assert "exactly one" in none.stderr
+    assert "moment with its zone" in local_time.stderr

@@ -18,6 +18,7 @@ from extauthz.door import Door
 from extauthz.egress_context import EgressContext, sign_egress_context
 from extauthz.errors import AuditError, AuthenticationError, CredentialError, Reason
 from extauthz.identity.principal import PROBER, Principal, PrincipalKind
+from extauthz.identity.revocation import Revocation, RevocationIndex, RevokedKind
 from extauthz.mcp.headers import META_CAPABILITIES, META_VERSION
 from extauthz.policy.model import Action, AuthorizationRequest, Evaluation
 from extauthz.state import AuthorizationState, ContextKey
@@ -65,9 +66,22 @@ class Policies:
 class State:
     """A loaded state, or none; every token is Ann's unless `error` says otherwise."""
 
-    def __init__(self, policies: Policies, *, loaded: bool = True, stale: bool = False, error: AuthenticationError | None = None) -> None:
+    def __init__(
+        self,
+        policies: Policies,
+        *,
+        loaded: bool = True,
+        stale: bool = False,
+        error: AuthenticationError | None = None,
+        revocations: RevocationIndex | None = None,
+    ) -> None:
         self._state = AuthorizationState(
-            revision=42, mcp_servers={"demo/crm": CRM}, policy=policies, identity_providers=(), context_keys=(KEY,)
+            revision=42,
+            mcp_servers={"demo/crm": CRM},
+            policy=policies,
+            identity_providers=(),
+            context_keys=(KEY,),
+            revocations=revocations or RevocationIndex(),
         )
         self._loaded, self._stale, self._error = loaded, stale, error
 
@@ -238,6 +252,30 @@ async def test_no_token_is_a_401_with_a_challenge_and_no_parse() -> None:
     assert 'resource_metadata="https://gw.example/.well-known/oauth-protected-resource/servers/demo/crm/mcp"' in challenge
     assert body_of(decision)["id"] is None
     assert audit.records[0].principal is None
+
+
+async def test_a_revoked_caller_is_a_401_on_the_record_by_name_at_both_listeners() -> None:
+    audit = Audit()
+    revoked = RevocationIndex([Revocation(id="system/ann-left", kind=RevokedKind.SUBJECT, revoked="okta/ann")])
+    for_ann = {"legation-context": [sign_egress_context(_context_of(ANN), KEY)]}
+
+    ingress = await decider(Policies("update"), audit, state=State(Policies("update"), revocations=revoked)).decide(call())
+    egress = await decider(Policies("update"), audit, state=State(Policies("update"), revocations=revoked)).decide(
+        call(listener="egress", headers=for_ann)
+    )
+
+    assert ingress.answer is not None
+    assert ingress.answer.status == 401
+    assert 'error="invalid_token"' in dict(ingress.answer.headers)["www-authenticate"]
+    assert "ann-left" not in ingress.answer.body
+    assert ingress.passage is egress.passage is None
+    assert [(r.reason, r.revocation, r.principal) for r in audit.records] == [("revoked", "system/ann-left", ANN)] * 2
+
+
+def _context_of(principal: Principal) -> EgressContext:
+    return EgressContext(
+        decision_id="d", principal=principal, mcp_server_id="demo/crm", revision=1, expires_at_unix=time.time() + 60, kind="call"
+    )
 
 
 async def test_metadata_is_the_same_for_servers_that_exist_and_that_do_not() -> None:

@@ -86,6 +86,7 @@ async def test_verified_claims_become_a_principal_qualified_by_its_provider() ->
         access_token_id="t-1",
         actor="acme/assistant",
         trusted_namespaces=("*",),
+        issued_at_unix=NOW,
         expires_at_unix=NOW + 300,
     )
     assert principal.claims["extra"] == 1

@@ -14,9 +14,9 @@ from controlplane.xds.revocation import governed, keeping_refused, revoked
 from controlplane.xds.rollout import Rollout
 from controlplane.xds.snapshot import Snapshot, build_snapshot
 from controlplane.xds.subscription import Rejection
-from extauthz.discovery import MCP_SERVER, POLICY_SET, REVISION
+from extauthz.discovery import MCP_SERVER, POLICY_SET, REVISION, REVOCATION
 from extauthz.v1 import registry_pb2 as pb
-from tests.unit.xds_world import KEY, inputs_of, mcp_server, policy_set, state_of
+from tests.unit.xds_world import KEY, inputs_of, mcp_server, policy_set, revocation, state_of
 
 BUILT = MemoryResourceCache()
 
@@ -46,6 +46,27 @@ def test_a_server_of_the_same_name_that_is_another_one_is_a_revocation() -> None
     resources = revoked(snapshot.authorizer, snapshot.state, state_of(2, mcp_server("a", uid="second")), key=KEY)
 
     assert resources[MCP_SERVER] == {}
+
+
+def test_who_is_revoked_is_told_before_the_revision_and_nobody_is_let_in_again_before_it() -> None:
+    a, ann, bob = mcp_server("a"), revocation("ann", subject="local/ann"), revocation("bob", subject="local/bob")
+    snapshot = snapshot_of(1, a, ann)
+
+    resources = revoked(snapshot.authorizer, snapshot.state, state_of(2, a, bob), key=KEY)
+
+    assert resources[REVOCATION].keys() == {"system/ann", "system/bob"}
+    assert resources[REVISION] != snapshot.authorizer[REVISION]
+    assert revoked(resources, snapshot.state, state_of(2, a, bob), key=KEY) is resources
+    assert snapshot_of(2, a, bob).authorizer[REVOCATION].keys() == {"system/bob"}
+
+
+def test_revocations_that_changed_do_not_wait_longer_than_policies() -> None:
+    a = mcp_server("a")
+    snapshot = snapshot_of(1, a, revocation("ann", subject="local/ann", until="2027-01-01T00:00:00Z"))
+
+    resources = governed(snapshot.authorizer, snapshot, state_of(2, a, revocation("ann", subject="local/ann")))
+
+    assert pb.Revocation.FromString(resources[REVOCATION]["system/ann"].value).expires_at_unix == 0
 
 
 def test_without_a_revocation_nothing_is_made_anew() -> None:

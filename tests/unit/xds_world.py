@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from controlplane.registry.encryption import RegistryKey
-from controlplane.registry.spec import IdentityProviderSpec, McpServerSpec, PolicySetSpec, RoleBindingSpec
+from controlplane.registry.spec import IdentityProviderSpec, McpServerSpec, PolicySetSpec, RevocationSpec, RoleBindingSpec
 from controlplane.registry.state import Definition, Entry, RegistryState
 from controlplane.xds.authority_file import NO_AUTHORITIES, Authorities
 from controlplane.xds.gateway import GatewaySettings
@@ -50,6 +50,10 @@ def identity_provider(name: str, **spec: Any) -> Entry[IdentityProviderSpec]:
 
 
 def tool(name: str, *, accepted: dict[str, Any] | None = None, **document: Any) -> Definition:
+def revocation(name: str, **spec: Any) -> Entry[RevocationSpec]:
+    return Entry(uid=f"uid-{name}", namespace="system", name=name, spec=RevocationSpec.model_validate(spec), resource_revision=1)
+
+
     return Definition(kind="tool", name=name, digest=f"sha256:{name}", document={"name": name, **document}, accepted=accepted)
 
 
@@ -65,6 +69,7 @@ def state_of(revision: int, *entries: Entry[Any], definitions: dict[str, tuple[D
         role_bindings=of(RoleBindingSpec),
         identity_providers=of(IdentityProviderSpec),
         definitions=definitions or {},
+        revocations=of(RevocationSpec),
     )
 
 
