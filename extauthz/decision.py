@@ -234,6 +234,10 @@ class Decider:
         except AuthenticationError as error:
             raise _Refused(error.reason) from error
         case.record.principal = principal
+        revocation = state.revocations.find(principal, self._clock())
+        if revocation is not None:
+            case.record.revocation = revocation.id
+            raise _Refused(Reason.REVOKED)
         case.record.roles = state.policy.roles_of(principal, place.namespace)
         return principal
 
@@ -247,10 +251,6 @@ class Decider:
             raise AuthenticationError(Reason.EGRESS_CONTEXT_INVALID, "the signed context is for another server")
         case.record.parent_decision_id = context.decision_id
         return PROBER if context.kind == "prober" else context.principal
-        revocation = state.revocations.find(principal, self._clock())
-        if revocation is not None:
-            case.record.revocation = revocation.id
-            raise _Refused(Reason.REVOKED)
 
     def _what(self, case: _Case, principal: Principal) -> McpRequest:
         """(2) One strict parse of the whole body, within the size that this server allows."""

@@ -30,8 +30,8 @@ class Reason(StrEnum):
     AUDIENCE_MISMATCH = "audience_mismatch"
     ISSUER_UNKNOWN = "issuer_unknown"
     ISSUER_UNAVAILABLE = "issuer_unavailable"
-    EGRESS_CONTEXT_INVALID = "egress_context_invalid"
     REVOKED = "revoked"
+    EGRESS_CONTEXT_INVALID = "egress_context_invalid"
     # for what
     HOST_REFUSED = "host_refused"
     ORIGIN_REFUSED = "origin_refused"

@@ -96,19 +96,19 @@ class AuditRecord:
     effect: str = ""
     abandoned: bool = False
     suppressed: int = 0
-
-
     session_digest: str = ""
     revocation: str = ""
+
+
 _PLAIN_FIELDS = (
     ("decision_id", "at_unix_us", "reason", "sentence", "namespace", "mcp_server", "method", "tool", "mcp_resource_uri", "prompt")
     + ("era", "protocol_version", "request_id_json", "arguments_digest", "determining_policies", "policy_errors", "policy_engine")
     + ("revision", "latency_us", "http_status", "lane", "cluster", "downstream_address", "http_method", "path", "body_bytes")
     + ("user_agent", "trace_id", "envoy_request_id", "parent_decision_id", "tool_digest", "effect", "abandoned", "suppressed")
-)
-
     + ("session_digest",)
     + ("revocation",)
+)
+
 
 def encode_record(record: AuditRecord, *, writer_id: str, sequence: int) -> bytes:
     """The record as it is written: an `AuditRecord` message of `protos/extauthz/v1/audit.proto`."""

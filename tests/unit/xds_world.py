@@ -49,11 +49,11 @@ def identity_provider(name: str, **spec: Any) -> Entry[IdentityProviderSpec]:
     return Entry(uid=f"uid-{name}", namespace="system", name=name, spec=parsed, resource_revision=1)
 
 
-def tool(name: str, *, accepted: dict[str, Any] | None = None, **document: Any) -> Definition:
 def revocation(name: str, **spec: Any) -> Entry[RevocationSpec]:
     return Entry(uid=f"uid-{name}", namespace="system", name=name, spec=RevocationSpec.model_validate(spec), resource_revision=1)
 
 
+def tool(name: str, *, accepted: dict[str, Any] | None = None, **document: Any) -> Definition:
     return Definition(kind="tool", name=name, digest=f"sha256:{name}", document={"name": name, **document}, accepted=accepted)
 
 
@@ -68,8 +68,8 @@ def state_of(revision: int, *entries: Entry[Any], definitions: dict[str, tuple[D
         policy_sets=of(PolicySetSpec),
         role_bindings=of(RoleBindingSpec),
         identity_providers=of(IdentityProviderSpec),
-        definitions=definitions or {},
         revocations=of(RevocationSpec),
+        definitions=definitions or {},
     )
 
 
