@@ -9,6 +9,10 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Collection
 
+# Invisible by Unicode's word (Default_Ignorable_Code_Point) although Python calls them printable: joiners, fillers, variation selectors.
+_IGNORABLE = dict.fromkeys((0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), 0x3164, *range(0xFE00, 0xFE10), 0xFFA0))
+_IGNORABLE |= dict.fromkeys(range(0xE0100, 0xE01F0))
+
 MAX_CHARACTERS = 256
 """Longer keys are not looked at: normalising takes time by the square of the length."""
 
@@ -21,7 +25,7 @@ def could_be_taken_for(key: str, folded_names: Collection[str]) -> bool:
 def folded(key: str) -> str:
     """The key as the most tolerant receiver could read it: no case, no compatibility forms, nothing invisible."""
     if not key.isascii():
-        key = unicodedata.normalize("NFKC", key)
+        key = unicodedata.normalize("NFKC", key.translate(_IGNORABLE)).translate(_IGNORABLE)
     key = key.casefold()
     if key.isprintable():
         return key.replace(" ", "")

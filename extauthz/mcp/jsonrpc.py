@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from extauthz.errors import MessageError, Reason
-from extauthz.look_alike import could_be_taken_for
+from extauthz.look_alike import could_be_taken_for, folded
 from extauthz.mcp.document import INVALID_REQUEST, parse_document
 
 METHOD_NOT_FOUND = -32601
@@ -23,34 +23,13 @@ MAX_ID_CHARACTERS = 256
 _LARGEST_ID = 2**63 - 1
 
 # Keys that decide what a message does: nothing in a message may look like one of them without being it.
-_DECIDING_KEYS = frozenset(
-    ("jsonrpc", "id", "method", "params", "result", "error", "name", "arguments", "uri", "_meta", "ref", "cursor", "inputresponses")
-    + (
-        "requeststate",
-        "taskid",
-        "notifications",
-        "resourcesubscriptions",
-        "type",
-        "argument",
-        "protocolversion",
-        "capabilities",
-        "clientinfo",
-    )
-)
 _EXACT_KEYS = frozenset(
-    ("jsonrpc", "id", "method", "params", "result", "error", "name", "arguments", "uri", "_meta", "ref", "cursor", "inputResponses")
-    + (
-        "requestState",
-        "taskId",
-        "notifications",
-        "resourceSubscriptions",
-        "type",
-        "argument",
-        "protocolVersion",
-        "capabilities",
-        "clientInfo",
-    )
+    ("jsonrpc", "id", "method", "params", "result", "error", "name", "arguments", "uri", "_meta", "ref", "cursor", "type", "argument")
+    + ("inputResponses", "requestState", "taskId", "task", "notifications", "resourceSubscriptions")
+    + ("protocolVersion", "capabilities", "clientInfo")
+    + ("io.modelcontextprotocol/protocolVersion", "io.modelcontextprotocol/clientCapabilities", "io.modelcontextprotocol/clientInfo")
 )
+_DECIDING_KEYS = frozenset(folded(name) for name in _EXACT_KEYS)
 
 
 class MessageClass(StrEnum):

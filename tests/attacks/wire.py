@@ -65,6 +65,22 @@ def chunked(body: bytes, size: int = 4096) -> bytes:
     return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
 
 
+def body_of(request: bytes) -> bytes:
+    """The body of one HTTP/1.1 request as its receiver reads it: out of its chunks, when it came in chunks."""
+    head, _, rest = request.partition(b"\r\n\r\n")
+    if b"\r\ntransfer-encoding: chunked" not in head.lower():
+        return rest
+    body = b""
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        length = int(size, 16)
+        body, rest = body + rest[:length], rest[length + 2 :]
+        if length == 0:
+            break
+    assert rest == b"", "more than one request"
+    return body
+
+
 class RawConnection:
     """One TCP connection."""
 

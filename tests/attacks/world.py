@@ -24,7 +24,17 @@ from tests.attacks.documents import NAMESPACE, policies, registry
 from tests.attacks.leaks import Secrets
 from tests.attacks.upstreams.flavours import running_flavours
 from tests.attacks.upstreams.recorder import Recorder
-from tests.attacks.wire import H2Connection, Headers, RawAnswer, RawConnection, h2_connection, raw_connection, request_bytes, send_raw
+from tests.attacks.wire import (
+    H2Connection,
+    Headers,
+    RawAnswer,
+    RawConnection,
+    body_of,
+    h2_connection,
+    raw_connection,
+    request_bytes,
+    send_raw,
+)
 from tests.e2e.stack import Stack, eventually, running_stack
 
 MODERN = "2026-07-28"
@@ -206,7 +216,7 @@ class World:
         await self.the_event(mark, "allowed")
         assert answer.status in {200, 202}, answer
         assert self.received_since(mark).keys() == {flavour}
-        assert self.bytes_since(mark, flavour).endswith(b"\r\n\r\n" + body)
+        assert body_of(self.bytes_since(mark, flavour)) == body
         return ran(answer)
 
     async def _events(self) -> list[dict[str, Any]]:

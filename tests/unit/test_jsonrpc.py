@@ -95,9 +95,18 @@ def test_what_looks_remarkable_inside_a_text_is_only_text() -> None:
 
 
 def test_a_key_with_invisible_letters_is_no_other_key() -> None:
-    for key in ("name\u200b", "na\u00adme", "\uff4e\uff41\uff4d\uff45", " name", "name\0x", "\0", "x" * 257):
+    ignorable = ("name\ufe0f", "na\u3164me", "n\u034fame", "name\U000e0100")
+    for key in ("name\u200b", "na\u00adme", "\uff4e\uff41\uff4d\uff45", " name", "name\0x", "\0", "x" * 257, *ignorable):
         with pytest.raises(MessageError):
             parse_message(CALL.replace(b'{"name"', b'{%s:"x","name"' % json.dumps(key).encode()))
+
+
+@pytest.mark.parametrize(
+    "key", ["io.modelcontextprotocol/protocolversion", "IO.modelcontextprotocol/clientCapabilities", "io.modelcontextprotocol/clientinfo"]
+)
+def test_what_looks_like_the_version_or_the_capabilities_of_a_message_is_refused(key: str) -> None:
+    with pytest.raises(MessageError):
+        parse_message(CALL.replace(b'{"name"', b'{"_meta":{%s:{}},"name"' % json.dumps(key).encode()))
 
 
 def test_reasonable_depth_is_accepted() -> None:
