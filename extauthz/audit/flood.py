@@ -28,6 +28,27 @@ class Log(Protocol):
         """Returns when the record is durable."""
 
 
+class TokenBucket:
+    """A rate: `take` says whether one more may pass."""
+
+    def __init__(self, *, per_second: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_second = per_second
+        self._burst = burst
+        self._clock = clock
+        self._tokens = burst
+        self._refilled_at = clock()
+
+    def take(self) -> bool:
+        """Use one up; False when there is none."""
+        now = self._clock()
+        self._tokens = min(self._burst, self._tokens + (now - self._refilled_at) * self._per_second)
+        self._refilled_at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
 class FloodGuard:
     """A recorder in front of the log. `run` must be running for counts to be written when a flood ends."""
 
@@ -35,18 +56,14 @@ class FloodGuard:
         self, log: Log, *, per_second: float = PER_SECOND, burst: float = BURST, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._log = log
-        self._per_second = per_second
-        self._burst = burst
-        self._clock = clock
-        self._tokens = burst
-        self._refilled_at = clock()
+        self._budget = TokenBucket(per_second=per_second, burst=burst, clock=clock)
         self._suppressed = 0
 
     async def append(self, record: AuditRecord) -> None:
         """Durable when this returns, unless nobody was authenticated and the rate is used up: then it is counted."""
         if record.principal is not None:
             await self._log.append(record)
-        elif self._take_token():
+        elif self._budget.take():
             await self._append_with_count(record)
         else:
             self._suppressed += 1
@@ -74,12 +91,3 @@ class FloodGuard:
         except AuditError:
             self._suppressed += record.suppressed
             raise
-
-    def _take_token(self) -> bool:
-        now = self._clock()
-        self._tokens = min(self._burst, self._tokens + (now - self._refilled_at) * self._per_second)
-        self._refilled_at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True

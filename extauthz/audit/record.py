@@ -23,6 +23,7 @@ class AuditEvent(StrEnum):
     MCP_SESSION_END = "mcp_session_end"
     REFUSED = "refused"
     METADATA = "metadata"
+    EDGE_REJECTED = "edge_rejected"
 
 
 class AuditDecision(StrEnum):
@@ -40,6 +41,7 @@ _EVENTS = {
     AuditEvent.MCP_SESSION_END: pb.AUDIT_EVENT_MCP_SESSION_END,
     AuditEvent.REFUSED: pb.AUDIT_EVENT_REFUSED,
     AuditEvent.METADATA: pb.AUDIT_EVENT_METADATA,
+    AuditEvent.EDGE_REJECTED: pb.AUDIT_EVENT_EDGE_REJECTED,
 }
 _DECISIONS = {
     AuditDecision.ALLOW: pb.AUDIT_DECISION_ALLOW,

@@ -16,6 +16,7 @@ class AuditEvent(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     AUDIT_EVENT_MCP_SESSION_END: _ClassVar[AuditEvent]
     AUDIT_EVENT_REFUSED: _ClassVar[AuditEvent]
     AUDIT_EVENT_METADATA: _ClassVar[AuditEvent]
+    AUDIT_EVENT_EDGE_REJECTED: _ClassVar[AuditEvent]
 
 class AuditDecision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -30,6 +31,7 @@ AUDIT_EVENT_MCP_STREAM: AuditEvent
 AUDIT_EVENT_MCP_SESSION_END: AuditEvent
 AUDIT_EVENT_REFUSED: AuditEvent
 AUDIT_EVENT_METADATA: AuditEvent
+AUDIT_EVENT_EDGE_REJECTED: AuditEvent
 AUDIT_DECISION_UNSPECIFIED: AuditDecision
 AUDIT_DECISION_ALLOW: AuditDecision
 AUDIT_DECISION_DENY: AuditDecision
