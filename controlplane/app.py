@@ -175,7 +175,8 @@ def own_addresses_of(settings: ControlPlaneSettings) -> OwnAddresses:
             settings.gateway_url,
             *(f"{scheme}://{host}" for host in settings.gateway_hosts),
             *(settings.gateway_listen, settings.egress_listen, settings.egress_address),
-            *(settings.api_listen, settings.api_address, settings.xds_listen, *settings.authorizer_addresses),
+            *(settings.api_listen, settings.api_address, settings.xds_listen),
+            *(*settings.authorizer_addresses, *settings.processor_addresses),
         )
     )
 
@@ -207,6 +208,7 @@ def _gateway(settings: ControlPlaneSettings, link: LinkIdentity) -> GatewaySetti
         gateway_listen=settings.gateway_listen,
         egress_listen=settings.egress_listen,
         authorizer_addresses=settings.authorizer_addresses,
+        processor_addresses=settings.processor_addresses,
         api_address=settings.api_address or settings.api_listen,
         check_timeout_ms=settings.check_timeout_ms,
         link_tls=link.cert_file is not None,

@@ -19,6 +19,9 @@ class ControlPlaneSettings:
     xds_listen: str = setting("LEGATION_XDS_LISTEN", "where Envoys and authorizers connect for discovery")
     egress_listen: str = setting("LEGATION_EGRESS_LISTEN", "where Envoy listens for calls of our own processes")
     authorizer_addresses: tuple[str, ...] = setting("LEGATION_AUTHORIZER_ADDRESSES", "where Envoy reaches the authorizers")
+    processor_addresses: tuple[str, ...] = setting(
+        "LEGATION_PROCESSOR_ADDRESSES", "where Envoy has legacy sessions sealed: the authorizers, at their other address"
+    )
     egress_address: str = setting(
         "LEGATION_EGRESS_ADDRESS", "where the prober reaches Envoy's egress listener; empty: EGRESS_LISTEN", default=""
     )

@@ -34,7 +34,9 @@ class _Told:
 
 _UNAUTHENTICATED = 40100
 _DENIED = 40300
+_NO_SESSION = 40401
 _UNAVAILABLE = 50300
+_SESSION_GONE = "This session is unknown here or has ended. Start a new one with initialize."
 
 TOLD: dict[Reason, _Told] = {
     Reason.ACCESS_TOKEN_MISSING: _Told(status=401, code=_UNAUTHENTICATED, sentence="An access token is needed."),
@@ -57,6 +59,9 @@ TOLD: dict[Reason, _Told] = {
     Reason.POLICY_EVALUATION_ERROR: _Told(
         status=403, code=_DENIED, sentence="The policies could not be evaluated for this call, so it is denied."
     ),
+    Reason.SESSION_UNKNOWN: _Told(status=404, code=_NO_SESSION, sentence=_SESSION_GONE),
+    Reason.SESSION_EXPIRED: _Told(status=404, code=_NO_SESSION, sentence=_SESSION_GONE),
+    Reason.SESSION_FOREIGN: _Told(status=404, code=_NO_SESSION, sentence=_SESSION_GONE),
     Reason.NOT_READY: _Told(status=503, code=_UNAVAILABLE, sentence="The authorizer has not loaded the registry yet."),
     Reason.REGISTRY_STALE: _Told(
         status=503, code=_UNAVAILABLE, sentence="The authorizer has lost the control plane for too long to decide."
@@ -68,7 +73,11 @@ TOLD: dict[Reason, _Told] = {
 }
 
 # What a caller may not know must not be told by the reason code either: the audit has the true one.
-_SHOWN_AS = {Reason.TOOL_UNKNOWN: Reason.NO_MATCHING_PERMIT}
+_SHOWN_AS = {
+    Reason.TOOL_UNKNOWN: Reason.NO_MATCHING_PERMIT,
+    Reason.SESSION_EXPIRED: Reason.SESSION_UNKNOWN,
+    Reason.SESSION_FOREIGN: Reason.SESSION_UNKNOWN,
+}
 _RETRY_AFTER_SECONDS = "1"
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from extauthz.errors import ConfigurationError
 from extauthz.settings import setting
+
+MAX_SESSION_AGE_SECONDS = 24 * 3600
+"""No legacy session may live longer: the key of a day is at hand for that long after the last sealing with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,6 +17,7 @@ class AuthorizerSettings:
     """Read once by `extauthz.server`; each part gets its slice."""
 
     listen: str = setting("LEGATION_AUTHORIZER_LISTEN", "where Envoy reaches the authorizer: unix:/path or host:port")
+    processor_listen: str = setting("LEGATION_PROCESSOR_LISTEN", "where Envoy has legacy sessions sealed: unix:/path or host:port")
     xds_address: str = setting("LEGATION_XDS_ADDRESS", "where the control plane serves discovery: unix:/path or host:port")
     audit_dir: Path = setting("LEGATION_AUDIT_DIR", "directory of the write-ahead audit log")
     node_id: str = setting("LEGATION_NODE_ID", "name of this process in `legation status`", default="authorizer")
@@ -29,6 +34,9 @@ class AuthorizerSettings:
         "LEGATION_MAX_STALENESS_SECONDS", "how long decisions go on without a control plane; then every call is denied", default=86_400
     )
     check_timeout_ms: int = setting("LEGATION_CHECK_TIMEOUT_MS", "how long one decision may take", default=2000)
+    session_max_age_seconds: int = setting(
+        "LEGATION_SESSION_MAX_AGE_SECONDS", "how long a legacy session may live", default=MAX_SESSION_AGE_SECONDS
+    )
     allowed_upstream_networks: tuple[str, ...] = setting(
         "LEGATION_ALLOWED_UPSTREAM_NETWORKS", "CIDRs of loopback, private or link-local addresses that may be connected to", default=()
     )
@@ -40,6 +48,10 @@ class AuthorizerSettings:
     insecure: bool = setting("LEGATION_INSECURE", "allow TCP links between our processes without TLS (trials only)", default=False)
     log_level: str = setting("LEGATION_LOG_LEVEL", "debug, info, warning or error", default="info")
     log_format: str = setting("LEGATION_LOG_FORMAT", "json or console", default="json")
+
+    def __post_init__(self) -> None:
+        if not 60 <= self.session_max_age_seconds <= MAX_SESSION_AGE_SECONDS:
+            raise ConfigurationError(f"LEGATION_SESSION_MAX_AGE_SECONDS must be between 60 and {MAX_SESSION_AGE_SECONDS}")
 
 
 OF_OTHER_PROCESSES = frozenset(
@@ -53,6 +65,7 @@ OF_OTHER_PROCESSES = frozenset(
         "LEGATION_ENCRYPTION_KEY_FILE",
         "LEGATION_GATEWAY_LISTEN",
         "LEGATION_PROBE_INTERVAL_SECONDS",
+        "LEGATION_PROCESSOR_ADDRESSES",
         "LEGATION_XDS_LISTEN",
     }
 )

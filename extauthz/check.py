@@ -11,6 +11,7 @@ from extauthz import transport
 from extauthz.check_input import CheckInput
 from extauthz.decision import Decision
 from extauthz.passage import Passage
+from extauthz.session import BINDING_KEY
 from extauthz.wire import auth_pb2, common_pb2
 
 SERVICE = "envoy.service.auth.v3.Authorization"
@@ -79,6 +80,8 @@ def check_response(decision: Decision) -> auth_pb2.CheckResponse:
     metadata["reason"].string_value = decision.reason.value
     metadata["revision"].string_value = str(decision.revision)
     if decision.passage is not None:
+        if decision.passage.session_binding:
+            metadata[BINDING_KEY].string_value = decision.passage.session_binding
         response.status.code = _OK
         _write_passage(response.ok_response, decision.passage, decision.decision_id)
         return response

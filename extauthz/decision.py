@@ -3,7 +3,7 @@
     (0) shape: path, host, origin, size            nobody is asked who they are for a request that cannot be served
     (1) who asks                                   `identity.authenticator` or the signed egress context
     (2) for what                                   `mcp.request`: one strict parse of the whole body
-    (3) may they                                   `authorization.authorize`: catalog and policy at one revision
+    (3) may they, and is the session theirs        `authorization.authorize`: catalog and policy at one revision; `session`
     (4) as whom upstream                           `credentials`: never with the caller's own token
     (5) on the record, durable before the answer   `audit.wal`
 
@@ -24,16 +24,26 @@ from extauthz import answer
 from extauthz.answer import Answer
 from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord
 from extauthz.authorization import Verdict, authorize
+from extauthz.authorizer_settings import MAX_SESSION_AGE_SECONDS
 from extauthz.catalog.server import McpServer, Tool
 from extauthz.check_input import EGRESS_CONTEXT_HEADER, CheckInput
 from extauthz.door import Door, Place
 from extauthz.egress_context import verify_egress_context
-from extauthz.errors import AuditError, AuthenticationError, CredentialError, MessageError, Reason
+from extauthz.errors import AuditError, AuthenticationError, CredentialError, MessageError, Reason, SessionError
 from extauthz.facts import describe_request, open_record
 from extauthz.identity.principal import PROBER, Principal
+from extauthz.mcp.era import Era
 from extauthz.mcp.request import McpRequest, parse_request
-from extauthz.passage import Passage, make_passage
+from extauthz.passage import NO_SESSION, Passage, Session, make_passage
 from extauthz.policy.model import Caller
+from extauthz.session import (
+    SESSION_HEADER,
+    SessionBinding,
+    bind_session,
+    binding_to_text,
+    open_session,
+    session_digest,
+)
 from extauthz.state import AuthorizationState
 
 logger = structlog.get_logger(__name__)
@@ -128,12 +138,14 @@ class Decider:
         credentials: CredentialReader,
         audit: Recorder,
         timeout_ms: int,
+        session_max_age_seconds: int = MAX_SESSION_AGE_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._state = state
         self._door = door
         self._credentials = credentials
         self._audit = audit
+        self._session_max_age_seconds = session_max_age_seconds
         # A tenth is kept for the record: Envoy stops waiting at the whole.
         self._timeout_s = timeout_ms / 1000 * 0.9
         self._clock = clock
@@ -184,8 +196,9 @@ class Decider:
         # (3) may they
         verdict = self._may(case, place, principal, request)
         assert verdict.mcp_server is not None  # noqa: S101 - an allowed verdict names its server
+        session = self._session(case, principal, verdict.mcp_server, request)
         # (4) as whom upstream; (5) is `_put_on_record`, for refusals too
-        return await self._upstream(case, verdict.mcp_server, verdict.tool, request)
+        return await self._upstream(case, verdict.mcp_server, verdict.tool, request, session)
 
     def _enter(self, case: _Case) -> Place:
         """(0) The path names a server, the host and origin are ours, the registry is loaded."""
@@ -296,10 +309,30 @@ class Decider:
             raise _Refused(verdict.reason)
         return verdict
 
-    async def _upstream(self, case: _Case, mcp_server: McpServer, tool: Tool | None, request: McpRequest) -> Passage:
+    def _session(self, case: _Case, principal: Principal, mcp_server: McpServer, request: McpRequest) -> Session:
+        """(3) A legacy session is the caller's own, on this very server; an `initialize` may open one. Modern requests have none."""
+        if request.era is not Era.LEGACY:
+            return NO_SESSION
+        binding = bind_session(principal, mcp_server, case.check.listener)
+        envelope = ""
+        if SESSION_HEADER in case.check.headers:
+            envelope = self._opened_session(case, case.check.headers[SESSION_HEADER], binding)
+        return Session(envelope=envelope, binding=binding_to_text(binding) if request.method == "initialize" else "")
+
+    def _opened_session(self, case: _Case, values: Sequence[str], binding: SessionBinding) -> str:
+        assert case.state is not None  # noqa: S101 - _enter has set it
+        sealed = ",".join(values)
+        case.record.session_digest = session_digest(sealed)
+        keys, max_age = case.state.context_keys, self._session_max_age_seconds
+        try:
+            return open_session(sealed, binding, keys, self._clock(), max_age_seconds=max_age)
+        except SessionError as error:
+            raise _Refused(error.reason) from error
+
+    async def _upstream(self, case: _Case, mcp_server: McpServer, tool: Tool | None, request: McpRequest, session: Session) -> Passage:
         """(4) The registered address and credential; the caller's own credentials stay here."""
         credential_headers = await self._credential_headers(case, mcp_server) if mcp_server.credential is not None else []
-        passage = make_passage(case.check, mcp_server, tool, request, credential_headers)
+        passage = make_passage(case.check, mcp_server, tool, request, credential_headers, session)
         case.record.lane, case.record.cluster = passage.lane, passage.cluster
         return passage
 

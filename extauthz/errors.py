@@ -4,6 +4,7 @@
     ├── ConfigurationError      a setting, file or document that stops a process or refuses a change
     ├── AuthenticationError     nobody could be authenticated            401
     ├── MessageError            the request is not one acceptable message 4xx
+    ├── SessionError            a session id cannot be sealed or is not the caller's 404
     ├── PolicyError             a policy or its schema is unusable
     ├── AddressError            an upstream address is refused
     ├── FetchError              something of our own could not be fetched (keys, metadata, tokens)
@@ -57,6 +58,10 @@ class Reason(StrEnum):
     POLICY_EVALUATION_ERROR = "policy_evaluation_error"
     NOT_READY = "not_ready"
     REGISTRY_STALE = "registry_stale"
+    # in which session
+    SESSION_UNKNOWN = "session_unknown"
+    SESSION_EXPIRED = "session_expired"
+    SESSION_FOREIGN = "session_foreign"
     # as whom upstream
     UPSTREAM_CREDENTIAL_UNAVAILABLE = "upstream_credential_unavailable"
     # on the record
@@ -99,6 +104,15 @@ class MessageError(LegationError):
         self.code = code
         self.request_id_json = request_id_json
         self.data = data or {}
+
+
+class SessionError(LegationError):
+    """A legacy session cannot be sealed or opened. `sentence` says why, for logs; it never holds the id."""
+
+    def __init__(self, reason: Reason, sentence: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
+        self.sentence = sentence
 
 
 class PolicyError(LegationError):

@@ -9,9 +9,12 @@ from extauthz.catalog.server import Effect, McpServer, Tool
 from extauthz.check_input import EGRESS_CONTEXT_HEADER, CheckInput
 from extauthz.mcp.era import Era
 from extauthz.mcp.request import McpRequest
+from extauthz.session import SESSION_HEADER
 
 LANE_DIRECT = "direct"
 LANE_STREAM = "stream"
+LANE_INSPECT = "inspect"
+"""Like `direct`, but `process` sees the headers of the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +26,27 @@ class Passage:
     path: str
     set_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     remove_headers: tuple[str, ...] = ()
+    session_binding: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """What a request has to do with a legacy session: one that it belongs to (`envelope`), one that its answer may open (`binding`)."""
+
+    envelope: str = field(default="", repr=False)
+    binding: str = ""
+
+
+NO_SESSION = Session()
 
 
 def make_passage(
-    check: CheckInput, mcp_server: McpServer, tool: Tool | None, request: McpRequest, credential_headers: Sequence[tuple[str, str]]
+    check: CheckInput,
+    mcp_server: McpServer,
+    tool: Tool | None,
+    request: McpRequest,
+    credential_headers: Sequence[tuple[str, str]],
+    session: Session = NO_SESSION,
 ) -> Passage:
     """The registered address and credential; the caller's own credentials stay here."""
     set_names = {name for name, _ in credential_headers}
@@ -34,20 +54,34 @@ def make_passage(
     if request.era is Era.LEGACY:
         # Legacy servers do not read these; a lying copy must not reach anything that does.
         remove += [name for name in check.headers if name in {"mcp-method", "mcp-name"} or name.startswith("mcp-param-")]
+    session_headers: tuple[tuple[str, str], ...] = ()
+    if session.envelope:
+        session_headers = ((SESSION_HEADER, session.envelope),)
+    elif SESSION_HEADER in check.headers:
+        remove.append(SESSION_HEADER)
     return Passage(
         cluster=mcp_server.cluster,
-        lane=LANE_STREAM if request.streaming else LANE_DIRECT,
+        lane=_lane(request, session),
         path=mcp_server.path,
-        set_headers=(*credential_headers, *_resilience(mcp_server, tool, request)),
+        set_headers=(*credential_headers, *session_headers, *_resilience(mcp_server, tool, request, session)),
         remove_headers=tuple(remove),
+        session_binding=session.binding,
     )
 
 
-def _resilience(mcp_server: McpServer, tool: Tool | None, request: McpRequest) -> list[tuple[str, str]]:
+def _lane(request: McpRequest, session: Session) -> str:
+    if session.binding:
+        return LANE_INSPECT
+    return LANE_STREAM if request.streaming else LANE_DIRECT
+
+
+def _resilience(mcp_server: McpServer, tool: Tool | None, request: McpRequest, session: Session) -> list[tuple[str, str]]:
     """Timeouts and retries, as headers that only we can set. A connection that was never made is always safe to try again."""
     headers: list[tuple[str, str]] = []
     if mcp_server.timeout_ms and not request.streaming:
         headers.append(("x-envoy-upstream-rq-timeout-ms", str(mcp_server.timeout_ms)))
+    if session.envelope:
+        return headers  # Envoy tries again elsewhere, and a session lives at one endpoint only
     retry_on = "connect-failure,refused-stream"
     if tool is not None and (tool.idempotent or tool.effect is Effect.READ):
         retry_on += ",reset"

@@ -70,6 +70,10 @@ class Deployment:
         return self.runtime_dir / "authz.sock"
 
     @property
+    def processor_socket(self) -> Path:
+        return self.runtime_dir / "process.sock"
+
+    @property
     def api_socket(self) -> Path:
         return self.runtime_dir / "api.sock"
 

@@ -28,6 +28,7 @@ from extauthz.discovery import DiscoveryClient, StagedResources
 from extauthz.door import Door
 from extauthz.errors import ConfigurationError
 from extauthz.identity.jwks import KeySource
+from extauthz.process import process_service
 from extauthz.subscription import Subscription
 
 logger = structlog.get_logger(__name__)
@@ -60,11 +61,22 @@ async def run(settings: AuthorizerSettings) -> None:
         audit.open()
         guard = FloodGuard(audit)
         door = Door(gateway_url=settings.gateway_url, extra_hosts=settings.gateway_hosts, allowed_origins=settings.allowed_origins)
-        decider = Decider(state=subscription, door=door, credentials=credentials, audit=guard, timeout_ms=settings.check_timeout_ms)
+        decider = Decider(
+            state=subscription,
+            door=door,
+            credentials=credentials,
+            audit=guard,
+            timeout_ms=settings.check_timeout_ms,
+            session_max_age_seconds=settings.session_max_age_seconds,
+        )
         server = grpc.aio.server(options=_SERVER_OPTIONS)
         server_credentials = link.server_credentials(settings.listen)
         server.add_generic_rpc_handlers((check_service(decider, require_envoy=server_credentials is not None),))
-        _listen(server, settings.listen, server_credentials)
+        _listen(server, "LEGATION_AUTHORIZER_LISTEN", settings.listen, server_credentials)
+        processor = grpc.aio.server(options=_SERVER_OPTIONS)
+        processor_credentials = link.server_credentials(settings.processor_listen)
+        processor.add_generic_rpc_handlers((process_service(subscription, require_envoy=processor_credentials is not None),))
+        _listen(processor, "LEGATION_PROCESSOR_LISTEN", settings.processor_listen, processor_credentials)
         keeper = LastGoodKeeper(subscription)
         discovery = DiscoveryClient(
             address=settings.xds_address,
@@ -74,11 +86,12 @@ async def run(settings: AuthorizerSettings) -> None:
             initial=subscription.read_last_good(),
         )
         subscription.watch_connection(lambda: discovery.connected)
+        await processor.start()
         await server.start()
         logger.info("authorizer listening", address=settings.listen, node=settings.node_id)
         tasks = [asyncio.create_task(part.run()) for part in (discovery, keeper, guard)]
         await stop.wait()
-        await server.stop(STOP_GRACE_SECONDS)
+        await asyncio.gather(server.stop(STOP_GRACE_SECONDS), processor.stop(STOP_GRACE_SECONDS))
         for task in tasks:
             task.cancel()
         for task in tasks:
@@ -88,7 +101,7 @@ async def run(settings: AuthorizerSettings) -> None:
         audit.close()
 
 
-def _listen(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials | None) -> None:
+def _listen(server: grpc.aio.Server, setting: str, listen: str, credentials: grpc.ServerCredentials | None) -> None:
     address = transport.parse_link_address(listen)
     try:
         if credentials is None:
@@ -96,7 +109,7 @@ def _listen(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCreden
         else:
             server.add_secure_port(address.target, credentials)
     except RuntimeError as error:
-        raise ConfigurationError(f"LEGATION_AUTHORIZER_LISTEN: cannot listen on {address.target}") from error
+        raise ConfigurationError(f"{setting}: cannot listen on {address.target}") from error
     if address.is_unix:
         Path(address.path).chmod(0o600)  # its directory is private already
 

@@ -63,6 +63,8 @@ def settings_of(deployment: Deployment, gateway_port: int, environ: Mapping[str,
         "LEGATION_EGRESS_ADDRESS": f"unix:{deployment.egress_socket}",
         "LEGATION_AUTHORIZER_LISTEN": f"unix:{deployment.authorizer_socket}",
         "LEGATION_AUTHORIZER_ADDRESSES": f"unix:{deployment.authorizer_socket}",
+        "LEGATION_PROCESSOR_LISTEN": f"unix:{deployment.processor_socket}",
+        "LEGATION_PROCESSOR_ADDRESSES": f"unix:{deployment.processor_socket}",
     }
     given = {name: value for name, value in environ.items() if name.startswith("LEGATION_") and name not in _COMMAND_LINE_ONLY}
     return {"LEGATION_ALLOWED_UPSTREAM_NETWORKS": "127.0.0.0/8,::1/128", **given, **wiring}

@@ -34,6 +34,7 @@ class GatewaySettings:
     gateway_listen: str
     egress_listen: str
     authorizer_addresses: tuple[str, ...]
+    processor_addresses: tuple[str, ...]
     api_address: str
     check_timeout_ms: int = 2000
     link_tls: bool = False
@@ -44,7 +45,9 @@ class GatewaySettings:
     def __post_init__(self) -> None:
         if not self.authorizer_addresses:
             raise ConfigurationError("LEGATION_AUTHORIZER_ADDRESSES is empty: Envoy must be told at least one authorizer")
-        for address in (self.gateway_listen, self.egress_listen, self.api_address, *self.authorizer_addresses):
+        if not self.processor_addresses:
+            raise ConfigurationError("LEGATION_PROCESSOR_ADDRESSES is empty: Envoy must be told who seals legacy sessions")
+        for address in (self.gateway_listen, self.egress_listen, self.api_address, *self.authorizer_addresses, *self.processor_addresses):
             parse_link_address(address)
 
     @property

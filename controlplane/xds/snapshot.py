@@ -156,7 +156,7 @@ def check_consistency(snapshot: Snapshot) -> None:
         raise InconsistentSnapshotError("authorizers would be told of other servers than Envoys")
 
 
-OWN_CLUSTERS = ("legation-authorizer", "legation-api", "legation-refusal")
+OWN_CLUSTERS = ("legation-authorizer", "legation-processor", "legation-api", "legation-refusal")
 LISTENERS = ("ingress", "egress", "refusal")
 ROUTES = ("ingress", "egress")
 

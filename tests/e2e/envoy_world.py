@@ -141,6 +141,7 @@ class EnvoyWorld:
     servers: dict[str, pb.McpServer] = field(default_factory=dict)
     policies: list[set[str]] = field(default_factory=list)
     authorizer: grpc.aio.Server | None = None
+    processor: grpc.aio.Server | None = None
 
     @property
     def deployment(self) -> Deployment:
@@ -195,6 +196,23 @@ class EnvoyWorld:
             await self.authorizer.stop(None)
             self.authorizer = None
 
+    async def start_processor(self, service: grpc.GenericRpcHandler) -> None:
+        """Have sessions sealed by `service`, at the processor's address."""
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers((service,))
+        credentials = self.links.identity("authorizer").server_credentials(self.links.processor)
+        if credentials is None:
+            server.add_insecure_port(self.links.processor)
+        else:
+            server.add_secure_port(self.links.processor, credentials)
+        await server.start()
+        self.processor = server
+
+    async def stop_processor(self) -> None:
+        if self.processor is not None:
+            await self.processor.stop(None)
+            self.processor = None
+
     def take(self, resources: StagedResources, _revision: int) -> None:
         """The authorizers' side of a revision."""
         self.servers = {name: pb.McpServer.FromString(value) for name, value in resources[MCP_TYPE].items()}
@@ -242,16 +260,17 @@ class Links:
     certificates: Path | None = None
     ads: str = ""
     authorizer: str = ""
+    processor: str = ""
     egress: str = ""
 
     @classmethod
     def of(cls, deployment: Deployment, certificates: Path | None) -> Links:
         if certificates is None:
-            sockets = (deployment.ads_socket, deployment.authorizer_socket, deployment.egress_socket)
-            ads, authorizer, egress = (f"unix:{socket}" for socket in sockets)
+            sockets = (deployment.ads_socket, deployment.authorizer_socket, deployment.processor_socket, deployment.egress_socket)
+            ads, authorizer, processor, egress = (f"unix:{socket}" for socket in sockets)
         else:
-            ads, authorizer, egress = (f"127.0.0.1:{free_port()}" for _ in range(3))
-        return cls(deployment=deployment, certificates=certificates, ads=ads, authorizer=authorizer, egress=egress)
+            ads, authorizer, processor, egress = (f"127.0.0.1:{free_port()}" for _ in range(4))
+        return cls(deployment=deployment, certificates=certificates, ads=ads, authorizer=authorizer, processor=processor, egress=egress)
 
     def identity(self, name: str) -> LinkIdentity:
         if self.certificates is None:
@@ -276,6 +295,7 @@ class Links:
             gateway_listen=f"127.0.0.1:{port}",
             egress_listen=self.egress,
             authorizer_addresses=(self.authorizer,),
+            processor_addresses=(self.processor,),
             api_address=f"unix:{self.deployment.api_socket}",
             link_tls=self.certificates is not None,
             check_timeout_ms=check_timeout_ms,
@@ -386,6 +406,7 @@ async def envoy_world(
                 envoy.terminate()
                 await envoy.wait()
             await world.stop_authorizer()
+            await world.stop_processor()
 
 
 async def _listening(port: int) -> None:

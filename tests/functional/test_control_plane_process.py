@@ -40,6 +40,7 @@ def _environment(deployment: Deployment, **changes: str) -> dict[str, str]:
         "LEGATION_XDS_LISTEN": f"unix:{deployment.ads_socket}",
         "LEGATION_EGRESS_LISTEN": f"unix:{deployment.egress_socket}",
         "LEGATION_AUTHORIZER_ADDRESSES": f"unix:{deployment.authorizer_socket}",
+        "LEGATION_PROCESSOR_ADDRESSES": f"unix:{deployment.processor_socket}",
         "LEGATION_CACHE_DIR": str(deployment.cache_dir),
         **changes,
     }

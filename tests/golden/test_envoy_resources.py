@@ -99,7 +99,7 @@ def test_the_lanes_stand_before_every_other_route() -> None:
     routes = json.loads((FOLDER / "route-ingress.json").read_text())["virtual_hosts"][0]["routes"]
 
     refused = ["refused-grpc-0", "refused-grpc-1", "refused-loop"]
-    assert [route["name"] for route in routes][:7] == ["lane-direct", "lane-stream", *refused, "governed-0", "governed-1"]
+    assert [route["name"] for route in routes][:8] == ["lane-direct", "lane-stream", "lane-inspect", *refused, "governed-0", "governed-1"]
     assert routes[-1]["name"] == "not-found"
 
 
@@ -116,13 +116,20 @@ def test_only_refusals_the_api_and_the_final_404_are_served_without_asking_the_a
 
 
 def test_authorizers_over_tcp_are_reached_with_mutual_tls_only() -> None:
-    gateway = replace(GATEWAY, authorizer_addresses=("authorizer:9001",), api_address="control-plane:9000", link_tls=True)
+    gateway = replace(
+        GATEWAY,
+        authorizer_addresses=("authorizer:9001",),
+        processor_addresses=("authorizer:9003",),
+        api_address="control-plane:9000",
+        link_tls=True,
+    )
     builder = load_builder()
 
     authorizer = message_as_json(CLUSTER, builder.build_own_cluster("legation-authorizer", gateway))
+    processor = message_as_json(CLUSTER, builder.build_own_cluster("legation-processor", gateway))
     api = message_as_json(CLUSTER, builder.build_own_cluster("legation-api", gateway))
 
-    for cluster, suffix in ((authorizer, "/legation/authorizer"), (api, "/legation/control-plane")):
+    for cluster, suffix in ((authorizer, "/legation/authorizer"), (processor, "/legation/authorizer"), (api, "/legation/control-plane")):
         tls = cluster["transport_socket"]["typed_config"]["common_tls_context"]
         assert tls["tls_certificate_sds_secret_configs"] == [{"name": "legation-identity"}]
         matched = tls["combined_validation_context"]["default_validation_context"]["match_typed_subject_alt_names"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from extauthz.wire import auth_pb2, common_pb2, discovery_pb2
+from extauthz.wire import auth_pb2, common_pb2, discovery_pb2, process_pb2
 from tests.unit.envoy_descriptors import files, message_descriptor
 
 ROOTS = {
@@ -17,6 +17,8 @@ ROOTS = {
     discovery_pb2.DeltaDiscoveryRequest: "envoy.service.discovery.v3.DeltaDiscoveryRequest",
     discovery_pb2.DeltaDiscoveryResponse: "envoy.service.discovery.v3.DeltaDiscoveryResponse",
     common_pb2.Status: "google.rpc.Status",
+    process_pb2.ProcessingRequest: "envoy.service.ext_proc.v3.ProcessingRequest",
+    process_pb2.ProcessingResponse: "envoy.service.ext_proc.v3.ProcessingResponse",
 }
 
 
@@ -39,7 +41,9 @@ def test_every_wire_message_is_reached_from_a_root() -> None:
         _compare(root.DESCRIPTOR, message_descriptor(envoys), [], seen)  # type: ignore[attr-defined]
 
     ours = {
-        name for module in (auth_pb2, common_pb2, discovery_pb2) for name in _messages(module.DESCRIPTOR.message_types_by_name.values())
+        name
+        for module in (auth_pb2, common_pb2, discovery_pb2, process_pb2)
+        for name in _messages(module.DESCRIPTOR.message_types_by_name.values())
     }
     assert ours - seen == set()
 

@@ -91,13 +91,20 @@ def test_a_unix_socket_has_no_place_in_the_tcp_bootstrap() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"authorizer_addresses": ()}, {"gateway_listen": "nonsense"}, {"api_address": "unix:relative"}, {"egress_listen": "host:99999"}],
+    [
+        {"authorizer_addresses": ()},
+        {"processor_addresses": ()},
+        {"gateway_listen": "nonsense"},
+        {"api_address": "unix:relative"},
+        {"egress_listen": "host:99999"},
+    ],
 )
 def test_addresses_that_cannot_be_are_refused_when_the_process_starts(change: dict) -> None:
     good = {
         "gateway_listen": "127.0.0.1:8080",
         "egress_listen": "unix:/run/e.sock",
         "authorizer_addresses": ("unix:/run/a.sock",),
+        "processor_addresses": ("unix:/run/p.sock",),
         "api_address": "unix:/run/api.sock",
     }
 

@@ -19,6 +19,7 @@ GATEWAY = GatewaySettings(
     gateway_listen="127.0.0.1:8080",
     egress_listen="unix:/run/legation/egress.sock",
     authorizer_addresses=("unix:/run/legation/authz.sock",),
+    processor_addresses=("unix:/run/legation/process.sock",),
     api_address="unix:/run/legation/api.sock",
     system_ca_file="/etc/ssl/certs/ca-certificates.crt",
 )

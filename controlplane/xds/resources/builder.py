@@ -10,6 +10,7 @@ from controlplane.xds.resources.typed import serialise
 
 OWN_CLUSTERS = {
     cluster.AUTHORIZER_CLUSTER: cluster.make_authorizer_cluster,
+    cluster.PROCESSOR_CLUSTER: cluster.make_processor_cluster,
     cluster.API_CLUSTER: cluster.make_api_cluster,
     cluster.REFUSAL_CLUSTER: cluster.make_refusal_cluster,
 }

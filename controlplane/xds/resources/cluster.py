@@ -19,6 +19,7 @@ from controlplane.xds.gateway import GatewaySettings
 from controlplane.xds.resources.typed import ADS_ENDPOINTS, TLS_SOCKET, is_name, link_tls_context, load_assignment, pack
 
 AUTHORIZER_CLUSTER = "legation-authorizer"
+PROCESSOR_CLUSTER = "legation-processor"
 API_CLUSTER = "legation-api"
 REFUSAL_CLUSTER = "legation-refusal"
 REFUSAL_LISTENER = "refusal"
@@ -64,17 +65,25 @@ def make_mcp_cluster(name: str, spec: McpServerSpec, *, authority: str | bytes) 
 
 def make_authorizer_cluster(settings: GatewaySettings) -> cluster.Cluster:
     """Where ext_authz asks: one endpoint per authorizer process, gRPC over HTTP/2."""
-    several = len(settings.authorizer_addresses) > 1
+    return _authorizers(AUTHORIZER_CLUSTER, settings.authorizer_addresses, settings)
+
+
+def make_processor_cluster(settings: GatewaySettings) -> cluster.Cluster:
+    """Where ext_proc has sessions sealed: the same processes, at their other address."""
+    return _authorizers(PROCESSOR_CLUSTER, settings.processor_addresses, settings)
+
+
+def _authorizers(name: str, addresses: tuple[str, ...], settings: GatewaySettings) -> cluster.Cluster:
     return cluster.Cluster(
-        name=AUTHORIZER_CLUSTER,
-        type=_static_type(settings.authorizer_addresses),
-        load_assignment=load_assignment(AUTHORIZER_CLUSTER, settings.authorizer_addresses),
+        name=name,
+        type=_static_type(addresses),
+        load_assignment=load_assignment(name, addresses),
         connect_timeout=timedelta(seconds=5),  # the Check's own timeout is what ends the waiting
         lb_policy=cluster.ClusterLbPolicy.LEAST_REQUEST,
         circuit_breakers=_breakers(100_000),
-        outlier_detection=_outlier_detection() if several else None,
+        outlier_detection=_outlier_detection() if len(addresses) > 1 else None,
         typed_extension_protocol_options={HTTP_OPTIONS: _http2_options()},
-        transport_socket=_link_socket(settings, settings.authorizer_addresses[0], "authorizer"),
+        transport_socket=_link_socket(settings, addresses[0], "authorizer"),
     )
 
 

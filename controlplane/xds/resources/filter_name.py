@@ -6,7 +6,9 @@ LOCAL_RATELIMIT = "envoy.filters.http.local_ratelimit"
 EXT_AUTHZ = "envoy.filters.http.ext_authz"
 CUSTOM_RESPONSE = "envoy.filters.http.custom_response"
 HEADER_MUTATION = "envoy.filters.http.header_mutation"
+EXT_PROC = "envoy.filters.http.ext_proc"
+STATEFUL_SESSION = "envoy.filters.http.stateful_session"
 ROUTER = "envoy.filters.http.router"
 
-HTTP_FILTERS = (LOCAL_RATELIMIT, CUSTOM_RESPONSE, EXT_AUTHZ, HEADER_MUTATION, ROUTER)
-"""In the order of the filter chain."""
+HTTP_FILTERS = (LOCAL_RATELIMIT, CUSTOM_RESPONSE, EXT_AUTHZ, HEADER_MUTATION, EXT_PROC, STATEFUL_SESSION, ROUTER)
+"""In the order of the filter chain; answers pass it backwards."""

@@ -1,6 +1,7 @@
 """LDS: the public listener and the egress listener, with the filters in their order. Constant: nothing volatile stands here.
 
-    local rate limit ──▶ custom response (acts on answers, lanes only) ──▶ ext_authz ──▶ header mutation (the same) ──▶ router
+    local rate limit ──▶ custom response (acts on answers, lanes only) ──▶ ext_authz ──▶ header mutation (the same)
+        ──▶ ext_proc (answers of the lane `inspect`) ──▶ stateful session (lanes only) ──▶ router
 
 Before the first filter the connection manager removes the headers that only we may set, normalises the path and refuses what
 two parsers could read in two ways.
@@ -17,9 +18,11 @@ from envoy_data_plane.envoy.config.listener import v3 as listener
 from envoy_data_plane.envoy.config.route import v3 as route
 from envoy_data_plane.envoy.extensions.filters.http.custom_response import v3 as custom_response
 from envoy_data_plane.envoy.extensions.filters.http.ext_authz import v3 as ext_authz
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as ext_proc
 from envoy_data_plane.envoy.extensions.filters.http.header_mutation import v3 as header_mutation
 from envoy_data_plane.envoy.extensions.filters.http.local_ratelimit import v3 as local_ratelimit
 from envoy_data_plane.envoy.extensions.filters.http.router import v3 as router
+from envoy_data_plane.envoy.extensions.filters.http.stateful_session import v3 as stateful_session
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
 from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation import v3 as early_mutation
 from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
@@ -28,9 +31,10 @@ from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
 from controlplane.xds.gateway import USUAL_BODY_BYTES, GatewaySettings
 from controlplane.xds.resources import filter_name
-from controlplane.xds.resources.cluster import AUTHORIZER_CLUSTER, REFUSAL_LISTENER
-from controlplane.xds.resources.local_reply import make_local_replies
+from controlplane.xds.resources.cluster import AUTHORIZER_CLUSTER, PROCESSOR_CLUSTER, REFUSAL_LISTENER
+from controlplane.xds.resources.local_reply import SESSION_NOT_SEALED, make_local_replies
 from controlplane.xds.resources.typed import ADS, TLS_SOCKET, address, link_tls_context, pack
+from extauthz.session import SEALED_HEADER, SESSION_HEADER
 
 INGRESS = "ingress"
 EGRESS = "egress"
@@ -150,6 +154,8 @@ def _http_filters(settings: GatewaySettings) -> list[hcm.HttpFilter]:
         filter_name.CUSTOM_RESPONSE: custom_response.CustomResponse(),
         filter_name.EXT_AUTHZ: _ext_authz(settings),
         filter_name.HEADER_MUTATION: header_mutation.HeaderMutation(),
+        filter_name.EXT_PROC: _ext_proc(settings),
+        filter_name.STATEFUL_SESSION: stateful_session.StatefulSession(),  # none but on lanes
         filter_name.ROUTER: router.Router(suppress_envoy_headers=True),
     }
     return [hcm.HttpFilter(name=name, typed_config=pack(configs[name])) for name in filter_name.HTTP_FILTERS]
@@ -165,6 +171,39 @@ def _local_ratelimit(settings: GatewaySettings) -> local_ratelimit.LocalRateLimi
         ),
         filter_enabled=whole,
         filter_enforced=whole,
+    )
+
+
+def _ext_proc(settings: GatewaySettings) -> ext_proc.ExternalProcessor:
+    """Sees two headers of an answer, may set one of ours, and can neither replace the answer nor look away from it.
+
+    Routes switch it off, all but the lane `inspect`: what is switched off here would silently never run.
+    """
+    mode, send = ext_proc.ProcessingMode, ext_proc.ProcessingModeHeaderSendMode
+    bodies = ext_proc.ProcessingModeBodySendMode.NONE
+    return ext_proc.ExternalProcessor(
+        grpc_service=core.GrpcService(envoy_grpc=core.GrpcServiceEnvoyGrpc(cluster_name=PROCESSOR_CLUSTER)),
+        failure_mode_allow=False,
+        status_on_error=envoy_type.HttpStatus(code=SESSION_NOT_SEALED),
+        message_timeout=timedelta(milliseconds=settings.check_timeout_ms),
+        processing_mode=mode(
+            request_header_mode=send.SKIP,
+            response_header_mode=send.SEND,
+            request_body_mode=bodies,
+            response_body_mode=bodies,
+            request_trailer_mode=send.SKIP,
+            response_trailer_mode=send.SKIP,
+        ),
+        forward_rules=ext_proc.HeaderForwardingRules(
+            allowed_headers=matcher.ListStringMatcher(patterns=[matcher.StringMatcher(exact=name) for name in (":status", SESSION_HEADER)])
+        ),
+        metadata_options=ext_proc.MetadataOptions(
+            forwarding_namespaces=ext_proc.MetadataOptionsMetadataNamespaces(untyped=[filter_name.EXT_AUTHZ])
+        ),
+        mutation_rules=mutation_rules.HeaderMutationRules(
+            disallow_all=True, allow_expression=matcher.RegexMatcher(regex=f"^{SEALED_HEADER}$"), disallow_is_error=True
+        ),
+        disable_immediate_response=True,
     )
 
 

@@ -15,6 +15,7 @@ from envoy_data_plane.envoy.config.route import v3 as route
 from envoy_data_plane.envoy.extensions.filters.http.custom_response import v3 as custom_response
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
 from envoy_data_plane.envoy.extensions.http.custom_response.local_response_policy import v3 as local_response
+from envoy_data_plane.envoy.type import v3 as envoy_type
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.google.protobuf import Struct
 from envoy_data_plane.xds.core import v3 as xds_core
@@ -26,6 +27,10 @@ from controlplane.xds.resources.typed import pack
 MCP_PREFIX = "/servers/"
 UPSTREAM_REDIRECTED = 530
 """Between the lane's policy and the mapper of its words only; no client sees it."""
+SESSION_GONE = 531
+"""The endpoint of a legacy session is no more: from the session filter to the mapper of its words."""
+SESSION_NOT_SEALED = envoy_type.StatusCode.InsufficientStorage
+"""A legacy session could not be sealed: from ext_proc to the mapper of its words. A status that nobody else of Envoy uses."""
 _REDIRECTS = (300, 301, 302, 303, 305, 307, 308)
 
 _OP = accesslog.ComparisonFilterOp
@@ -48,6 +53,13 @@ LOCAL_ERRORS = (
         code=50300, reason="authorizer_unavailable", message="The gateway cannot decide about this call right now.", flags=("UAEX",)
     ),
     LocalError(
+        code=40401,
+        reason="session_unknown",
+        message="This session is unknown here or has ended. Start a new one with initialize.",
+        status=SESSION_GONE,
+        answered_status=404,
+    ),
+    LocalError(
         code=50400, reason="upstream_timeout", message="The MCP server did not answer in time.", flags=("UT", "DT"), answered_status=504
     ),
     LocalError(code=50303, reason="upstream_overloaded", message="Too many calls to this MCP server are under way.", flags=("UO",)),
@@ -66,6 +78,20 @@ LOCAL_ERRORS = (
         message="The MCP server answered with a redirect, which the gateway does not follow.",
         status=UPSTREAM_REDIRECTED,
         answered_status=502,
+    ),
+    LocalError(
+        code=50305,
+        reason="session_unavailable",
+        message="The MCP server opened a session that the gateway could not make safe.",
+        status=int(SESSION_NOT_SEALED),
+        answered_status=503,
+    ),
+    LocalError(
+        code=50305,
+        reason="session_unavailable",
+        message="The MCP server opened a session that the gateway could not make safe in time.",
+        status=504,  # ext_proc's own for a late answer; an upstream's lateness has a flag
+        answered_status=503,
     ),
     LocalError(code=50304, reason="gateway_overloaded", message="The gateway can take no more requests right now.", status=503),
     LocalError(code=50800, reason="loop_detected", message="This call came back to the gateway that made it.", status=508),

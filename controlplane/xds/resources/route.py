@@ -13,20 +13,23 @@ from envoy_data_plane.envoy.config.common.mutation_rules import v3 as mutation_r
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.route import v3 as route
 from envoy_data_plane.envoy.extensions.filters.http.ext_authz import v3 as ext_authz
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as ext_proc
 from envoy_data_plane.envoy.extensions.filters.http.header_mutation import v3 as header_mutation
+from envoy_data_plane.envoy.extensions.filters.http.stateful_session import v3 as stateful_session
+from envoy_data_plane.envoy.extensions.http.stateful_session.envelope import v3 as envelope
 from envoy_data_plane.envoy.extensions.retry.host.previous_hosts import v3 as previous_hosts
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.google.protobuf import Any
 
 from controlplane.xds.resources.cluster import API_CLUSTER, REFUSAL_CLUSTER
-from controlplane.xds.resources.filter_name import CUSTOM_RESPONSE, EXT_AUTHZ, HEADER_MUTATION
-from controlplane.xds.resources.local_reply import make_lane_policy
+from controlplane.xds.resources.filter_name import CUSTOM_RESPONSE, EXT_AUTHZ, EXT_PROC, HEADER_MUTATION, STATEFUL_SESSION
+from controlplane.xds.resources.local_reply import SESSION_GONE, make_lane_policy
 from controlplane.xds.resources.typed import pack
+from extauthz.passage import LANE_DIRECT, LANE_INSPECT, LANE_STREAM
+from extauthz.session import SEALED_HEADER, SESSION_HEADER
 
 LANE_HEADER = "x-legation-lane"
 CLUSTER_HEADER = "x-legation-cluster"
-LANE_DIRECT = "direct"
-LANE_STREAM = "stream"
 
 API_PREFIXES = ("/v1/",)
 API_PATHS = ("/v1", "/healthz", "/readyz")
@@ -76,14 +79,15 @@ def _route_configuration(name: str, listener: str, routes: list[route.Route], ma
     asked = ext_authz.ExtAuthzPerRoute(
         check_settings=ext_authz.CheckSettings(context_extensions={"listener": listener}, with_request_body=whole)
     )
-    virtual_host = route.VirtualHost(name=listener, domains=["*"], routes=routes, typed_per_filter_config={EXT_AUTHZ: pack(asked)})
+    configs = {EXT_AUTHZ: pack(asked), EXT_PROC: pack(ext_proc.ExtProcPerRoute(disabled=True))}
+    virtual_host = route.VirtualHost(name=listener, domains=["*"], routes=routes, typed_per_filter_config=configs)
     return route.RouteConfiguration(name=name, virtual_hosts=[virtual_host])
 
 
 def _lanes(loop_name: str) -> list[route.Route]:
     direct = _lane_action(idle=CALL_IDLE, priority=core.RoutingPriority.DEFAULT)
     stream = _lane_action(idle=STREAM_IDLE, priority=core.RoutingPriority.HIGH, duration=STREAM_DURATION)
-    return [_lane(LANE_DIRECT, direct, loop_name), _lane(LANE_STREAM, stream, loop_name)]
+    return [_lane(LANE_DIRECT, direct, loop_name), _lane(LANE_STREAM, stream, loop_name), _inspect_lane(direct, loop_name)]
 
 
 def _lane(name: str, action: route.RouteAction, loop_name: str) -> route.Route:
@@ -99,20 +103,64 @@ def _lane(name: str, action: route.RouteAction, loop_name: str) -> route.Route:
             )
         ],
         request_headers_to_remove=_NOT_FOR_UPSTREAMS,
-        response_headers_to_remove=_NOT_FOR_CLIENTS,
-        typed_per_filter_config={CUSTOM_RESPONSE: pack(make_lane_policy()), HEADER_MUTATION: pack(_without_prefixes())},
+        # a session that an answer names is removed before any filter sees it: only `initialize` opens one
+        response_headers_to_remove=[*_NOT_FOR_CLIENTS, SEALED_HEADER, SESSION_HEADER],
+        typed_per_filter_config={
+            CUSTOM_RESPONSE: pack(make_lane_policy()),
+            HEADER_MUTATION: pack(header_mutation.HeaderMutationPerRoute(mutations=_on_answers(_without_prefixes()))),
+            STATEFUL_SESSION: pack(_session_of_one_endpoint()),
+        },
     )
 
 
-def _without_prefixes() -> header_mutation.HeaderMutationPerRoute:
+def _inspect_lane(action: route.RouteAction, loop_name: str) -> route.Route:
+    """The answer to `initialize`: its session id reaches the client sealed, or not at all.
+
+    Backwards through the chain: Envoy's envelope around the upstream's id, ext_proc adds the sealed one, the mutation removes the
+    former and puts the latter in its place. So whatever becomes of ext_proc, an id that was not sealed does not pass.
+    """
+    lane = _lane(LANE_INSPECT, action, loop_name)
+    lane.response_headers_to_remove = [*_NOT_FOR_CLIENTS, SEALED_HEADER]
+    sealed = core.HeaderValueOption(
+        header=core.HeaderValue(key=SESSION_HEADER, value=f"%RESP({SEALED_HEADER})%"),
+        append_action=core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+    )
+    replaced = [mutation_rules.HeaderMutation(remove=SESSION_HEADER), mutation_rules.HeaderMutation(append=sealed)]
+    mutations = _on_answers([*replaced, *_without_prefixes()])
+    lane.typed_per_filter_config[HEADER_MUTATION] = pack(header_mutation.HeaderMutationPerRoute(mutations=mutations))
+    lane.typed_per_filter_config[EXT_PROC] = pack(ext_proc.ExtProcPerRoute(overrides=ext_proc.ExtProcOverrides()))
+    plain = core.HeaderValueOption(
+        header=core.HeaderValue(key="accept-encoding", value="identity"),
+        append_action=core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+    )
+    lane.request_headers_to_add.append(plain)
+    return lane
+
+
+def _session_of_one_endpoint() -> stateful_session.StatefulSessionPerRoute:
+    """The id that an endpoint made goes back to that endpoint and to no other; when it is gone, so is the session."""
+    state = envelope.EnvelopeSessionState(header=envelope.EnvelopeSessionStateHeader(name=SESSION_HEADER))
+    return stateful_session.StatefulSessionPerRoute(
+        stateful_session=stateful_session.StatefulSession(
+            session_state=core.TypedExtensionConfig(name="envoy.http.stateful_session.envelope", typed_config=pack(state)),
+            strict=True,
+            status_on_strict_destination_not_found=SESSION_GONE,
+        )
+    )
+
+
+def _on_answers(mutations: list[mutation_rules.HeaderMutation]) -> header_mutation.Mutations:
+    return header_mutation.Mutations(response_mutations=mutations)
+
+
+def _without_prefixes() -> list[mutation_rules.HeaderMutation]:
     """Acts before ext_authz adds its own to the answer."""
-    removals = [
+    return [
         mutation_rules.HeaderMutation(
             remove_on_match=mutation_rules.HeaderMutationRemoveOnMatch(key_matcher=matcher.StringMatcher(prefix=prefix, ignore_case=True))
         )
         for prefix in _NOT_FOR_CLIENTS_PREFIXES
     ]
-    return header_mutation.HeaderMutationPerRoute(mutations=header_mutation.Mutations(response_mutations=removals))
 
 
 def _lane_action(*, idle: timedelta, priority: core.RoutingPriority, duration: timedelta | None = None) -> route.RouteAction:
