@@ -14,6 +14,7 @@ from extauthz.mcp.document import INVALID_REQUEST
 from extauthz.mcp.era import METHODS, Era, MethodRule, Scope
 from extauthz.mcp.headers import HeaderMap
 from extauthz.mcp.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND, Message, MessageClass, parse_message
+from extauthz.mcp.uri import in_ascii, is_normal
 from extauthz.policy.model import Action, ResourceKind
 
 MAX_NAME_CHARACTERS = 2000
@@ -146,7 +147,7 @@ def _targets(message: Message, rule: MethodRule) -> tuple[Target, ...]:
     if rule.scope in {Scope.TOOL, Scope.PROMPT}:
         return (Target(action=rule.action, kind=rule.resource_kind, name=_name(message, message.params, "name")),)
     if rule.scope is Scope.MCP_RESOURCE:
-        return (Target(action=rule.action, kind=rule.resource_kind, name=_name(message, message.params, "uri")),)
+        return _resource_targets(message, message.params.get("uri"), rule.action)
     if rule.scope is Scope.COMPLETION:
         return (_completion_target(message),)
     server = Target(action=rule.action, kind=ResourceKind.MCP_SERVER)
@@ -181,9 +182,15 @@ def _subscribed(message: Message) -> tuple[Target, ...]:
         if not isinstance(listed, list) or len(listed) > MAX_TARGETS:
             raise _invalid_params(message, f"resourceSubscriptions must be a list of at most {MAX_TARGETS} URIs")
         uris.extend(listed)
-    return tuple(
-        Target(action=Action.RESOURCES_READ, kind=ResourceKind.MCP_RESOURCE, name=_name(message, {"uri": uri}, "uri")) for uri in uris
-    )
+    return tuple(target for uri in uris for target in _resource_targets(message, uri, Action.RESOURCES_READ))
+
+
+def _resource_targets(message: Message, uri: object, action: Action) -> tuple[Target, ...]:
+    """What is decided about one URI: itself and, when it has letters outside ASCII, also the form that some servers make of it."""
+    name = _name(message, {"uri": uri}, "uri")
+    if not is_normal(name):
+        raise _invalid_params(message, "uri must be an absolute URI in normal form: no upper case in scheme or host, no dot segments")
+    return tuple(Target(action=action, kind=ResourceKind.MCP_RESOURCE, name=form) for form in dict.fromkeys((in_ascii(name), name)))
 
 
 def _invalid_params(message: Message, sentence: str) -> MessageError:

@@ -75,4 +75,5 @@ def _rules(server: str) -> list[str]:
         rules.append(permit("tools/call", f'Tool::"{base}/mirrored"'))
         rules.append(permit("prompts/get", f'Prompt::"{base}/grüße"'))
         rules.append(permit("resources/read", f'McpResource::"{base}/test://ä"'))
+        rules.append(permit("resources/read", f'McpResource::"{base}/test://%C3%A4"'))  # decided in both forms
     return rules

@@ -152,6 +152,24 @@ def test_every_uri_of_a_subscription_is_decided() -> None:
     assert request.streaming
 
 
+@pytest.mark.parametrize("uri", ["TEST://a", "test://a/../b", "test://a/%2e%2e/b", "test://a\tb", "https://h.example", "a"])
+def test_a_uri_that_servers_read_differently_is_refused_wherever_it_stands(uri: str) -> None:
+    for call in (
+        lambda: legacy("resources/read", {"uri": uri}),
+        lambda: legacy("resources/subscribe", {"uri": uri}),
+        lambda: legacy("resources/unsubscribe", {"uri": uri}),
+        lambda: modern("subscriptions/listen", {"notifications": {"resourceSubscriptions": ["test://a", uri]}}),
+    ):
+        assert refused(call).reason is Reason.INVALID_PARAMS
+
+
+def test_a_uri_with_letters_outside_ascii_is_decided_in_both_its_forms() -> None:
+    request = legacy("resources/read", {"uri": "test://ä"})
+
+    assert [target.name for target in request.targets] == ["test://%C3%A4", "test://ä"]
+    assert {target.action for target in request.targets} == {Action.RESOURCES_READ}
+
+
 def test_a_completion_is_decided_on_what_it_refers_to() -> None:
     prompt = legacy("completion/complete", {"ref": {"type": "ref/prompt", "name": "greet"}, "argument": {"name": "a", "value": ""}})
     template = legacy("completion/complete", {"ref": {"type": "ref/resource", "uri": "test://{id}"}})
