@@ -56,13 +56,15 @@ def _is_normal_authority(scheme: str, authority: str) -> bool:
     if found is None or ((found["port"] or "0").isdecimal() and int(found["port"] or 0) > 65_535):
         return False
     user, host, port = found["user"], found["host"], found["port"]
+    if port is not None and port == _DEFAULT_PORTS.get(scheme):
+        return False
     if host.startswith("["):
         return _is_normal_ipv6(host[1:-1])
     if scheme not in _DEFAULT_PORTS:
         return bool(host) or (user is None and port is None)
     if scheme == "file":
         return authority == host and host != "localhost" and (not host or _is_web_host(host))
-    return port != _DEFAULT_PORTS[scheme] and _is_web_host(host)
+    return _is_web_host(host)
 
 
 def _is_web_host(host: str) -> bool:

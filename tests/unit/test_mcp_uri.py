@@ -36,7 +36,7 @@ def test_an_ordinary_uri_is_normal(uri: str) -> None:
         "test://a\0", "test://a\x7f", "test://{id}", 'test://a"', "test://a|b", "test://a^b", "test://a`b", "test://a%", "test://a%2", "test://a%zz",
         "https://h.example", "https://H.example/", "https://h.example:443/", "http://h.example:80/", "https:/h.example/", "https:h",
         "https:///a", "https://h.example:08/", "https://h.example:/", "test://a:65536/", "test://a:", "test://@a", "test://u:@a", "test://u;x@a",
-        "http://0x7f.1/", "http://2130706433/", "http://127.1/", "http://010.0.0.1/", "http://256.0.0.1/", "http://[0:0::1]/", "http://[::zz]/",
+        "http://0x7f.1/", "http://2130706433/", "http://127.1/", "http://010.0.0.1/", "http://256.0.0.1/", "http://[0:0::1]/", "https://[::1]:443/", "http://[::zz]/",
         "http://a..b/", "http://ä.example/", "http://xn--a/", "file://localhost/a", "file:/a", "file:////a", "file://h:1/a", "file://h/c:/x",
         "https://h.example/?a='b'", "test://[::1", "test://:80/", "test://u@/",
     ],
