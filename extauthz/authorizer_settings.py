@@ -20,6 +20,7 @@ class AuthorizerSettings:
     processor_listen: str = setting("LEGATION_PROCESSOR_LISTEN", "where Envoy has legacy sessions sealed: unix:/path or host:port")
     xds_address: str = setting("LEGATION_XDS_ADDRESS", "where the control plane serves discovery: unix:/path or host:port")
     audit_dir: Path = setting("LEGATION_AUDIT_DIR", "directory of the write-ahead audit log")
+    check_server: str = setting("LEGATION_CHECK_SERVER", "what answers Envoy's Check: own (our HTTP/2 layer) or grpcio", default="own")
     node_id: str = setting("LEGATION_NODE_ID", "name of this process in `legation status`", default="authorizer")
     gateway_url: str = setting("LEGATION_GATEWAY_URL", "public base URL of the gateway, no trailing slash", default="http://127.0.0.1:8080")
     gateway_hosts: tuple[str, ...] = setting("LEGATION_GATEWAY_HOSTS", "further Host names (name or name:port) that are served", default=())

@@ -6,15 +6,19 @@ from typing import Protocol
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from extauthz import transport
 from extauthz.check_input import CheckInput
 from extauthz.decision import Decision
 from extauthz.passage import Passage
 from extauthz.session import BINDING_KEY
+from extauthz.unary.calls import Method
+from extauthz.unary.status import CallRefused, Status
 from extauthz.wire import auth_pb2, common_pb2
 
 SERVICE = "envoy.service.auth.v3.Authorization"
+PATH = f"/{SERVICE}/Check"
 _OVERWRITE = 2  # HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 _OK, _PERMISSION_DENIED = grpc.StatusCode.OK.value[0], grpc.StatusCode.PERMISSION_DENIED.value[0]
 
@@ -46,6 +50,19 @@ def check_service(decider: Decides, *, require_envoy: bool = False) -> grpc.Gene
             )
         },
     )
+
+
+def check_method(decider: Decides) -> Method:
+    """The same for `unary.server`, which asks for the peer's role by itself: a message in, a message out."""
+
+    async def check(message: bytes) -> bytes:
+        try:
+            request = auth_pb2.CheckRequest.FromString(message)
+        except DecodeError as error:
+            raise CallRefused(Status.UNKNOWN, "the message is no CheckRequest") from error
+        return check_response(await decider.decide(check_input(request))).SerializeToString()
+
+    return check
 
 
 def check_input(request: auth_pb2.CheckRequest) -> CheckInput:

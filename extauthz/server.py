@@ -21,7 +21,7 @@ from extauthz.address import AddressRules
 from extauthz.audit.flood import FloodGuard
 from extauthz.audit.wal import AuditLog
 from extauthz.authorizer_settings import AuthorizerSettings
-from extauthz.check import check_service
+from extauthz.check_server import make_check_server
 from extauthz.credentials import CredentialSource
 from extauthz.decision import Decider
 from extauthz.discovery import DiscoveryClient, StagedResources
@@ -69,10 +69,7 @@ async def run(settings: AuthorizerSettings) -> None:
             timeout_ms=settings.check_timeout_ms,
             session_max_age_seconds=settings.session_max_age_seconds,
         )
-        server = grpc.aio.server(options=_SERVER_OPTIONS)
-        server_credentials = link.server_credentials(settings.listen)
-        server.add_generic_rpc_handlers((check_service(decider, require_envoy=server_credentials is not None),))
-        _listen(server, "LEGATION_AUTHORIZER_LISTEN", settings.listen, server_credentials)
+        server = make_check_server(settings.check_server, settings.listen, link, decider)
         processor = grpc.aio.server(options=_SERVER_OPTIONS)
         processor_credentials = link.server_credentials(settings.processor_listen)
         processor.add_generic_rpc_handlers((process_service(subscription, require_envoy=processor_credentials is not None),))
