@@ -18,6 +18,16 @@ def launched(command: tuple[str, ...]) -> tuple[str, ...]:
     return (sys.executable, "-I", "-S", __file__, str(os.getpid()), *command)
 
 
+def die_with(parent: int) -> bool:
+    """Have the kernel kill this process when `parent` ends, whose child it must be; False when that has happened already."""
+    if sys.platform != "linux":
+        return True
+    import ctypes  # noqa: PLC0415 - only Linux has prctl
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    return os.getppid() == parent
+
+
 def main(arguments: list[str]) -> None:
     """Ask the kernel for the signal, make sure the parent still lives, become the program."""
     parent, program = int(arguments[1]), arguments[2:]
@@ -25,12 +35,8 @@ def main(arguments: list[str]) -> None:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    if sys.platform == "linux":
-        import ctypes  # noqa: PLC0415 - only Linux has prctl
-
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            sys.exit(1)
+    if not die_with(parent):
+        sys.exit(1)
     os.execv(program[0], program)  # noqa: S606 - no shell is wanted
 
 

@@ -1,15 +1,12 @@
 """The tour of `legation up --demo`: six steps through a running gateway, each with what it proves and what it measured.
 
-`python -m controlplane.demo.tour DATA_DIR GATEWAY_URL OUTPUT crm=9101 engineering-db=9102`, started by the supervisor beside
-everything else (the SDK takes a second to import); a line on standard input says that the gateway is ready. The exit code is 0
-when every step held. The agent uses the official SDK's client, the operator the API: nothing here knows the inside.
+Runs in a process that is forked from the samples (`guide`), once the gateway is ready. The agent uses the official SDK's client,
+the operator the API: nothing here knows the inside.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +21,6 @@ from controlplane.demo.step import Step, show, show_document
 from controlplane.demo.visitor import BareAnswer, Visitor, milliseconds_since
 from controlplane.development_issuer import mint_token
 from extauthz.errors import LegationError
-from extauthz.quick_import import quick_imports
 from extauthz.runtime import Deployment, deployment_of
 
 CRM, DATABASE, ALIAS = "demo/crm", "demo/engineering-db", "demo/crm-eu"
@@ -301,20 +297,10 @@ def _say_farewell(tour: Tour) -> None:
     say("")
 
 
-def main(arguments: list[str]) -> int:
-    """Import what takes long, wait for the word, walk."""
-    data_dir, gateway_url, output = arguments[1:4]
-    ports = {name: int(port) for name, _, port in (pair.partition("=") for pair in arguments[4:])}
-    with quick_imports():
-        importlib.import_module("mcp.client")
-    if sys.stdin.readline() != "ready\n":
-        return 1
+def walk(*, data_dir: str, gateway_url: str, ports: Mapping[str, int], output: str) -> int:
+    """Take the tour of a deployment that is ready and show it; the exit code is 0 when every step held."""
     deployment = deployment_of(data_dir)
     credential = deployment.admin_credential_file
     with ApiClient(gateway_url, lambda: mint_token(credential, subject="admin", audience=f"{gateway_url}/v1", ttl_seconds=300)) as api:
         tour = Tour(deployment=deployment, gateway_url=gateway_url, ports=ports, api=api)
         return 0 if asyncio.run(run(tour, output=output)) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

@@ -36,6 +36,7 @@ class Child:
         self.deaths = 0
         self._report = report
         self._restarted = restarted
+        self._once = process.once
         self._running: Running | None = None
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -77,14 +78,18 @@ class Child:
                 os.killpg(self._running.pid, number)
 
     async def _spawn(self) -> None:
+        once, self._once = self._once, None
+        further, inherited = (once.arguments, once.descriptors) if once is not None else ((), ())
         descriptor = log_file.open_log(self.log_path)
         try:
             self._running = await asyncio.create_subprocess_exec(
-                *launched(self.process.command),
-                stdin=DEVNULL, stdout=descriptor, stderr=descriptor, env=self.process.environ, start_new_session=True,
+                *launched((*self.process.command, *further)),
+                stdin=DEVNULL, stdout=descriptor, stderr=descriptor, pass_fds=inherited,
+                env=self.process.environ, start_new_session=True,
             )  # fmt: skip
         finally:
-            os.close(descriptor)
+            for ours in (descriptor, *inherited):
+                os.close(ours)
 
     async def _watch(self) -> None:
         quick_deaths = 0

@@ -28,6 +28,14 @@ _MAX_ENVOY_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Once:
+    """What only the first start of a process is given: further arguments, and descriptors that it inherits and we close."""
+
+    arguments: tuple[str, ...]
+    descriptors: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
     """One process to start. `name` is what people read and the log file is called after."""
 
@@ -35,6 +43,7 @@ class Process:
     command: tuple[str, ...]
     environ: Mapping[str, str]
     stop_seconds: float = 5.0
+    once: Once | None = None
 
     @property
     def log_name(self) -> str:
@@ -111,6 +120,7 @@ def envoy(binary: str, bootstrap_file: Path, environ: Mapping[str, str], log_lev
     return Process(name=ENVOY, command=command, environ=environ)
 
 
-def samples(ports: Mapping[str, int], environ: Mapping[str, str]) -> Process:
-    """The sample MCP servers of the demo."""
-    return python_module(SAMPLES, "controlplane.demo.samples", environ, str(ports["crm"]), str(ports["engineering-db"]))
+def samples(ports: Mapping[str, int], environ: Mapping[str, str], once: Once) -> Process:
+    """The sample MCP servers of the demo; the first time also the tour, which is forked from them (`demo.guide`)."""
+    process = python_module(SAMPLES, "controlplane.demo.samples", environ, str(ports["crm"]), str(ports["engineering-db"]))
+    return replace(process, once=once)

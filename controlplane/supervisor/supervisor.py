@@ -19,15 +19,16 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from controlplane.command_line import data_dir_flag, typed_command
-from controlplane.launch import launched
 from controlplane.supervisor import log_file, plan, port
 from controlplane.supervisor.child import Child
 from controlplane.supervisor.http import drain_envoy, get_readiness, is_listening
 from controlplane.supervisor.lock import locked
+from controlplane.supervisor.tour import TourLink
 from extauthz.errors import ConfigurationError
 from extauthz.runtime import Deployment, deployment_of
 
@@ -110,11 +111,11 @@ class Supervisor:
         samples = {name: port.free_port(preferred) for name, preferred in plan.SAMPLE_PORTS.items()} if self._options.demo else {}
         # (2) start everything; what only the demo needs, beside the rest
         ours, plain = plan.child_environ(self._environ, self._settings), plan.child_environ(self._environ)
+        tour = self._tour_link() if self._options.demo else None
         await self._start(plan.control_plane(self._deployment, ours))
         await self._start(plan.authorizer(ours))
         await self._start(plan.envoy(_envoy_binary(), self._bootstrap_file(), plain, self._envoy_log_level()))
-        starting_demo = asyncio.create_task(self._start_demo(samples, plain)) if self._options.demo else None
-        tour: asyncio.subprocess.Process | None = None
+        starting_demo = asyncio.create_task(self._start_demo(samples, tour)) if tour is not None else None
         # (3) ready through the gateway
         bounding = asyncio.create_task(self._bound_logs(), name="bound logs")
         try:
@@ -124,11 +125,11 @@ class Supervisor:
             self._write_state()
             self._say(f"Ready after {time.monotonic() - self._began:.1f} s at {self._settings['LEGATION_GATEWAY_URL']}")
             # (4) the tour, if asked
-            if starting_demo is not None:
+            if starting_demo is not None and tour is not None:
                 await self._first_of(self._stop, starting_demo)
                 if self._stop.is_set():
                     return self._interrupted
-                tour = starting_demo.result()
+                starting_demo.result()
                 self._write_state()
                 code = await self._finish_tour(tour)
                 if self._options.exit_after_tour or self._stop.is_set():
@@ -140,10 +141,10 @@ class Supervisor:
         finally:
             bounding.cancel()
             if starting_demo is not None:
-                tour = await _unless_cancelled(starting_demo)
-            if tour is not None and tour.returncode is None:
-                tour.kill()
-                await tour.wait()
+                starting_demo.cancel()
+                await asyncio.gather(starting_demo, return_exceptions=True)
+            if tour is not None:
+                tour.end()
         return 0
 
     # start
@@ -203,12 +204,17 @@ class Supervisor:
 
     # demo
 
-    async def _start_demo(self, samples: Mapping[str, int], environ: Mapping[str, str]) -> asyncio.subprocess.Process:
-        """The samples and the tour, one after the other: each imports for a second, and all at once would hold up the control plane."""
+    def _tour_link(self) -> TourLink:
+        gateway_url = self._settings["LEGATION_GATEWAY_URL"]
+        return TourLink(data_dir=str(self._deployment.data_dir), gateway_url=gateway_url, output=self._options.output)
+
+    async def _start_demo(self, samples: Mapping[str, int], tour: TourLink) -> None:
+        """The samples, and the tour with them: their imports take a second, which must not hold up what has to be ready first."""
         await self._until(self._is_authorizer_up)
-        await self._start(plan.samples(samples, environ))
-        await self._until(lambda: is_listening(samples["crm"]))
-        return await self._start_tour(samples)
+        environ = plan.child_environ(self._environ) | plan.terminal_environ(self._environ)
+        await self._start(plan.samples(samples, environ, tour.once))
+        for port_number in samples.values():
+            await self._until(partial(is_listening, port_number))
 
     async def _is_authorizer_up(self) -> bool:
         return self._deployment.authorizer_socket.exists()
@@ -220,22 +226,9 @@ class Supervisor:
                 while not await holds():  # noqa: ASYNC110 - other processes have no event to wait for
                     await asyncio.sleep(0.02)
 
-    async def _start_tour(self, samples: Mapping[str, int]) -> asyncio.subprocess.Process:
-        command = (sys.executable, "-P", "-m", "controlplane.demo.tour", str(self._deployment.data_dir))
-        ports = [f"{name}={number}" for name, number in samples.items()]
-        return await asyncio.create_subprocess_exec(
-            *launched((*command, self._settings["LEGATION_GATEWAY_URL"], self._options.output, *ports)),
-            stdin=asyncio.subprocess.PIPE,
-            env=plan.child_environ(self._environ) | plan.terminal_environ(self._environ),
-            start_new_session=True,
-        )
-
-    async def _finish_tour(self, tour: asyncio.subprocess.Process) -> int:
-        """Let it begin (its standard input ends), and wait for it or for a signal."""
-        if tour.stdin is not None:
-            tour.stdin.write(b"ready\n")
-            tour.stdin.close()
-        ended = asyncio.create_task(tour.wait())
+    async def _finish_tour(self, tour: TourLink) -> int:
+        """Let it begin, and wait for it or for a signal."""
+        ended = asyncio.create_task(tour.walk())
         await self._first_of(self._stop, ended)
         if not ended.done():
             ended.cancel()
@@ -301,12 +294,6 @@ class Supervisor:
         (self._deployment.runtime_dir / "envoy.yaml").unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty: somebody put something there
             self._deployment.runtime_dir.rmdir()
-
-
-async def _unless_cancelled(starting: asyncio.Task[asyncio.subprocess.Process]) -> asyncio.subprocess.Process | None:
-    starting.cancel()
-    (started,) = await asyncio.gather(starting, return_exceptions=True)
-    return None if isinstance(started, BaseException) else started
 
 
 def _welcome(gateway_url: str, data_dir: Path) -> str:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,21 @@ async def test_who_asked_is_told_when_a_dead_child_runs_again(tmp_path):
 
     assert pids == [running]
     assert running != first
+
+
+async def test_what_is_for_the_first_start_only_is_not_there_at_the_next_one(tmp_path):
+    reading, writing = os.pipe()
+    code = "import os, sys; print(sys.argv[1:], flush=True); [os.write(int(d), b'!') for d in sys.argv[1:]]; sys.exit(3)"
+    once = plan.Once(arguments=(str(writing),), descriptors=(writing,))
+    child = Child(replace(python(code), once=once), log_dir=tmp_path, report=Deaths())
+    await child.start()
+    await until(lambda: (tmp_path / "child.log").read_text().count("[") == 2)
+    await child.stop()
+
+    assert (tmp_path / "child.log").read_text().splitlines() == [f"['{writing}']", "[]"]
+    assert os.read(reading, 10) == b"!"
+    assert os.read(reading, 10) == b""  # nobody holds the other end any more, we neither
+    os.close(reading)
 
 
 def test_a_child_starts_with_no_signal_ignored_or_blocked():
