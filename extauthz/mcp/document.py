@@ -27,6 +27,7 @@ _INTEGER_BOUND = 10**MAX_INTEGER_DIGITS
 _NUMBER_SHAPE = bytes(
     ord("0") if chr(b).isdecimal() and b < 128 else ord("e") if b in b"eE" else ord("+") if b in b"+" else 32 for b in range(256)
 )
+_REMARKABLE_KEYS = (b"__proto__", b"\\u00")  # as it stands, or with a letter of it escaped
 _REMARKABLE_SHAPES = (b"0" * (MAX_INTEGER_DIGITS + 1), b"0e000", b"0e+000")
 _SENTENCES = {
     "Detected duplicate key": "an object holds the same key twice",
@@ -49,12 +50,13 @@ def parse_document(body: bytes) -> object:
 
 
 def _check_extent(document: object, body: bytes) -> None:
-    """Refuse too many values, too much depth and numbers that receivers round differently."""
+    """Refuse too many values, too much depth, numbers that receivers round differently, and a key that is none in JavaScript."""
     # Values are separated by commas and nesting costs an opening bracket each: few bytes of them settle it without a look at each.
     openings = body.count(b"{") + body.count(b"[")
     shape = body.translate(_NUMBER_SHAPE)
     remarkable = any(piece in shape for piece in _REMARKABLE_SHAPES)
-    if not remarkable and openings <= MAX_DEPTH and openings + body.count(b",") < MAX_NODES:
+    keys_matter = any(piece in body for piece in _REMARKABLE_KEYS)
+    if not remarkable and not keys_matter and openings <= MAX_DEPTH and openings + body.count(b",") < MAX_NODES:
         return
     nodes, depth, level = 1, 0, [document]
     while level:
@@ -65,6 +67,8 @@ def _check_extent(document: object, body: bytes) -> None:
         below: list[object] = []
         for value in level:
             if isinstance(value, dict):
+                if keys_matter and "__proto__" in value:
+                    raise _refused("a key is __proto__, which JavaScript does not take for a key")
                 below.extend(value.values())
             elif isinstance(value, list):
                 below.extend(value)

@@ -67,9 +67,7 @@ def _parse_post(headers: HeaderMap, body: bytes) -> McpRequest:
     if message.message_class is MessageClass.RESPONSE:
         return _response(message, era, version)
     rule = _rule_of(message, era)
-    arguments = message.params.get("arguments")
-    if arguments is not None and not isinstance(arguments, dict):
-        raise _invalid_params(message, "params.arguments must be an object")
+    arguments = _arguments(message, rule)
     return McpRequest(
         era=era,
         protocol_version=version,
@@ -141,6 +139,18 @@ def _rule_of(message: Message, era: Era) -> MethodRule:
             Reason.INVALID_REQUEST, f"{message.method} {wanted}", status=400, code=INVALID_REQUEST, request_id_json=message.id_json
         )
     return rule
+
+
+def _arguments(message: Message, rule: MethodRule) -> dict[str, object] | None:
+    """The arguments of a tool, or of a prompt, which are texts: what some servers make of another value differs."""
+    arguments = message.params.get("arguments")
+    if arguments is None:
+        return None
+    if not isinstance(arguments, dict):
+        raise _invalid_params(message, "params.arguments must be an object")
+    if rule.scope is Scope.PROMPT and not all(isinstance(value, str) for value in arguments.values()):
+        raise _invalid_params(message, "the arguments of a prompt must be strings")
+    return arguments
 
 
 def _targets(message: Message, rule: MethodRule) -> tuple[Target, ...]:

@@ -74,6 +74,9 @@ def test_a_notification_has_no_id_and_a_response_no_method() -> None:
         (CALL.replace(b"7", b"9" * 5000), Reason.INVALID_REQUEST),
         (CALL.replace(b"7", b"1e400"), Reason.INVALID_REQUEST),
         (CALL.replace(b"7", b"[" * 65 + b"]" * 65), Reason.INVALID_REQUEST),
+        (CALL.replace(b'"id":7', b'"__proto__":{"id":7}'), Reason.INVALID_REQUEST),
+        (CALL.replace(b'"id":7', b'"a":[{"__pro\\u0074o__":7}]'), Reason.INVALID_REQUEST),
+        (CALL.replace(b'"method"', b'"\\u005f_proto__":{},"method"'), Reason.INVALID_REQUEST),
         (b"[" * 200_000, Reason.INVALID_REQUEST),
         (CALL.replace(b"7", b"[" + b"1," * 120_000 + b"1]"), Reason.INVALID_REQUEST),
     ],
@@ -87,7 +90,7 @@ def test_what_parsers_disagree_on_is_refused(body: bytes, reason: Reason) -> Non
 
 
 def test_what_looks_remarkable_inside_a_text_is_only_text() -> None:
-    text = "1" * 60 + " 1e999 [[[[" * 100 + "," * 50_000
+    text = "__proto__ " + "1" * 60 + " 1e999 [[[[" * 100 + "," * 50_000
 
     message = parse_message(CALL.replace(b"7", json.dumps(text).encode()))
 

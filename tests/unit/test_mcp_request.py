@@ -152,6 +152,12 @@ def test_every_uri_of_a_subscription_is_decided() -> None:
     assert request.streaming
 
 
+@pytest.mark.parametrize("value", [None, 5, True, [], {}])
+def test_the_arguments_of_a_prompt_are_strings(value: object) -> None:
+    assert legacy("prompts/get", {"name": "greet", "arguments": {"a": "x"}}).arguments == {"a": "x"}
+    assert refused(lambda: legacy("prompts/get", {"name": "greet", "arguments": {"a": "x", "b": value}})).reason is Reason.INVALID_PARAMS
+
+
 @pytest.mark.parametrize("uri", ["TEST://a", "test://a/../b", "test://a/%2e%2e/b", "test://a\tb", "https://h.example", "a"])
 def test_a_uri_that_servers_read_differently_is_refused_wherever_it_stands(uri: str) -> None:
     for call in (
