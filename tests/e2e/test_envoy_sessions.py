@@ -8,6 +8,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,13 +153,17 @@ async def test_at_the_egress_listener_sessions_are_sealed_as_well(tmp_path: Path
     assert base64.b64encode(RAW.encode()[:6]).decode() in opened(answer)
 
 
+def _allow_on(cluster: str, lane: str, _request: wire.CheckRequest) -> wire.CheckResponse:
+    return allow(cluster, lane=lane)
+
+
 async def test_no_other_answer_names_a_session(tmp_path: Path, endpoints: tuple[Endpoint, Endpoint]) -> None:
     """Neither one that the server makes up in a call, nor an error of `initialize`, nor a header of ours that it forges."""
     async with running(tmp_path, *endpoints) as world:
         await world.start_processor(process_service(Keys()))
         cluster = world.servers["demo/crm"].cluster
         for lane in ("direct", "stream"):
-            world.answer = lambda _request, lane=lane: allow(cluster, lane=lane)
+            world.answer = partial(_allow_on, cluster, lane)
             for wanted in ("", "two", "forged", "400"):
                 assert names_no_session(await world.post(headers={"x-test": wanted})), (lane, wanted)
         initialize(world)
@@ -269,8 +274,9 @@ async def _sets_the_header_itself(requests: AsyncIterator[Any], _context: Any) -
 
 
 async def _fails(requests: AsyncIterator[Any], _context: Any) -> AsyncIterator[Any]:
-    raise RuntimeError
-    yield
+    async for _ in requests:
+        raise RuntimeError
+    yield b""
 
 
 async def _never_answers(requests: AsyncIterator[Any], _context: Any) -> AsyncIterator[Any]:
@@ -297,7 +303,7 @@ async def _never_answers(requests: AsyncIterator[Any], _context: Any) -> AsyncIt
 async def test_whatever_the_processor_does_no_unsealed_id_passes(
     tmp_path: Path, endpoints: tuple[Endpoint, Endpoint], behaviour: Handler, closed: bool
 ) -> None:
-    handler = grpc.stream_stream_rpc_method_handler(behaviour)
+    handler: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(behaviour)
     async with running(tmp_path, *endpoints, timeout_ms=2000) as world:
         await world.start_processor(grpc.method_handlers_generic_handler(SERVICE, {"Process": handler}))
         initialize(world)
@@ -361,9 +367,9 @@ async def test_over_tcp_only_envoys_certificate_has_sessions_sealed(tmp_path: Pa
             credentials = world.links.identity(role).channel_credentials(world.links.processor)
             assert credentials is not None
             async with grpc.aio.secure_channel(world.links.processor, credentials) as channel:
-                call = channel.stream_stream(f"/{SERVICE}/Process")(iter([b""]))
+                ask: grpc.aio.StreamStreamMultiCallable[Any, Any] = channel.stream_stream(f"/{SERVICE}/Process")
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
-                    await anext(aiter(call))
+                    await anext(aiter(ask(iter([b""]))))
                 refused[role] = caught.value.code()
 
     assert set(refused.values()) == {grpc.StatusCode.PERMISSION_DENIED}
