@@ -9,7 +9,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test unit functional e2e attacks check lint types imports protos protos-check conformance bench golden clean dev
+.PHONY: help run demo test unit functional e2e attacks check lint types imports protos protos-check conformance bench golden clean dev fuzz mutate-gate
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,10 @@ attacks: $(DEV_STAMP) ## the attack suite: hostile bytes to the real Envoy, reco
 
 conformance: $(DEV_STAMP) ## the MCP conformance suite, direct and through the gateway
 	@$(BIN)/python -m tests.conformance.run $(ARGS)
+
+SECONDS ?= 600
+fuzz: $(DEV_STAMP) ## the gate against the parsers of real MCP servers, SECONDS=600
+	@$(BIN)/python -m tests.fuzz.search --seconds $(SECONDS) $(ARGS)
 
 bench: $(DEV_STAMP) ## measure cost per call, latency, edit-to-live, start time, memory
 	@$(BIN)/python -m bench $(ARGS)

@@ -60,6 +60,15 @@ def go_program(source: Path) -> Path:
     return directory / source.name
 
 
+def go_module_program(source: Path) -> Path:
+    """The program of one Go module; what its go.sum pins is downloaded by Go itself."""
+    files = [*sorted(source.glob("*.go")), source / "go.mod", source / "go.sum"]
+    directory = cache_dir() / ("go-" + _digest([file.read_text() for file in files]))
+    if not (directory / ".complete").exists():
+        _install(directory, lambda: _go_module_build(source, directory / source.name))
+    return directory / source.name
+
+
 def _digest(parts: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
@@ -89,10 +98,22 @@ def _venv_install(directory: Path, python: Path, requirements: Sequence[str]) ->
     _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements])
 
 
-def _go_build(source: Path, program: Path) -> None:
+def _go() -> str:
     go = shutil.which("go") or "/usr/local/go/bin/go"
     if not Path(go).exists():
         raise UnavailableError("go is not installed")
+    return go
+
+
+def _go_module_build(source: Path, program: Path) -> None:
+    _run(
+        [_go(), "build", "-C", str(source), "-mod=readonly", "-o", str(program), "."],
+        environ={"GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOWORK": "off"},
+    )
+
+
+def _go_build(source: Path, program: Path) -> None:
+    go = _go()
     sources = [str(file) for file in sorted(source.glob("*.go"))]
     _run([go, "build", "-o", str(program), *sources], environ={"GOTOOLCHAIN": "local", "GOPROXY": "off", "CGO_ENABLED": "0"})
 
