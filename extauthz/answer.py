@@ -45,6 +45,7 @@ TOLD: dict[Reason, _Told] = {
     Reason.AUDIENCE_MISMATCH: _Told(status=401, code=_UNAUTHENTICATED, sentence="The access token was issued for something else."),
     Reason.ISSUER_UNKNOWN: _Told(status=401, code=_UNAUTHENTICATED, sentence="The issuer of the access token is not trusted here."),
     Reason.ISSUER_UNAVAILABLE: _Told(status=503, code=_UNAVAILABLE, sentence="The keys of the token's issuer cannot be had at the moment."),
+    Reason.CLAIMS_ELSEWHERE: _Told(status=401, code=_UNAUTHENTICATED, sentence="The access token does not hold all groups of its subject."),
     Reason.REVOKED: _Told(status=401, code=_UNAUTHENTICATED, sentence="The access token has been revoked."),
     Reason.EGRESS_CONTEXT_INVALID: _Told(status=401, code=_UNAUTHENTICATED, sentence="The signed context is missing or not valid."),
     Reason.HOST_REFUSED: _Told(status=421, code=42100, sentence="This gateway does not serve the host name of the request."),

@@ -245,6 +245,7 @@ class Decider:
                     deadline=case.deadline,
                 )
         except AuthenticationError as error:
+            case.record.sentence = error.sentence
             raise _Refused(error.reason) from error
         case.record.principal = principal
         revocation = state.revocations.find(principal, self._clock())

@@ -29,7 +29,9 @@ _PURPOSE = b"legation egress context v1\x00"  # separates this use of the key fr
 _MEMBERS = {"aud": str, "did": str, "exp": float, "kid": str, "kind": str, "prn": dict, "rev": int, "srv": str}
 _PRINCIPAL_MEMBERS = {
     "act": str,
+    "att": list,
     "cid": str,
+    "eac": list,
     "exp": float,
     "grp": list,
     "iat": float,
@@ -40,6 +42,7 @@ _PRINCIPAL_MEMBERS = {
     "ns": list,
     "prv": str,
     "sub": str,
+    "tnt": str,
 }
 
 
@@ -114,7 +117,9 @@ def signing_key(keys: Sequence[ContextKey], now: float) -> ContextKey | None:
 def _principal_members(principal: Principal) -> dict[str, object]:
     return {
         "act": principal.actor,
+        "att": list(principal.attributes),
         "cid": principal.oauth_client_id,
+        "eac": list(principal.earlier_actors),
         "exp": float(principal.expires_at_unix),
         "grp": list(principal.groups),
         "iat": float(principal.issued_at_unix),
@@ -125,12 +130,13 @@ def _principal_members(principal: Principal) -> dict[str, object]:
         "ns": list(principal.trusted_namespaces),
         "prv": principal.provider,
         "sub": principal.subject,
+        "tnt": principal.tenant,
     }
 
 
 def _principal(members: object) -> Principal:
     checked = _check_members(members, _PRINCIPAL_MEMBERS)
-    if not all(isinstance(name, str) for name in (*checked["grp"], *checked["ns"])):
+    if not all(isinstance(name, str) for name in (*checked["grp"], *checked["ns"], *checked["att"], *checked["eac"])):
         raise _invalid("is malformed")
     try:
         kind = PrincipalKind(checked["kind"])
@@ -142,10 +148,13 @@ def _principal(members: object) -> Principal:
         provider=checked["prv"],
         subject=checked["sub"],
         issuer=checked["iss"],
+        tenant=checked["tnt"],
         groups=tuple(checked["grp"]),
+        attributes=tuple(checked["att"]),
         oauth_client_id=checked["cid"],
         access_token_id=checked["jti"],
         actor=checked["act"],
+        earlier_actors=tuple(checked["eac"]),
         trusted_namespaces=tuple(checked["ns"]),
         issued_at_unix=checked["iat"],
         expires_at_unix=checked["exp"],

@@ -31,6 +31,7 @@ class Reason(StrEnum):
     AUDIENCE_MISMATCH = "audience_mismatch"
     ISSUER_UNKNOWN = "issuer_unknown"
     ISSUER_UNAVAILABLE = "issuer_unavailable"
+    CLAIMS_ELSEWHERE = "claims_elsewhere"
     REVOKED = "revoked"
     EGRESS_CONTEXT_INVALID = "egress_context_invalid"
     # for what

@@ -20,7 +20,7 @@ from extauthz.catalog.server import (
     Tool,
     UpstreamCredential,
 )
-from extauthz.identity.provider import IdentityProvider
+from extauthz.identity.provider import ClaimRules, IdentityProvider
 from extauthz.identity.revocation import Revocation, RevocationIndex, RevokedKind
 from extauthz.policy.model import PolicyDocument, PolicyEngine, RoleBinding
 from extauthz.v1 import registry_pb2 as pb
@@ -38,6 +38,7 @@ _SUBJECT_KINDS = {
     pb.SUBJECT_KIND_GROUP: "Group",
     pb.SUBJECT_KIND_AGENT: "Agent",
     pb.SUBJECT_KIND_WORKLOAD: "Workload",
+    pb.SUBJECT_KIND_CLAIM: "Claim",
 }
 
 
@@ -138,11 +139,31 @@ def identity_provider_from_message(message: pb.IdentityProvider) -> IdentityProv
         audiences=tuple(message.audiences),
         token_types=tuple(message.required_token_types),
         trusted_namespaces=tuple(message.trusted_namespaces),
-        subject_claim=message.subject_claim or "sub",
-        groups_claim=message.groups_claim or "groups",
-        agent_claim=message.agent_claim,
+        rules=_rules_from_message(message.rules),
         allow_insecure_http=message.allow_insecure_http,
         operators_only=message.operators_only,
+    )
+
+
+def _rules_from_message(message: pb.ClaimRules) -> ClaimRules:
+    return ClaimRules(
+        subject=message.subject or "sub",
+        subject_from_client=message.subject_from_client,
+        groups=tuple(message.groups),
+        attributes=tuple(message.attributes),
+        tenant=message.tenant,
+        tenants=tuple(message.tenants),
+        oauth_client=tuple(message.oauth_client),
+        oauth_clients=tuple(message.oauth_clients),
+        client_required=message.client_required,
+        token_id=tuple(message.token_id),
+        agent=message.agent,
+        kind=message.kind,
+        agent_kinds=tuple(message.agent_kinds),
+        agent_subjects=tuple(message.agent_subjects),
+        agent_without=tuple(message.agent_without),
+        required=tuple((requirement.claim, tuple(requirement.allowed)) for requirement in message.required),
+        id_tokens=message.id_tokens,
     )
 
 

@@ -127,6 +127,8 @@ def _principal(asked: ExplainRequest, registry: RegistryState, now: float) -> Pr
         subject=name,
         issuer=entry.spec.issuer,
         issued_at_unix=now,
+        tenant=asked.principal.tenant,
+        attributes=tuple(claim if claim.startswith(prefix) else prefix + claim for claim in asked.principal.claims),
         groups=tuple(group if group.startswith(prefix) else prefix + group for group in asked.principal.groups),
     )
 

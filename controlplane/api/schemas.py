@@ -20,6 +20,8 @@ class ExplainPrincipal(Shape):
 
     subject: str = Field(alias="as", min_length=1, max_length=500)
     groups: tuple[str, ...] = Field(default=(), max_length=1000)
+    claims: tuple[str, ...] = Field(default=(), max_length=1000, description="claim=value")
+    tenant: str = Field(default="", max_length=500)
     kind: Literal["User", "Agent", "Workload"] = "User"
     provider: str = Field(default="", max_length=200)
 

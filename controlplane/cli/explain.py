@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 @click.argument("arguments", required=False, default="{}", metavar="[JSON]")
 @click.option("--as", "name", required=True, metavar="NAME", help="Who would ask.")
 @click.option("--group", "groups", multiple=True, metavar="GROUP", help="A group that NAME is in.")
+@click.option("--claim", "claims", multiple=True, metavar="K=V", help="A claim of NAME that role bindings name.")
+@click.option("--tenant", default="", metavar="TENANT", help="The tenant of NAME.")
 @click.option("--kind", type=click.Choice(["user", "agent", "workload"]), default="user", help="What NAME is (default user).")
 @click.option("--provider", default="", help="The identity provider that vouches for NAME (default: local, or the one in provider/name).")
 @click.option("--method", default="tools/call", show_default=True, help="The MCP method, when it is not a tool call.")
@@ -35,6 +37,8 @@ def explain(
     arguments: str,
     name: str,
     groups: tuple[str, ...],
+    claims: tuple[str, ...],
+    tenant: str,
     kind: str,
     provider: str,
     method: str,
@@ -47,6 +51,8 @@ def explain(
         "principal": {
             "as": name,
             "groups": list(groups),
+            "claims": list(claims),
+            "tenant": tenant,
             "kind": kind.capitalize(),
             "provider": provider or ("" if "/" in name else "local"),
         },

@@ -54,7 +54,7 @@ class MomentArgument(click.ParamType[str]):
 @click.option("--until", type=MomentArgument(), metavar="WHEN", help="When it ends: a moment, or a duration (default: never).")
 @click.option("-m", "--reason", default="", metavar="WHY", help="For the history.")
 @pass_invocation
-def revoke(invocation: Invocation, *, issued_before: str | None, until: str | None, reason: str, **named: str | None) -> int:
+def revoke(invocation: Invocation, /, *, issued_before: str | None, until: str | None, reason: str, **named: str | None) -> int:
     """Refuse a token, a subject or an OAuth client at once. `legation delete revocation NAME` lets them in again."""
     given = {kind: name for kind, name in named.items() if name is not None}
     if len(given) != 1:

@@ -105,8 +105,9 @@ class Operator:
 
 
 def permissions_of(principal: Principal, state: RegistryState) -> Permissions:
-    """What the operator roles bound to this principal, or to one of its groups, add up to."""
+    """What the operator roles bound to this principal, to one of its groups or to a value of its claims add up to."""
     subjects = {(principal.kind.value, principal.id), *(("Group", group) for group in principal.groups)}
+    subjects |= {("Claim", attribute) for attribute in principal.attributes}
     held: dict[str, frozenset[Permission]] = {}
     for binding in state.role_bindings.values():
         granted = PERMISSIONS_OF_ROLE.get(binding.spec.role)

@@ -201,10 +201,13 @@ class PolicySetSpec(Document):
 
 
 class SubjectSpec(Document):
-    """Somebody a role is given to. `name` is `provider/subject`, or short while exactly one provider is visible."""
+    """Somebody a role is given to. `name` is `provider/subject`, or short while exactly one provider is visible.
 
-    kind: Literal["User", "Group", "Agent", "Workload"]
-    name: str = Field(min_length=1, max_length=500)
+    A Claim is whoever has a value in a claim: `provider/claim=value`.
+    """
+
+    kind: Literal["User", "Group", "Agent", "Workload", "Claim"]
+    name: str = Field(min_length=1, max_length=1000)
 
 
 class RoleBindingSpec(Document):
@@ -214,12 +217,31 @@ class RoleBindingSpec(Document):
     subjects: tuple[SubjectSpec, ...] = Field(min_length=1, max_length=10_000)
 
 
-class ClaimMapping(Document):
-    """Which claims make the principal."""
+ClaimPath = Annotated[str, StringConstraints(pattern=r"^(/[^=]+|[^/=][^=]*)?$", max_length=500)]
+"""A claim by its name, or by a JSON pointer (RFC 6901) into nested objects: `/realm_access/roles`."""
 
-    subject: str = "sub"
-    groups: str = "groups"
-    agent: str = ""
+
+class KindMapping(Document):
+    """A claim whose value tells agents from users."""
+
+    claim: ClaimPath = Field(min_length=1)
+    agents: tuple[str, ...] = Field(min_length=1, max_length=20)
+
+
+class ClaimMapping(Document):
+    """Which claims make the principal; empty: what the preset says, else the standard one."""
+
+    subject: ClaimPath = ""
+    groups: ClaimPath | Annotated[tuple[ClaimPath, ...], Field(max_length=20)] = ""
+    tenant: ClaimPath = ""
+    client: ClaimPath = ""
+    agent: ClaimPath = ""
+    kind: KindMapping | None = None
+    claims: tuple[ClaimPath, ...] = Field(default=(), max_length=20)
+
+
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+DEFAULT_ALGORITHMS: tuple[Algorithm, ...] = ("RS256", "ES256", "EdDSA")
 
 
 class IdentityProviderSpec(Document):
@@ -228,14 +250,14 @@ class IdentityProviderSpec(Document):
     issuer: str = Field(min_length=1, max_length=500)
     jwks: dict[str, object] | None = None
     jwks_url: str = Field(default="", max_length=2000)
-    algorithms: tuple[Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"], ...] = (
-        "RS256",
-        "ES256",
-        "EdDSA",
-    )
+    algorithms: tuple[Algorithm, ...] = DEFAULT_ALGORITHMS
     audiences: tuple[str, ...] = Field(default=(), max_length=50)
     token_types: tuple[str, ...] = Field(default=(), max_length=10)
     trusted_namespaces: tuple[Name, ...] = Field(default=(), max_length=1000)
+    preset: Literal["okta", "entra", "google", "ping", "keycloak", "auth0"] | None = None
+    accept_id_tokens: bool = False
+    tenants: tuple[str, ...] = Field(default=(), max_length=100)
+    oauth_clients: tuple[str, ...] = Field(default=(), max_length=1000)
     mapping: ClaimMapping = Field(default_factory=ClaimMapping)
     allow_insecure_http: bool = False
     operators_only: bool = False

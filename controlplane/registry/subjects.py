@@ -45,12 +45,24 @@ def resolve_subject(subject: SubjectSpec, *, namespace: str, providers: Provider
     qualifier, slash, rest = subject.name.partition("/")
     if slash:
         if qualifier in visible and rest:
-            return subject.name
+            return _checked(subject, qualifier, rest, visible)
         known = ", ".join(sorted(visible)) or "none"
         raise SubjectError(
             f"{subject.name!r} names the identity provider {qualifier!r}, which is not trusted in namespace {namespace} (trusted: {known})"
         )
-    return f"{only_provider(visible, namespace, subject.name)}/{subject.name}"
+    provider = only_provider(visible, namespace, subject.name)
+    return _checked(subject, provider, subject.name, visible)
+
+
+def _checked(subject: SubjectSpec, provider: str, name: str, visible: Mapping[str, Entry[IdentityProviderSpec]]) -> str:
+    """The qualified name; of a Claim only when the provider's mapping reads that claim."""
+    if subject.kind == "Claim":
+        claim, separator, value = name.partition("=")
+        if not claim or not separator or not value:
+            raise SubjectError(f"a Claim is named provider/claim=value, got {subject.name!r}")
+        if claim not in visible[provider].spec.mapping.claims:
+            raise SubjectError(f"identity provider {provider} does not read the claim {claim!r}: add it to its spec.mapping.claims")
+    return f"{provider}/{name}"
 
 
 def resolve_revoked(name: str, providers: Providers) -> str:

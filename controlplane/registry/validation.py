@@ -18,6 +18,7 @@ from controlplane.registry.changes import entries_of
 from controlplane.registry.manifest import DocumentError
 from controlplane.registry.own_address import OwnAddresses
 from controlplane.registry.permissions import ADMINISTRATOR, OPERATOR_ROLE_PREFIX, PERMISSIONS_OF_ROLE
+from controlplane.registry.provider_rules import problems_of
 from controlplane.registry.revocation import wholly_revoked_subjects
 from controlplane.registry.spec import (
     SYSTEM_NAMESPACE,
@@ -233,6 +234,8 @@ def _check_identity_provider(
             refuse(path, "must be https; plain http needs allowInsecureHttp and a loopback address")
         else:
             _check_url(url, path, item, address_rules, findings)
+    for problem in problems_of(spec):
+        refuse(problem.path, problem.message)
     for namespace in spec.trusted_namespaces:
         if namespace not in after.namespaces:
             findings.warn(item.document, f"spec.trustedNamespaces: namespace {namespace} does not exist yet")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime, time, timedelta
 from types import MappingProxyType
 from typing import TypeVar
@@ -17,6 +18,7 @@ from google.protobuf.message import Message
 
 from controlplane.registry.catalog import tool_of
 from controlplane.registry.encryption import CLIENT_SECRET, STATIC_HEADER_SECRET, RegistryKey, open_secret
+from controlplane.registry.provider_rules import algorithms_of, claim_rules_of, token_types_of
 from controlplane.registry.revocation import what_is_revoked
 from controlplane.registry.spec import (
     IdentityProviderSpec,
@@ -32,6 +34,7 @@ from controlplane.xds.cluster_name import cluster_name, upstream_path
 from extauthz.catalog.server import ArgumentType, Effect
 from extauthz.discovery import CONTEXT_KEY, IDENTITY_PROVIDER, MCP_SERVER, POLICY_SET, REVOCATION, ROLE_BINDING
 from extauthz.errors import CredentialError
+from extauthz.identity.provider import ClaimRules
 from extauthz.identity.revocation import RevocationIndex
 from extauthz.policy.cedar import CedarEngine
 from extauthz.state import (
@@ -66,6 +69,7 @@ _SUBJECT_KINDS = {
     "Group": pb.SUBJECT_KIND_GROUP,
     "Agent": pb.SUBJECT_KIND_AGENT,
     "Workload": pb.SUBJECT_KIND_WORKLOAD,
+    "Claim": pb.SUBJECT_KIND_CLAIM,
 }
 
 M = TypeVar("M", bound=Message)
@@ -153,16 +157,20 @@ def make_identity_provider(entry: Entry[IdentityProviderSpec]) -> pb.IdentityPro
         issuer=spec.issuer,
         jwks_json=json.dumps(spec.jwks, sort_keys=True, separators=(",", ":")) if spec.jwks is not None else "",
         jwks_url=spec.jwks_url,
-        algorithms=spec.algorithms,
+        algorithms=algorithms_of(spec),
         audiences=spec.audiences,
         trusted_namespaces=spec.trusted_namespaces,
-        subject_claim=spec.mapping.subject,
-        groups_claim=spec.mapping.groups,
-        agent_claim=spec.mapping.agent,
         allow_insecure_http=spec.allow_insecure_http,
         operators_only=spec.operators_only,
-        required_token_types=spec.token_types,
+        required_token_types=token_types_of(spec),
+        rules=_make_rules(claim_rules_of(spec)),
     )
+
+
+def _make_rules(rules: ClaimRules) -> pb.ClaimRules:
+    plain = {field.name: getattr(rules, field.name) for field in fields(rules) if field.name != "required"}
+    required = [pb.ClaimRequirement(claim=claim, allowed=allowed) for claim, allowed in rules.required]
+    return pb.ClaimRules(required=required, **plain)
 
 
 def make_revocation(entry: Entry[RevocationSpec]) -> pb.Revocation:

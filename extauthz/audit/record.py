@@ -137,6 +137,8 @@ def _principal_message(principal: Principal, roles: tuple[str, ...]) -> pb.Audit
         roles=roles,
         access_token_id=principal.access_token_id,
         actor=principal.actor,
+        tenant=principal.tenant,
+        earlier_actors=principal.earlier_actors,
     )
 
 

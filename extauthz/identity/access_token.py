@@ -99,7 +99,7 @@ def verify_access_token(
             leeway=0,
             options={
                 "verify_signature": True,
-                "require": ["exp", "iss", "aud", "sub"],
+                "require": ["exp", "iss", "aud"] if provider.rules.subject_from_client else ["exp", "iss", "aud", "sub"],
                 "verify_iss": True,
                 "verify_aud": True,
                 "strict_aud": False,
@@ -125,9 +125,9 @@ def verify_access_token(
     # (3) times, subject, and not a token of another kind
     check_times(limits_of(claims), now, leeway_seconds)
     _check_lifetime(claims, now, leeway_seconds)
-    if not claims["sub"]:
+    if not claims.get("sub", provider.rules.subject_from_client):
         raise _invalid("the access token's subject (sub) is empty")
-    _check_kind(header, claims)
+    _check_kind(header, claims, id_tokens=provider.rules.id_tokens)
     return VerifiedClaims(MappingProxyType(claims))
 
 
@@ -177,11 +177,13 @@ def _check_header(header: Mapping[str, object], provider: IdentityProvider) -> N
         raise _invalid("the token is not an access token (typ)")
 
 
-def _check_kind(header: Mapping[str, object], claims: Mapping[str, object]) -> None:
+def _check_kind(header: Mapping[str, object], claims: Mapping[str, object], *, id_tokens: bool) -> None:
     if _short_type(str(header.get("typ", ""))) != "at+jwt":
         kind = claims.get("typ")
-        is_other_kind = isinstance(kind, str) and kind.lower() in {"id", "refresh", "offline", "logout"}
-        if _ID_TOKEN_CLAIMS & claims.keys() or is_other_kind or claims.get("token_use", "access") != "access" or "events" in claims:
+        is_other_kind = isinstance(kind, str) and kind.lower() in {"refresh", "offline", "logout"}
+        is_id_token = bool(_ID_TOKEN_CLAIMS & claims.keys()) or (isinstance(kind, str) and kind.lower() == "id")
+        is_id_token = is_id_token or claims.get("token_use", "access") != "access"
+        if is_other_kind or "events" in claims or (is_id_token and not id_tokens):
             raise _invalid("the token is an ID token or of another kind, not an access token")
     if claims.get("cnf") is not None:
         raise _invalid("the access token is bound to a key (cnf) and was presented without proof of it")

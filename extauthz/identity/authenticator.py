@@ -13,7 +13,7 @@ import hashlib
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from extauthz.errors import AuthenticationError, Reason
@@ -22,14 +22,14 @@ from extauthz.identity.access_token import (
     TokenLimits,
     check_audience,
     check_times,
-    issued_at_of,
     limits_of,
     read_unverified_token,
     verify_access_token,
 )
 from extauthz.identity.challenge import protected_resource_metadata, www_authenticate
+from extauthz.identity.claim import principal_from_claims
 from extauthz.identity.jwks import KeySet, KeySource
-from extauthz.identity.principal import Principal, PrincipalKind, VerifiedClaims
+from extauthz.identity.principal import Principal
 from extauthz.identity.provider import IdentityProvider
 
 __all__ = [
@@ -38,13 +38,10 @@ __all__ = [
     "VerifiedTokens",
     "is_admitted",
     "parse_bearer",
-    "principal_from_claims",
     "protected_resource_metadata",
     "www_authenticate",
 ]
 
-MAX_GROUPS = 500
-MAX_NAME_LENGTH = 500
 DEFAULT_WAIT_SECONDS = 1.8
 OPERATORS_API = ""
 """The `namespace` of `authenticate` for the registry's own API."""
@@ -182,67 +179,3 @@ def is_admitted(provider: IdentityProvider, namespace: str) -> bool:
     if namespace == OPERATORS_API:
         return provider.namespace == "system"
     return not provider.operators_only and provider.trusts(namespace)
-
-
-def principal_from_claims(claims: VerifiedClaims, provider: IdentityProvider) -> Principal:
-    """Map verified claims to the caller, every name qualified by the provider. Raises `AuthenticationError`."""
-    subject = _name(claims, provider.subject_claim)
-    if not subject:
-        raise AuthenticationError(Reason.ACCESS_TOKEN_INVALID, f"the access token lacks the claim {provider.subject_claim}")
-    is_agent = bool(provider.agent_claim) and claims.get(provider.agent_claim) not in (None, False, "")
-    actor = _actor(claims)
-    trusted = (provider.trusted_namespaces or ("*",)) if provider.namespace == "system" else (provider.namespace,)
-    return Principal(
-        kind=PrincipalKind.AGENT if is_agent else PrincipalKind.USER,
-        id=f"{provider.id}/{subject}",
-        provider=provider.id,
-        subject=subject,
-        issuer=provider.issuer,
-        groups=tuple(f"{provider.id}/{group}" for group in _groups(claims, provider.groups_claim)),
-        oauth_client_id=_name(claims, "client_id") or _name(claims, "azp"),
-        access_token_id=_name(claims, "jti"),
-        actor=f"{provider.id}/{actor}" if actor else "",
-        trusted_namespaces=trusted,
-        issued_at_unix=issued_at_of(claims),
-        expires_at_unix=limits_of(claims).expires_at,
-        claims=claims,
-    )
-
-
-def _groups(claims: VerifiedClaims, claim: str) -> list[str]:
-    """Groups in order, once each. A list that cannot be read whole is refused: a missing group could lift a `forbid`."""
-    elsewhere = claims.get("_claim_names")
-    if isinstance(elsewhere, Mapping) and claim in elsewhere:
-        raise AuthenticationError(Reason.ACCESS_TOKEN_INVALID, f"the access token does not hold its {claim} but points elsewhere for them")
-    value = claims.get(claim)
-    if value is None or value == "":
-        return []
-    members = [value] if isinstance(value, str) else value
-    if not isinstance(members, list) or len(members) > MAX_GROUPS:
-        raise AuthenticationError(
-            Reason.ACCESS_TOKEN_INVALID, f"the access token's claim {claim} is not a list of at most {MAX_GROUPS} names"
-        )
-    return list(dict.fromkeys(_checked_name(member, claim) for member in members))
-
-
-def _actor(claims: VerifiedClaims) -> str:
-    """RFC 8693 section 4.1: the current actor is the outermost `act`."""
-    act = claims.get("act")
-    if act is None:
-        return ""
-    if not isinstance(act, Mapping):
-        raise AuthenticationError(Reason.ACCESS_TOKEN_INVALID, "the access token's claim act is malformed")
-    return _checked_name(act.get("sub"), "act.sub")
-
-
-def _name(claims: VerifiedClaims, claim: str) -> str:
-    value = claims.get(claim)
-    return "" if value is None or value == "" else _checked_name(value, claim)
-
-
-def _checked_name(value: object, claim: str) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME_LENGTH or not value.isprintable():
-        raise AuthenticationError(
-            Reason.ACCESS_TOKEN_INVALID, f"the access token's claim {claim} is not a printable name of at most {MAX_NAME_LENGTH} characters"
-        )
-    return value

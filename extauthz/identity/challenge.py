@@ -12,6 +12,7 @@ _DESCRIPTIONS = {
     Reason.ACCESS_TOKEN_EXPIRED: "the access token has expired",
     Reason.AUDIENCE_MISMATCH: "the access token is meant for another resource",
     Reason.ISSUER_UNKNOWN: "the access token's issuer is not trusted here",
+    Reason.CLAIMS_ELSEWHERE: "the access token does not hold all groups of its subject",
     Reason.REVOKED: "the access token has been revoked",
     Reason.ISSUER_UNAVAILABLE: "the keys of the access token's issuer cannot be read at the moment",
 }

@@ -27,6 +27,8 @@ class Principal:
 
     `id` is qualified by the identity provider (`acme-okta/ann`), and so is each of `groups` (`acme-okta/marketing`):
     two issuers that both say "marketing" are two groups. `issued_at_unix` 0 = not known.
+    `attributes` are values of claims that role bindings may name (`acme-okta/department=sales`). `actor` acts for the principal,
+    `earlier_actors` acted before it (RFC 8693), the latest first.
     """
 
     kind: PrincipalKind
@@ -34,10 +36,13 @@ class Principal:
     provider: str
     subject: str
     issuer: str = ""
+    tenant: str = ""
     groups: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
     oauth_client_id: str = ""
     access_token_id: str = ""
     actor: str = ""
+    earlier_actors: tuple[str, ...] = ()
     trusted_namespaces: tuple[str, ...] = ("*",)
     issued_at_unix: float = 0.0
     expires_at_unix: float = 0.0

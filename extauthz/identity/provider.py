@@ -6,6 +6,35 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimRules:
+    """Which claims make the principal, and what a token of this provider must say. Claims are names or JSON pointers.
+
+    `required`: claims and their allowed values (none: any). A principal is an agent when the claim `agent` is there, when the
+    claim `kind` has one of `agent_kinds`, or, if that claim is absent, when the subject has a form of `agent_subjects`
+    (`{client}` stands for the OAuth client) or none of the claims `agent_without` is there. `id_tokens`: the provider has no access
+    tokens that others can read, and its ID tokens are taken instead.
+    """
+
+    subject: str = "sub"
+    subject_from_client: bool = False
+    groups: tuple[str, ...] = ("groups",)
+    attributes: tuple[str, ...] = ()
+    tenant: str = ""
+    tenants: tuple[str, ...] = ()
+    oauth_client: tuple[str, ...] = ("client_id", "azp")
+    oauth_clients: tuple[str, ...] = ()
+    client_required: bool = False
+    token_id: tuple[str, ...] = ("jti",)
+    agent: str = ""
+    kind: str = ""
+    agent_kinds: tuple[str, ...] = ()
+    agent_subjects: tuple[str, ...] = ()
+    agent_without: tuple[str, ...] = ()
+    required: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    id_tokens: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IdentityProvider:
     """One trusted issuer. `id` qualifies its principals (`acme-okta/ann`).
 
@@ -23,9 +52,7 @@ class IdentityProvider:
     audiences: tuple[str, ...] = ()
     token_types: tuple[str, ...] = ()
     trusted_namespaces: tuple[str, ...] = ()
-    subject_claim: str = "sub"
-    groups_claim: str = "groups"
-    agent_claim: str = ""
+    rules: ClaimRules = ClaimRules()
     allow_insecure_http: bool = False
     operators_only: bool = False
 

@@ -90,8 +90,8 @@ class RevocationIndex:
 def _keys_of(principal: Principal) -> Iterator[_Key]:
     """The names under which a principal can be revoked; who acts for a subject counts like the subject."""
     yield RevokedKind.SUBJECT, principal.id
-    if principal.actor:
-        yield RevokedKind.SUBJECT, principal.actor
+    for actor in (principal.actor, *principal.earlier_actors):
+        yield RevokedKind.SUBJECT, actor
     if principal.access_token_id:
         yield RevokedKind.TOKEN, f"{principal.provider}/{principal.access_token_id}"
     if principal.oauth_client_id:

@@ -143,7 +143,7 @@ class CedarEngine:
 
     def _view_of(self, principal: Principal, namespace: str) -> PrincipalView:
         p = principal
-        return self._view(p.kind, p.id, p.provider, p.subject, p.oauth_client_id, p.groups, namespace)
+        return self._view(p.kind, p.id, p.provider, p.subject, p.oauth_client_id, p.tenant, p.groups, p.attributes, namespace)
 
     def _roles_to_try(self, request: AuthorizationRequest, held: tuple[str, ...]) -> list[str]:
         """Roles that count here, are not held, and are named by a permit for this action and resource; sorted, bounded."""
@@ -194,10 +194,21 @@ def _view(
     provider: str,
     subject: str,
     oauth_client_id: str,
+    tenant: str,
     groups: tuple[str, ...],
+    attributes: tuple[str, ...],
     namespace: str,
 ) -> PrincipalView:
-    principal = Principal(kind=kind, id=principal_id, provider=provider, subject=subject, oauth_client_id=oauth_client_id, groups=groups)
+    principal = Principal(
+        kind=kind,
+        id=principal_id,
+        provider=provider,
+        subject=subject,
+        oauth_client_id=oauth_client_id,
+        tenant=tenant,
+        groups=groups,
+        attributes=attributes,
+    )
     return principal_view(principal, namespace, roles)
 
 

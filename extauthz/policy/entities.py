@@ -79,6 +79,7 @@ def principal_view(principal: Principal, namespace: str, roles: RoleIndex, *, hy
     """The principal with every role that counts in `namespace`; `explain` may add one that it does not hold."""
     kind = principal.kind.value
     own = roles.roles_of_subject(kind, principal.id, namespace)
+    own = own.union(*(roles.roles_of_subject("Claim", attribute, namespace) for attribute in principal.attributes))
     if hypothetical_role:
         own |= {hypothetical_role}
     of_group = {group: roles.roles_of_subject("Group", group, namespace) for group in dict.fromkeys(principal.groups)}
@@ -92,7 +93,12 @@ def principal_view(principal: Principal, namespace: str, roles: RoleIndex, *, hy
 
 
 def _principal_json(principal: Principal, own: frozenset[str], of_group: Mapping[str, frozenset[str]]) -> str:
-    attributes = {"provider": principal.provider, "subject": principal.subject, "oauth_client_id": principal.oauth_client_id}
+    attributes = {
+        "provider": principal.provider,
+        "subject": principal.subject,
+        "oauth_client_id": principal.oauth_client_id,
+        "tenant": principal.tenant,
+    }
     parents = [_uid("Group", group) for group in of_group] + [_uid("Role", role) for role in sorted(own)]
     entities = [_entity(principal.kind.value, principal.id, attributes, parents)]
     entities += [_entity("Group", group, {}, [_uid("Role", role) for role in sorted(bound)]) for group, bound in of_group.items()]

@@ -46,7 +46,7 @@ class RoleBinding:
     namespace: str
     name: str
     role: str
-    subjects: tuple[tuple[PrincipalKind | str, str], ...]  # (kind or "Group", qualified name)
+    subjects: tuple[tuple[PrincipalKind | str, str], ...]  # (kind, "Group" or "Claim", qualified name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from extauthz.policy.model import Action, ResourceKind
 
 SYSTEM_NAMESPACE: Final = "system"
 PRINCIPAL_TYPES: Final = frozenset({"User", "Agent", "Workload"})
-PRINCIPAL_ATTRIBUTES: Final = ("provider", "subject", "oauth_client_id")
+PRINCIPAL_ATTRIBUTES: Final = ("provider", "subject", "oauth_client_id", "tenant")
 CALLER_ATTRIBUTES: Final = ("era", "mtls", "issuer", "address", "now")
 
 RESOURCES_OF_ACTION: Final[Mapping[Action, frozenset[ResourceKind]]] = MappingProxyType(
@@ -37,7 +37,7 @@ RESOURCES_OF_ACTION: Final[Mapping[Action, frozenset[ResourceKind]]] = MappingPr
 _ENTITIES = """\
 entity Role;
 entity Group in [Role];
-entity User, Agent, Workload in [Group, Role] { provider: String, subject: String, oauth_client_id: String };
+entity User, Agent, Workload in [Group, Role] { provider: String, subject: String, oauth_client_id: String, tenant: String };
 entity Namespace;
 entity McpServer in [Namespace];
 entity Effect enum ["read", "write", "destructive"];

@@ -30,6 +30,7 @@ class SubjectKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SUBJECT_KIND_GROUP: _ClassVar[SubjectKind]
     SUBJECT_KIND_AGENT: _ClassVar[SubjectKind]
     SUBJECT_KIND_WORKLOAD: _ClassVar[SubjectKind]
+    SUBJECT_KIND_CLAIM: _ClassVar[SubjectKind]
 EFFECT_UNSPECIFIED: Effect
 EFFECT_READ: Effect
 EFFECT_WRITE: Effect
@@ -45,6 +46,7 @@ SUBJECT_KIND_USER: SubjectKind
 SUBJECT_KIND_GROUP: SubjectKind
 SUBJECT_KIND_AGENT: SubjectKind
 SUBJECT_KIND_WORKLOAD: SubjectKind
+SUBJECT_KIND_CLAIM: SubjectKind
 
 class Revision(_message.Message):
     __slots__ = ("revision", "committed_at_unix_ms")
@@ -183,7 +185,7 @@ class Subject(_message.Message):
     def __init__(self, kind: _Optional[_Union[SubjectKind, str]] = ..., name: _Optional[str] = ...) -> None: ...
 
 class IdentityProvider(_message.Message):
-    __slots__ = ("id", "namespace", "name", "issuer", "jwks_json", "jwks_url", "algorithms", "audiences", "trusted_namespaces", "subject_claim", "groups_claim", "agent_claim", "allow_insecure_http", "operators_only", "required_token_types")
+    __slots__ = ("id", "namespace", "name", "issuer", "jwks_json", "jwks_url", "algorithms", "audiences", "trusted_namespaces", "allow_insecure_http", "operators_only", "required_token_types", "rules")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -193,12 +195,10 @@ class IdentityProvider(_message.Message):
     ALGORITHMS_FIELD_NUMBER: _ClassVar[int]
     AUDIENCES_FIELD_NUMBER: _ClassVar[int]
     TRUSTED_NAMESPACES_FIELD_NUMBER: _ClassVar[int]
-    SUBJECT_CLAIM_FIELD_NUMBER: _ClassVar[int]
-    GROUPS_CLAIM_FIELD_NUMBER: _ClassVar[int]
-    AGENT_CLAIM_FIELD_NUMBER: _ClassVar[int]
     ALLOW_INSECURE_HTTP_FIELD_NUMBER: _ClassVar[int]
     OPERATORS_ONLY_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_TOKEN_TYPES_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
     id: str
     namespace: str
     name: str
@@ -208,13 +208,57 @@ class IdentityProvider(_message.Message):
     algorithms: _containers.RepeatedScalarFieldContainer[str]
     audiences: _containers.RepeatedScalarFieldContainer[str]
     trusted_namespaces: _containers.RepeatedScalarFieldContainer[str]
-    subject_claim: str
-    groups_claim: str
-    agent_claim: str
     allow_insecure_http: bool
     operators_only: bool
     required_token_types: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, id: _Optional[str] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ..., issuer: _Optional[str] = ..., jwks_json: _Optional[str] = ..., jwks_url: _Optional[str] = ..., algorithms: _Optional[_Iterable[str]] = ..., audiences: _Optional[_Iterable[str]] = ..., trusted_namespaces: _Optional[_Iterable[str]] = ..., subject_claim: _Optional[str] = ..., groups_claim: _Optional[str] = ..., agent_claim: _Optional[str] = ..., allow_insecure_http: _Optional[bool] = ..., operators_only: _Optional[bool] = ..., required_token_types: _Optional[_Iterable[str]] = ...) -> None: ...
+    rules: ClaimRules
+    def __init__(self, id: _Optional[str] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ..., issuer: _Optional[str] = ..., jwks_json: _Optional[str] = ..., jwks_url: _Optional[str] = ..., algorithms: _Optional[_Iterable[str]] = ..., audiences: _Optional[_Iterable[str]] = ..., trusted_namespaces: _Optional[_Iterable[str]] = ..., allow_insecure_http: _Optional[bool] = ..., operators_only: _Optional[bool] = ..., required_token_types: _Optional[_Iterable[str]] = ..., rules: _Optional[_Union[ClaimRules, _Mapping]] = ...) -> None: ...
+
+class ClaimRules(_message.Message):
+    __slots__ = ("subject", "subject_from_client", "groups", "attributes", "tenant", "tenants", "oauth_client", "oauth_clients", "client_required", "token_id", "agent", "kind", "agent_kinds", "agent_subjects", "agent_without", "required", "id_tokens")
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FROM_CLIENT_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
+    OAUTH_CLIENT_FIELD_NUMBER: _ClassVar[int]
+    OAUTH_CLIENTS_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_REQUIRED_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    AGENT_KINDS_FIELD_NUMBER: _ClassVar[int]
+    AGENT_SUBJECTS_FIELD_NUMBER: _ClassVar[int]
+    AGENT_WITHOUT_FIELD_NUMBER: _ClassVar[int]
+    REQUIRED_FIELD_NUMBER: _ClassVar[int]
+    ID_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    subject: str
+    subject_from_client: bool
+    groups: _containers.RepeatedScalarFieldContainer[str]
+    attributes: _containers.RepeatedScalarFieldContainer[str]
+    tenant: str
+    tenants: _containers.RepeatedScalarFieldContainer[str]
+    oauth_client: _containers.RepeatedScalarFieldContainer[str]
+    oauth_clients: _containers.RepeatedScalarFieldContainer[str]
+    client_required: bool
+    token_id: _containers.RepeatedScalarFieldContainer[str]
+    agent: str
+    kind: str
+    agent_kinds: _containers.RepeatedScalarFieldContainer[str]
+    agent_subjects: _containers.RepeatedScalarFieldContainer[str]
+    agent_without: _containers.RepeatedScalarFieldContainer[str]
+    required: _containers.RepeatedCompositeFieldContainer[ClaimRequirement]
+    id_tokens: bool
+    def __init__(self, subject: _Optional[str] = ..., subject_from_client: _Optional[bool] = ..., groups: _Optional[_Iterable[str]] = ..., attributes: _Optional[_Iterable[str]] = ..., tenant: _Optional[str] = ..., tenants: _Optional[_Iterable[str]] = ..., oauth_client: _Optional[_Iterable[str]] = ..., oauth_clients: _Optional[_Iterable[str]] = ..., client_required: _Optional[bool] = ..., token_id: _Optional[_Iterable[str]] = ..., agent: _Optional[str] = ..., kind: _Optional[str] = ..., agent_kinds: _Optional[_Iterable[str]] = ..., agent_subjects: _Optional[_Iterable[str]] = ..., agent_without: _Optional[_Iterable[str]] = ..., required: _Optional[_Iterable[_Union[ClaimRequirement, _Mapping]]] = ..., id_tokens: _Optional[bool] = ...) -> None: ...
+
+class ClaimRequirement(_message.Message):
+    __slots__ = ("claim", "allowed")
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
+    ALLOWED_FIELD_NUMBER: _ClassVar[int]
+    claim: str
+    allowed: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, claim: _Optional[str] = ..., allowed: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Revocation(_message.Message):
     __slots__ = ("namespace", "name", "token", "subject", "oauth_client", "spiffe_id", "issued_before_unix", "expires_at_unix")

@@ -12,7 +12,6 @@ import pytest
 from extauthz.address import AddressRules
 from extauthz.errors import AuthenticationError, Reason
 from extauthz.identity.authenticator import (
-    MAX_GROUPS,
     OPERATORS_API,
     Authenticator,
     VerifiedTokens,
@@ -21,9 +20,10 @@ from extauthz.identity.authenticator import (
     www_authenticate,
 )
 from extauthz.identity.challenge import protected_resource_metadata_url
+from extauthz.identity.claim import MAX_ACTORS, MAX_GROUPS, read_claim
 from extauthz.identity.jwks import KeySource
 from extauthz.identity.principal import Principal, PrincipalKind
-from extauthz.identity.provider import IdentityProvider
+from extauthz.identity.provider import ClaimRules, IdentityProvider
 from tests.issuer import ISSUER, RESOURCE_URL, HttpIssuer, SigningKey, key_set
 
 NOW = 1_800_000_000.0
@@ -68,6 +68,14 @@ def authenticator(*providers: IdentityProvider, clock: Any = lambda: NOW, **opti
     return Authenticator(providers or (provider(),), KeySource(AddressRules()), clock, **options)
 
 
+def chain_of(length: int) -> dict[str, Any]:
+    """A chain of `act`, nested `length` deep."""
+    chain: dict[str, Any] = {"sub": f"actor-{length}"}
+    for number in range(length - 1, 0, -1):
+        chain = {"sub": f"actor-{number}", "act": chain}
+    return chain
+
+
 async def test_verified_claims_become_a_principal_qualified_by_its_provider() -> None:
     access_token = KEY.sign(
         claims(groups=["marketing", "sales", "marketing"], client_id="crm-app", act={"sub": "assistant", "act": {"sub": "older"}}, extra=1)
@@ -85,6 +93,7 @@ async def test_verified_claims_become_a_principal_qualified_by_its_provider() ->
         oauth_client_id="crm-app",
         access_token_id="t-1",
         actor="acme/assistant",
+        earlier_actors=("acme/older",),
         trusted_namespaces=("*",),
         issued_at_unix=NOW,
         expires_at_unix=NOW + 300,
@@ -95,7 +104,7 @@ async def test_verified_claims_become_a_principal_qualified_by_its_provider() ->
 
 
 async def test_claims_are_read_where_the_provider_says() -> None:
-    mapped = provider(subject_claim="email", groups_claim="https://acme.example/roles", agent_claim="agent_id")
+    mapped = provider(rules=ClaimRules(subject="email", groups=("https://acme.example/roles",), agent="agent_id"))
     about = claims(email="ann@acme.example", agent_id="bot-7", azp="cli", **{"https://acme.example/roles": "marketing"})
 
     principal = await ask(authenticator(mapped), KEY.sign(about))
@@ -120,19 +129,64 @@ async def test_claims_are_read_where_the_provider_says() -> None:
         {"groups": 7},
         {"groups": ["x" * 501]},
         {"groups": [str(number) for number in range(MAX_GROUPS + 1)]},
-        {"groups": ..., "_claim_names": {"groups": "src1"}},
         {"client_id": "a\tb"},
         {"client_id": ["a"]},
         {"act": "assistant"},
         {"act": {}},
         {"act": {"sub": ""}},
         {"act": {"sub": "a\n"}},
+        {"act": {"sub": "a", "act": {"sub": 7}}},
+        {"act": {"sub": "a", "iss": "https://other.example"}},
+        {"act": chain_of(MAX_ACTORS + 1)},
         {"jti": "x" * 501},
     ],
     ids=lambda bad: str(bad)[:40],
 )
 async def test_names_that_are_no_names_are_refused(bad: dict[str, Any]) -> None:
     await refused(authenticator(), KEY.sign(claims(**bad)), Reason.ACCESS_TOKEN_INVALID)
+
+
+@pytest.mark.parametrize(
+    ("about", "rules"),
+    [
+        ({"_claim_names": {"groups": "src1"}}, ClaimRules()),
+        ({"groups": ["kept"], "_claim_names": {"groups": "src1"}}, ClaimRules()),
+        ({"hasgroups": True}, ClaimRules()),
+        ({"_claim_names": {"realm": "src1"}}, ClaimRules(groups=("/realm/roles",))),
+        ({"_claim_names": {"department": "src1"}}, ClaimRules(attributes=("department",))),
+    ],
+)
+async def test_claims_that_must_be_fetched_elsewhere_refuse_the_token(about: dict[str, Any], rules: ClaimRules) -> None:
+    await refused(authenticator(provider(rules=rules)), KEY.sign(claims(**about)), Reason.CLAIMS_ELSEWHERE)
+    assert (await ask(authenticator(provider(rules=ClaimRules(groups=()))), KEY.sign(claims(**about)))).groups == ()
+
+
+async def test_a_chain_of_actors_is_read_whole_up_to_its_bound() -> None:
+    principal = await ask(authenticator(), KEY.sign(claims(act=chain_of(MAX_ACTORS))))
+
+    assert principal.actor == "acme/actor-1"
+    assert principal.earlier_actors == tuple(f"acme/actor-{number}" for number in range(2, MAX_ACTORS + 1))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("a", 1),
+        ("a/b", 2),
+        ("/c/d", ["x"]),
+        ("/c/e~1f", "y"),
+        ("/c/g~0h", "z"),
+        ("/c/d/0", None),
+        ("/missing/d", None),
+        ("/a/b", None),
+        ("https://acme.example/roles", ["r"]),
+        ("missing", None),
+    ],
+)
+def test_a_claim_is_a_name_or_a_pointer_into_nested_objects(path: str, value: object) -> None:
+    found = {"a": 1, "a/b": 2, "c": {"d": ["x"], "e/f": "y", "g~h": "z"}, "https://acme.example/roles": ["r"]}
+
+    assert read_claim(found, path) == value
 
 
 @pytest.mark.parametrize("groups", [None, "", [], ...])
@@ -247,7 +301,9 @@ async def test_memory_does_not_outlive_the_providers_configuration() -> None:
     assert await ask(authenticator(provider(), verified_tokens=tokens), access_token)
     await refused(authenticator(provider(token_types=("JWT",)), verified_tokens=tokens), access_token, Reason.ACCESS_TOKEN_INVALID)
     await refused(authenticator(provider("other", issuer="urn:x"), verified_tokens=tokens), access_token, Reason.ISSUER_UNKNOWN)
-    assert (await ask(authenticator(provider(groups_claim="sub"), verified_tokens=tokens), access_token)).groups == ("acme/ann",)
+    assert (await ask(authenticator(provider(rules=ClaimRules(groups=("sub",))), verified_tokens=tokens), access_token)).groups == (
+        "acme/ann",
+    )
 
 
 async def test_memory_does_not_outlive_the_key() -> None:

@@ -46,6 +46,7 @@ def entry(kind: RevokedKind, revoked: str, **times: float) -> Revocation:
         (entry(RevokedKind.SUBJECT, "acme/ann"), ANN, True),
         (entry(RevokedKind.SUBJECT, "other/ann"), ANN, False),
         (entry(RevokedKind.SUBJECT, "acme/assistant"), ANN, True),
+        (entry(RevokedKind.SUBJECT, "acme/older"), dataclasses.replace(ANN, earlier_actors=("acme/newer", "acme/older")), True),
         (entry(RevokedKind.SUBJECT, "acme/t-1"), ANN, False),
         (entry(RevokedKind.SUBJECT, "acme/ann", issued_before_unix=ISSUED + 1), ANN, True),
         (entry(RevokedKind.SUBJECT, "acme/ann", issued_before_unix=ISSUED), ANN, False),
