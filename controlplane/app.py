@@ -212,6 +212,9 @@ def _gateway(settings: ControlPlaneSettings, link: LinkIdentity) -> GatewaySetti
         api_address=settings.api_address or settings.api_listen,
         check_timeout_ms=settings.check_timeout_ms,
         link_tls=link.cert_file is not None,
+        requests_per_second=settings.requests_per_second,
+        request_timeout_seconds=settings.request_timeout_seconds,
+        edge_log=str(settings.edge_log_file or ""),
         loop_name=f"legation-{hashlib.sha256(settings.gateway_url.encode()).hexdigest()[:12]}",
     )
 

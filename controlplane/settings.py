@@ -32,8 +32,15 @@ class ControlPlaneSettings:
     gateway_url: str = setting("LEGATION_GATEWAY_URL", "public base URL of the gateway, no trailing slash", default="http://127.0.0.1:8080")
     gateway_hosts: tuple[str, ...] = setting("LEGATION_GATEWAY_HOSTS", "further Host names (name or name:port) that are served", default=())
     check_timeout_ms: int = setting("LEGATION_CHECK_TIMEOUT_MS", "how long one decision may take", default=2000)
+    requests_per_second: int = setting(
+        "LEGATION_REQUESTS_PER_SECOND", "requests that one Envoy takes, twice as many at once; a shield against abuse", default=20_000
+    )
+    request_timeout_seconds: int = setting("LEGATION_REQUEST_TIMEOUT_SECONDS", "how long a client may take to send one request", default=30)
     probe_interval_seconds: int = setting("LEGATION_PROBE_INTERVAL_SECONDS", "how often each server's definitions are read", default=300)
     audit_dir: Path | None = setting("LEGATION_AUDIT_DIR", "directory of the authorizers' write-ahead audit log, for `audit`", default=None)
+    edge_log_file: Path | None = setting(
+        "LEGATION_EDGE_LOG_FILE", "file on Envoy's host in which it writes what it refused by itself", default=None
+    )
     secrets_dir: Path | None = setting("LEGATION_SECRETS_DIR", "secret files and upstreams' certificate authorities", default=None)
     cache_dir: Path | None = setting("LEGATION_CACHE_DIR", "where built Envoy resources are kept, for a fast start", default=None)
     allowed_upstream_networks: tuple[str, ...] = setting(
@@ -49,5 +56,13 @@ class ControlPlaneSettings:
     log_format: str = setting("LEGATION_LOG_FORMAT", "json or console", default="json")
 
 
-KNOWN_VARIABLES = variables_of(ControlPlaneSettings, AuthorizerSettings)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvoyLimits:
+    """How much one Envoy takes; read by whoever starts it. 0: by the memory that there is."""
+
+    max_connections: int = setting("LEGATION_MAX_CONNECTIONS", "connections that one Envoy takes; 0: by its memory", default=0)
+    max_heap_mib: int = setting("LEGATION_MAX_HEAP_MIB", "memory that one Envoy takes before it refuses requests; 0: half of it", default=0)
+
+
+KNOWN_VARIABLES = variables_of(ControlPlaneSettings, AuthorizerSettings, EnvoyLimits)
 """Every `LEGATION_*` variable of our processes; any other one stops a process that checks."""

@@ -20,6 +20,9 @@ class AuthorizerSettings:
     processor_listen: str = setting("LEGATION_PROCESSOR_LISTEN", "where Envoy has legacy sessions sealed: unix:/path or host:port")
     xds_address: str = setting("LEGATION_XDS_ADDRESS", "where the control plane serves discovery: unix:/path or host:port")
     audit_dir: Path = setting("LEGATION_AUDIT_DIR", "directory of the write-ahead audit log")
+    edge_log_file: Path | None = setting(
+        "LEGATION_EDGE_LOG_FILE", "file in which the Envoy beside this process writes what it refused by itself", default=None
+    )
     check_server: str = setting("LEGATION_CHECK_SERVER", "what answers Envoy's Check: own (our HTTP/2 layer) or grpcio", default="own")
     node_id: str = setting("LEGATION_NODE_ID", "name of this process in `legation status`", default="authorizer")
     gateway_url: str = setting("LEGATION_GATEWAY_URL", "public base URL of the gateway, no trailing slash", default="http://127.0.0.1:8080")
@@ -65,8 +68,12 @@ OF_OTHER_PROCESSES = frozenset(
         "LEGATION_EGRESS_LISTEN",
         "LEGATION_ENCRYPTION_KEY_FILE",
         "LEGATION_GATEWAY_LISTEN",
+        "LEGATION_MAX_CONNECTIONS",
+        "LEGATION_MAX_HEAP_MIB",
         "LEGATION_PROBE_INTERVAL_SECONDS",
         "LEGATION_PROCESSOR_ADDRESSES",
+        "LEGATION_REQUESTS_PER_SECOND",
+        "LEGATION_REQUEST_TIMEOUT_SECONDS",
         "LEGATION_XDS_LISTEN",
     }
 )

@@ -57,6 +57,11 @@ class Deployment:
         return self.data_dir / "logs"
 
     @property
+    def edge_log_file(self) -> Path:
+        """Where Envoy writes what it refused by itself; the authorizer reads it."""
+        return self.log_dir / "edge.jsonl"
+
+    @property
     def state_file(self) -> Path:
         """Written by the supervisor when it is up (JSON: gateway_url, runtime_dir, pid); removed on a clean stop."""
         return self.data_dir / "deployment.json"

@@ -18,6 +18,7 @@ import structlog
 
 from extauthz import transport
 from extauthz.address import AddressRules
+from extauthz.audit.edge_reader import EdgeLogReader
 from extauthz.audit.flood import FloodGuard
 from extauthz.audit.wal import AuditLog
 from extauthz.authorizer_settings import AuthorizerSettings
@@ -87,6 +88,9 @@ async def run(settings: AuthorizerSettings) -> None:
         await server.start()
         logger.info("authorizer listening", address=settings.listen, node=settings.node_id)
         tasks = [asyncio.create_task(part.run()) for part in (discovery, keeper, guard)]
+        if settings.edge_log_file is not None:
+            edge = EdgeLogReader(file=settings.edge_log_file, position_file=settings.audit_dir / "edge-position.json", log=audit)
+            tasks.append(asyncio.create_task(edge.run()))
         await stop.wait()
         await asyncio.gather(server.stop(STOP_GRACE_SECONDS), processor.stop(STOP_GRACE_SECONDS))
         for task in tasks:

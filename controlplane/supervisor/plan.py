@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from controlplane import edge_log
 from extauthz.runtime import Deployment
 
 CONTROL_PLANE = "control plane"
@@ -64,6 +65,7 @@ def settings_of(deployment: Deployment, gateway_port: int, environ: Mapping[str,
         "LEGATION_ENCRYPTION_KEY_FILE": str(deployment.encryption_key_file),
         "LEGATION_SECRETS_DIR": str(deployment.secrets_dir),
         "LEGATION_AUDIT_DIR": str(deployment.audit_dir),
+        "LEGATION_EDGE_LOG_FILE": str(deployment.edge_log_file),
         "LEGATION_CACHE_DIR": str(deployment.cache_dir),
         "LEGATION_API_LISTEN": f"unix:{deployment.api_socket}",
         "LEGATION_XDS_LISTEN": f"unix:{deployment.ads_socket}",
@@ -115,7 +117,7 @@ def envoy(binary: str, bootstrap_file: Path, environ: Mapping[str, str], log_lev
     threads = min(_MAX_ENVOY_THREADS, os.cpu_count() or 1)
     command = (
         binary, "-c", str(bootstrap_file), "--concurrency", str(threads), "--disable-hot-restart", "--log-level", log_level,
-        "--drain-time-s", "1", "--parent-shutdown-time-s", "2",
+        "--drain-time-s", "1", "--parent-shutdown-time-s", "2", *edge_log.ENVOY_ARGUMENTS,
     )  # fmt: skip
     return Process(name=ENVOY, command=command, environ=environ)
 

@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from controlplane import edge_log
 from controlplane.command_line import data_dir_flag, typed_command
 from controlplane.supervisor import log_file, plan, port
 from controlplane.supervisor.child import Child
@@ -31,6 +32,7 @@ from controlplane.supervisor.lock import locked
 from controlplane.supervisor.tour import TourLink
 from extauthz.errors import ConfigurationError
 from extauthz.runtime import Deployment, deployment_of
+from extauthz.settings import read_settings
 
 _READY_SECONDS = 60.0
 _IMPORT_SECONDS = 5.0
@@ -109,6 +111,7 @@ class Supervisor:
         for name in plan.overruled(self._settings, self._environ):
             self._say(f"{name} is ignored: legation up sets it to {self._settings[name]}")
         samples = {name: port.free_port(preferred) for name, preferred in plan.SAMPLE_PORTS.items()} if self._options.demo else {}
+        edge_log.prepare(self._deployment.edge_log_file)
         # (2) start everything; what only the demo needs, beside the rest
         ours, plain = plan.child_environ(self._environ, self._settings), plan.child_environ(self._environ)
         tour = self._tour_link() if self._options.demo else None
@@ -117,7 +120,7 @@ class Supervisor:
         await self._start(plan.envoy(_envoy_binary(), self._bootstrap_file(), plain, self._envoy_log_level()))
         starting_demo = asyncio.create_task(self._start_demo(samples, tour)) if tour is not None else None
         # (3) ready through the gateway
-        bounding = asyncio.create_task(self._bound_logs(), name="bound logs")
+        bounding = asyncio.gather(self._bound_logs(), self._turn_edge_log_over())
         try:
             if not await self._until_ready():
                 return self._interrupted
@@ -156,10 +159,11 @@ class Supervisor:
         await child.start()
 
     def _bootstrap_file(self) -> Path:
+        from controlplane.settings import EnvoyLimits  # noqa: PLC0415 - read when it is needed
         from controlplane.xds.bootstrap import render_bootstrap  # noqa: PLC0415 - read when it is needed
 
         target = self._deployment.runtime_dir / "envoy.yaml"
-        target.write_text(render_bootstrap(self._deployment))
+        target.write_text(render_bootstrap(self._deployment, limits=read_settings(EnvoyLimits, self._settings)))
         return target
 
     def _envoy_log_level(self) -> str:
@@ -273,6 +277,12 @@ class Supervisor:
             for child in self._children.values():
                 log_file.bound_log(child.log_path)
             await asyncio.sleep(_LOG_BOUND_SECONDS)
+
+    async def _turn_edge_log_over(self) -> None:
+        while True:
+            with contextlib.suppress(OSError):  # Envoy is not there at the moment; the next look tries again
+                await asyncio.to_thread(edge_log.turn_over, self._deployment.edge_log_file, self._deployment.envoy_admin_socket)
+            await asyncio.sleep(edge_log.LOOK_SECONDS)
 
     async def _first_of(self, event: asyncio.Event, *others: asyncio.Task[Any]) -> None:
         waiting = asyncio.create_task(event.wait())

@@ -10,25 +10,40 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 
+from controlplane.settings import EnvoyLimits
 from extauthz.errors import ConfigurationError
 from extauthz.runtime import Deployment
 
 LOCAL_TEMPLATE = "bootstrap.yaml"
 TCP_TEMPLATE = "bootstrap-tcp.yaml"
 
+_USUAL_LIMITS = EnvoyLimits()
 
 _LEAST_HEAP_BYTES = 512 * 1024**2
 _MOST_HEAP_BYTES = 8 * 1024**3
+_BYTES_PER_CONNECTION = 64 * 1024
+_LEAST_CONNECTIONS, _MOST_CONNECTIONS = 1_000, 20_000
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
-def render_bootstrap(deployment: Deployment, *, node_id: str = "envoy", max_heap_bytes: int = 0) -> str:
-    """The bootstrap of the Envoy beside the other processes of one machine (`max_heap_bytes` 0: `heap_limit`)."""
+def render_bootstrap(
+    deployment: Deployment, *, node_id: str = "envoy", limits: EnvoyLimits = _USUAL_LIMITS, max_heap_bytes: int = 0
+) -> str:
+    """The bootstrap of the Envoy beside the other processes of one machine (`max_heap_bytes` overrules `limits`)."""
     values = {"node_id": node_id, "admin_socket": str(deployment.envoy_admin_socket), "ads_socket": str(deployment.ads_socket)}
-    return _render(LOCAL_TEMPLATE, values, numbers={"max_heap_bytes": max_heap_bytes or heap_limit()})
+    return _render(LOCAL_TEMPLATE, values, numbers=_limits(limits, max_heap_bytes))
 
 
-def render_tcp_bootstrap(*, node_id: str, xds_address: str, admin_socket: Path, cert_file: Path, key_file: Path, ca_file: Path) -> str:
+def render_tcp_bootstrap(
+    *,
+    node_id: str,
+    xds_address: str,
+    admin_socket: Path,
+    cert_file: Path,
+    key_file: Path,
+    ca_file: Path,
+    limits: EnvoyLimits = _USUAL_LIMITS,
+) -> str:
     """The bootstrap of an Envoy that reaches the control plane over TCP with mutual TLS. The files are read by Envoy."""
     from extauthz.transport import parse_link_address  # noqa: PLC0415 - imports gRPC, which the supervisor does without
 
@@ -43,7 +58,13 @@ def render_tcp_bootstrap(*, node_id: str, xds_address: str, admin_socket: Path, 
         "key_file": str(key_file),
         "ca_file": str(ca_file),
     }
-    return _render(TCP_TEMPLATE, values, numbers={"ads_port": address.port, "max_heap_bytes": heap_limit()})
+    return _render(TCP_TEMPLATE, values, numbers={"ads_port": address.port, **_limits(limits)})
+
+
+def _limits(limits: EnvoyLimits, max_heap_bytes: int = 0) -> dict[str, int]:
+    max_heap_bytes = max_heap_bytes or limits.max_heap_mib * 1024**2 or heap_limit()
+    by_memory = min(max(max_heap_bytes // _BYTES_PER_CONNECTION, _LEAST_CONNECTIONS), _MOST_CONNECTIONS)
+    return {"max_heap_bytes": max_heap_bytes, "max_connections": limits.max_connections or by_memory}
 
 
 def heap_limit(cgroup_limits: Sequence[str] = _CGROUP_LIMITS) -> int:

@@ -29,6 +29,8 @@ class GatewaySettings:
     """Addresses are `unix:/path` or `host:port`. `link_tls`: TCP links between our processes use the bootstrap's secrets.
 
     `loop_name`: this deployment's name in `CDN-Loop` (RFC 8586), by which calls that come back to it are known.
+    `request_timeout_seconds`: how long a client may take to send one request. `edge_log`: file on Envoy's host for what Envoy
+    refuses by itself; empty: none.
     """
 
     gateway_listen: str
@@ -40,7 +42,9 @@ class GatewaySettings:
     link_tls: bool = False
     system_ca_file: str = ""
     requests_per_second: int = 20_000
+    request_timeout_seconds: int = 30
     loop_name: str = "legation"
+    edge_log: str = ""
 
     def __post_init__(self) -> None:
         if not self.authorizer_addresses:

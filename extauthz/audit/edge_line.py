@@ -25,6 +25,14 @@ _API_PATH = re.compile(r"/v1(/.*)?|/healthz|/readyz", re.DOTALL)
 _BEYOND_ENVOY = frozenset({"UF", "UH", "UC", "UT", "URX", "UR", "LR", "UO", "NC", "UPE"})
 
 _BY_FLAG = {"UAEX": "authorizer_unavailable", "RL": "rate_limited", "OM": "gateway_overloaded"}
+_BY_PART_OF_DETAILS = {
+    "flood": "http_flood",
+    "too_many_resets": "http_flood",
+    "headers_too_large": "headers_too_large",
+    "too_many_headers": "headers_too_large",
+    "header_list_size_too_large": "headers_too_large",
+    "cookies_total_bytes_too_large": "headers_too_large",
+}
 _BY_DETAILS = {
     "low_version": "http_version_refused",
     "overload": "gateway_overloaded",
@@ -151,15 +159,10 @@ def _reason(texts: Mapping[str, str], flags: frozenset[str], status: int) -> str
     details = texts["details"].partition("{")[0]
     if texts["method"] == "CONNECT":
         return "connect_refused"
-    for flag, reason in _BY_FLAG.items():
-        if flag in flags:
-            return reason
-    if "flood" in details or "too_many_resets" in details or "premature_reset" in details:
-        return "http_flood"
-    if "headers" in details and ("too_large" in details or "too_many" in details):
-        return "headers_too_large"
-    if details in _BY_DETAILS:
-        return _BY_DETAILS[details]
     if details == "direct_response" and status == 400:
         return "path_refused"
-    return _BY_STATUS.get(status, "http_malformed" if "DPE" in flags else "gateway_error")
+    for part, reason in _BY_PART_OF_DETAILS.items():
+        if part in details:
+            return reason
+    by_flag = next((reason for flag, reason in _BY_FLAG.items() if flag in flags), "")
+    return by_flag or _BY_DETAILS.get(details) or _BY_STATUS.get(status, "http_malformed" if "DPE" in flags else "gateway_error")

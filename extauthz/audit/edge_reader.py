@@ -31,7 +31,7 @@ logger = structlog.get_logger(__name__)
 
 POLL_SECONDS = 0.25
 CHUNK_BYTES = 256 * 1024
-_HEAD_BYTES = 64
+_HEAD_BYTES = 4096
 _SETTLED_SECONDS = 5.0
 
 
@@ -79,7 +79,7 @@ class EdgeLogReader:
     async def run(self) -> None:
         """Read until cancelled. Whatever cannot be read or written is tried again; nothing is skipped."""
         with contextlib.ExitStack() as stack:
-            while not self._lock(stack):
+            while not self._lock(stack):  # noqa: ASYNC110 - another process has no event to wait for
                 await asyncio.sleep(POLL_SECONDS)
             while True:
                 try:
@@ -141,7 +141,9 @@ class EdgeLogReader:
         for file, position, gap in self._unread():
             batch = self._read(file, position)
             if gap and batch is not None:
-                batch.records.append(edge_record("edge_log_gap", decision_id=_decision_id(batch.position, "gap"), at_unix_us=self._now_us()))
+                batch.records.append(
+                    edge_record("edge_log_gap", decision_id=_decision_id(batch.position, "gap"), at_unix_us=self._now_us())
+                )
             if batch is not None:
                 return batch
         return None
@@ -218,7 +220,7 @@ def _beginning(file: Path) -> Position | None:
 
 
 def _same(at: Position, held: Position, file: Path) -> bool:
-    """Whether our place is in this file: the same inode, the same first bytes, and not cut short."""
+    """Whether our place is in this file: the same inode, the same first line, and not cut short."""
     return at.inode == held.inode and file.stat().st_size >= held.offset and (not held.head or held.head == _head(file))
 
 
@@ -229,8 +231,9 @@ def _settled(found: list[tuple[Path, Position]]) -> bool:
 
 
 def _head(file: Path) -> str:
+    """Tells files apart by their first line, which holds a time and a request id."""
     with file.open("rb") as opened:
-        return hashlib.sha256(opened.read(_HEAD_BYTES)).hexdigest()[:16]
+        return hashlib.sha256(opened.readline(_HEAD_BYTES)).hexdigest()[:16]
 
 
 def _decision_id(at: Position, kind: str = "line") -> str:

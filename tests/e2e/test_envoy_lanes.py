@@ -262,13 +262,24 @@ async def test_escaped_slashes_are_refused_before_anybody_looks(world: EnvoyWorl
     assert world.checks == []
 
 
-async def test_the_path_is_normalised_before_the_authorizer_reads_it(world: EnvoyWorld) -> None:
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/servers/x/../demo/crm/mcp",
+        "/servers/demo/./crm/mcp",
+        "//servers/demo/crm/mcp",
+        "/servers/demo/crm;v=1/mcp",
+        "/v1/../servers/a/b/mcp",
+    ],
+)
+async def test_a_path_with_more_than_one_reading_is_refused_before_anybody_looks(world: EnvoyWorld, path: str) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
-    writer.write(b"POST /servers/x/../demo/./crm/mcp HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-    await reader.read()
+    writer.write(f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode())
+    answer = await reader.read()
     writer.close()
 
-    assert world.checks[-1].attributes.request.http.path == "/servers/demo/crm/mcp"
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert world.checks == []
 
 
 async def test_a_header_with_an_underscore_ends_the_connection(world: EnvoyWorld) -> None:

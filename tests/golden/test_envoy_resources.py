@@ -30,7 +30,7 @@ SERVERS = [
     mcp_server("nowhere", "http://unresolved.example/mcp"),
 ]
 
-
+REFUSED = [*(f"refused-path-{number}" for number in range(4)), "refused-grpc-0", "refused-grpc-1", "refused-loop"]
 AUTHORITIES = {"demo/ca.pem": b"-----BEGIN CERTIFICATE-----\n"}
 
 
@@ -98,8 +98,8 @@ def _collect_keys(value: Any, keys: set[str]) -> None:
 def test_the_lanes_stand_before_every_other_route() -> None:
     routes = json.loads((FOLDER / "route-ingress.json").read_text())["virtual_hosts"][0]["routes"]
 
-    refused = ["refused-grpc-0", "refused-grpc-1", "refused-loop"]
-    assert [route["name"] for route in routes][:8] == ["lane-direct", "lane-stream", "lane-inspect", *refused, "governed-0", "governed-1"]
+    lanes = ["lane-direct", "lane-stream", "lane-inspect"]
+    assert [route["name"] for route in routes][:12] == [*lanes, *REFUSED, "governed-0", "governed-1"]
     assert routes[-1]["name"] == "not-found"
 
 
@@ -111,7 +111,7 @@ def test_only_refusals_the_api_and_the_final_404_are_served_without_asking_the_a
         route["name"] for route in virtual_host["routes"] if route.get("typed_per_filter_config", {}).get(ext_authz, {}).get("disabled")
     ]
 
-    assert unasked == ["refused-grpc-0", "refused-grpc-1", "refused-loop", "api-0", "api-1", "api-2", "api-3", "not-found"]
+    assert unasked == [*REFUSED, "api-0", "api-1", "api-2", "api-3", "not-found"]
     assert virtual_host["typed_per_filter_config"][ext_authz]["check_settings"]["context_extensions"] == {"listener": "ingress"}
 
 

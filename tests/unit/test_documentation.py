@@ -14,6 +14,7 @@ from controlplane.envoy_process import EnvoySettings
 from controlplane.registry.refusal import RegistryRefusal
 from controlplane.settings import ControlPlaneSettings
 from extauthz.answer import TOLD
+from extauthz.audit.edge_line import EDGE_REASONS
 from extauthz.authorizer_settings import OF_OTHER_PROCESSES, AuthorizerSettings
 from extauthz.errors import Reason
 from extauthz.settings import variables_of
@@ -73,7 +74,7 @@ def test_the_authorizer_knows_which_settings_belong_to_others() -> None:
 def errors_of(part: int) -> dict[str, list[str]]:
     """The tables of errors.md: (0) the authorizer's, (1) Envoy's, (2) the API's."""
     on_mcp, on_api = (DOCS / "errors.md").read_text().split("## On the API")
-    texts = [*on_mcp.split("Envoy answers in the same form"), on_api]
+    texts = [*on_mcp.split("### Edge")[0].split("Envoy answers in the same form"), on_api]
     cells_of = [[cell.strip() for cell in line.strip("|").split("|")] for line in texts[part].splitlines() if line.startswith("| `")]
     return {cells[0].strip("`"): cells for cells in cells_of}
 
@@ -94,6 +95,12 @@ def test_every_error_of_envoy_is_documented_with_its_code_and_no_other() -> None
     documented = {reason: cells[2] for reason, cells in errors_of(1).items()}
 
     assert documented == {reason: str(code) for reason, code in errors_of_envoy().items()} | {"gateway_error": "-32603"}
+
+
+def test_every_reason_of_an_edge_rejected_event_is_documented_and_no_other() -> None:
+    edge = (DOCS / "errors.md").read_text().split("### Edge")[1].split("## On the API")[0]
+
+    assert re.findall(r"^\| `(\w+)` \|", edge, re.MULTILINE) == sorted(EDGE_REASONS)
 
 
 def test_every_problem_of_the_api_is_documented_with_its_status_and_no_other() -> None:

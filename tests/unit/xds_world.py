@@ -22,6 +22,7 @@ GATEWAY = GatewaySettings(
     processor_addresses=("unix:/run/legation/process.sock",),
     api_address="unix:/run/legation/api.sock",
     system_ca_file="/etc/ssl/certs/ca-certificates.crt",
+    edge_log="/edge/edge.jsonl",
 )
 
 

@@ -54,9 +54,7 @@ def make_edge_log(file: str) -> list[accesslog.AccessLog]:
             typed_config=pack(
                 file_log.FileAccessLog(
                     path=file,
-                    log_format=core.SubstitutionFormatString(
-                        json_format=Struct.from_dict(dict(_FIELDS)), json_format_options=core.JsonFormatOptions(sort_properties=True)
-                    ),
+                    log_format=core.SubstitutionFormatString(json_format=Struct.from_dict(dict(_FIELDS))),
                 )
             ),
         )

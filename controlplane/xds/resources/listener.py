@@ -3,8 +3,8 @@
     local rate limit ──▶ custom response (acts on answers, lanes only) ──▶ ext_authz ──▶ header mutation (the same)
         ──▶ ext_proc (answers of the lane `inspect`) ──▶ stateful session (lanes only) ──▶ router
 
-Before the first filter the connection manager removes the headers that only we may set, normalises the path and refuses what
-two parsers could read in two ways.
+Before the first filter the connection manager removes the headers that only we may set and refuses what two parsers could read
+in two ways. Paths are not normalised: one that is not in its plain form is refused by a route (`route`).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
 from controlplane.xds.gateway import USUAL_BODY_BYTES, GatewaySettings
 from controlplane.xds.resources import filter_name
+from controlplane.xds.resources.access_log import make_edge_log
 from controlplane.xds.resources.cluster import AUTHORIZER_CLUSTER, PROCESSOR_CLUSTER, REFUSAL_LISTENER
 from controlplane.xds.resources.local_reply import SESSION_NOT_SEALED, make_local_replies
 from controlplane.xds.resources.typed import ADS, TLS_SOCKET, address, link_tls_context, pack
@@ -43,6 +44,15 @@ REFUSAL = REFUSAL_LISTENER
 _CONNECTION_MANAGER = "envoy.filters.network.http_connection_manager"
 _ONLY_OURS = ("x-legation-", "x-envoy-")
 _IDENTITY_OF_PROXIES = ("x-forwarded-", "forwarded", "x-real-ip")
+_IDENTITY_ELSEWHERE = (
+    # who calls, as other proxies tell their servers
+    *("remote-", "x-remote-", "impersonate-", "x-authenticated-", "x-gw-", "x-webauth-", "x-user", "x-group", "x-role"),
+    *("x-auth-user", "x-auth-request-", "x-goog-authenticated-", "x-amzn-oidc-", "x-ms-client-principal", "x-email", "x-principal"),
+    *("x-subject", "x-identity", "ssl-client-", "x-ssl-client-", "x-client-cert", "client-cert"),
+    # and from where
+    *("true-client-ip", "x-client-ip", "x-cluster-client-ip", "fastly-client-ip", "cf-connecting-ip", "client-ip", "x-originating-ip"),
+)
+"""Beginnings of headers by which a server behind some other proxy might believe who calls, or from where. None of them is ours."""
 
 # Headers that an authorizer's answer never has reason to touch. Host and method are already refused by Envoy's default rules.
 _UNTOUCHABLE = r"^(host|connection|content-length|transfer-encoding|te|upgrade|keep-alive|proxy-.*|x-forwarded-.*)$"
@@ -58,7 +68,9 @@ def make_egress_listener(settings: GatewaySettings) -> listener.Listener:
     """The inner door of our own processes: a Unix socket of ours, or TCP with mutual TLS. Keeps the signed context."""
     secured = settings.link_tls and not settings.egress_listen.startswith("unix:")
     manager = _connection_manager(EGRESS, settings, (*_ONLY_OURS, *_IDENTITY_OF_PROXIES))
-    return _listener(EGRESS, settings.egress_listen, manager, _egress_socket() if secured else None)
+    inner = _listener(EGRESS, settings.egress_listen, manager, _egress_socket() if secured else None)
+    inner.ignore_global_conn_limit = True  # strangers never keep our own processes out
+    return inner
 
 
 def make_refusal_listener(_settings: GatewaySettings) -> listener.Listener:
@@ -109,8 +121,9 @@ def _connection_manager(name: str, settings: GatewaySettings, stripped: tuple[st
         http_filters=_http_filters(settings),
         early_header_mutation_extensions=[_early_mutation(stripped)],
         local_reply_config=make_local_replies(),
+        access_log=make_edge_log(settings.edge_log),
         # what is refused or rewritten before anybody looks
-        normalize_path=True,
+        normalize_path=False,
         path_with_escaped_slashes_action=hcm.HttpConnectionManagerPathWithEscapedSlashesAction.REJECT_REQUEST,
         common_http_protocol_options=core.HttpProtocolOptions(
             headers_with_underscores_action=core.HttpProtocolOptionsHeadersWithUnderscoresAction.REJECT_REQUEST,
@@ -118,7 +131,10 @@ def _connection_manager(name: str, settings: GatewaySettings, stripped: tuple[st
             idle_timeout=timedelta(minutes=5),
         ),
         http2_protocol_options=core.Http2ProtocolOptions(
-            max_concurrent_streams=100, initial_stream_window_size=65_536, initial_connection_window_size=1024 * 1024
+            max_concurrent_streams=100,
+            initial_stream_window_size=65_536,
+            initial_connection_window_size=1024 * 1024,
+            connection_keepalive=core.KeepaliveSettings(interval=timedelta(minutes=1), timeout=timedelta(seconds=20)),
         ),
         max_request_headers_kb=64,
         upgrade_configs=[],
@@ -129,19 +145,17 @@ def _connection_manager(name: str, settings: GatewaySettings, stripped: tuple[st
         generate_request_id=True,
         # time: lanes set their own idle timeouts
         stream_idle_timeout=timedelta(minutes=5),
-        request_headers_timeout=timedelta(seconds=10),
-        request_timeout=timedelta(seconds=30),
+        request_headers_timeout=timedelta(seconds=min(10, settings.request_timeout_seconds)),
+        request_timeout=timedelta(seconds=settings.request_timeout_seconds),
         server_name="legation",
         server_header_transformation=hcm.HttpConnectionManagerServerHeaderTransformation.OVERWRITE,
     )
 
 
 def _early_mutation(prefixes: tuple[str, ...]) -> core.TypedExtensionConfig:
+    matchers = [matcher.StringMatcher(prefix=prefix, ignore_case=True) for prefix in (*prefixes, *_IDENTITY_ELSEWHERE)]
     removals = [
-        mutation_rules.HeaderMutation(
-            remove_on_match=mutation_rules.HeaderMutationRemoveOnMatch(key_matcher=matcher.StringMatcher(prefix=prefix, ignore_case=True))
-        )
-        for prefix in prefixes
+        mutation_rules.HeaderMutation(remove_on_match=mutation_rules.HeaderMutationRemoveOnMatch(key_matcher=each)) for each in matchers
     ]
     return core.TypedExtensionConfig(
         name="envoy.http.early_header_mutation.header_mutation", typed_config=pack(early_mutation.HeaderMutation(mutations=removals))
@@ -177,7 +191,8 @@ def _local_ratelimit(settings: GatewaySettings) -> local_ratelimit.LocalRateLimi
 def _ext_proc(settings: GatewaySettings) -> ext_proc.ExternalProcessor:
     """Sees two headers of an answer, may set one of ours, and can neither replace the answer nor look away from it.
 
-    Routes switch it off, all but the lane `inspect`: what is switched off here would silently never run.
+    Nothing is asked of it here, and the lane `inspect` asks (`route`). Were it on here, it would also see the
+    refusals that Envoy answers before there is a route, which no route can switch off.
     """
     mode, send = ext_proc.ProcessingMode, ext_proc.ProcessingModeHeaderSendMode
     bodies = ext_proc.ProcessingModeBodySendMode.NONE
@@ -188,7 +203,7 @@ def _ext_proc(settings: GatewaySettings) -> ext_proc.ExternalProcessor:
         message_timeout=timedelta(milliseconds=settings.check_timeout_ms),
         processing_mode=mode(
             request_header_mode=send.SKIP,
-            response_header_mode=send.SEND,
+            response_header_mode=send.SKIP,
             request_body_mode=bodies,
             response_body_mode=bodies,
             request_trailer_mode=send.SKIP,

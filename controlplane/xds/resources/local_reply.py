@@ -24,7 +24,8 @@ from envoy_data_plane.xds.type.matcher import v3 as xds_matcher
 from controlplane.xds.resources.filter_name import EXT_AUTHZ
 from controlplane.xds.resources.typed import pack
 
-MCP_PREFIX = "/servers/"
+_MCP_PATH = r"/*(servers/|\.well-known/oauth-protected-resource/servers/).*"
+"""Where MCP is spoken, and where it was meant to be."""
 UPSTREAM_REDIRECTED = 530
 """Between the lane's policy and the mapper of its words only; no client sees it."""
 SESSION_GONE = 531
@@ -32,6 +33,9 @@ SESSION_GONE = 531
 SESSION_NOT_SEALED = envoy_type.StatusCode.InsufficientStorage
 """A legacy session could not be sealed: from ext_proc to the mapper of its words. A status that nobody else of Envoy uses."""
 _REDIRECTS = (300, 301, 302, 303, 305, 307, 308)
+
+_RETRY_LATER = (429, 503)
+_RETRY_AFTER_SECONDS = "1"
 
 _OP = accesslog.ComparisonFilterOp
 
@@ -100,8 +104,23 @@ LOCAL_ERRORS = (
     LocalError(code=41300, reason="body_too_large", message="The request is too large.", status=413),
     LocalError(code=40800, reason="request_timeout", message="The request did not arrive in time.", status=408),
     LocalError(code=40400, reason="not_found", message="Not found.", status=404),
+    LocalError(code=43100, reason="headers_too_large", message="The headers of the request are too many or too large.", status=431),
+    LocalError(code=-32600, reason="upgrade_refused", message="This connection is not changed to another protocol.", status=403),
+    LocalError(code=-32600, reason="http_version_refused", message="HTTP/1.1 or HTTP/2 is needed.", status=426),
+    LocalError(code=-32600, reason="http_malformed", message="The request, or its path, can be read in more than one way.", status=400),
+    LocalError(code=-32600, reason="http_malformed", message="The transfer coding of the request is not one of ours.", status=501),
 )
 """Tried in this order; what none of them fits is -32603 with Envoy's own words."""
+
+
+_API_PATH = r"(/v1|/v1/.*|/healthz|/readyz)(\?.*)?"
+_TITLES = {
+    404: "There is nothing here.",
+    429: "Too many requests reach this gateway.",
+    503: "The gateway can answer nothing here right now.",
+    0: "The gateway does not serve this request.",
+}
+"""What people read where no MCP is spoken, by status; 0 stands for all others."""
 
 
 def make_local_replies() -> hcm.LocalReplyConfig:
@@ -109,12 +128,24 @@ def make_local_replies() -> hcm.LocalReplyConfig:
     mappers = [_mapper(error) for error in LOCAL_ERRORS]
     unknown = _json_rpc(code=-32603, reason="gateway_error", message="The gateway could not handle this request.")
     mappers.append(hcm.ResponseMapper(filter=_mcp_error(), body_format_override=unknown))
-    elsewhere = _verdict(missing=True)
-    mappers.append(hcm.ResponseMapper(filter=_all(elsewhere, _status(_OP.EQ, 404)), body_format_override=_problem("not found")))
-    mappers.append(
-        hcm.ResponseMapper(filter=_all(elsewhere, _status(_OP.GE, 400)), body_format_override=_problem("not served by the gateway"))
-    )
+    mappers.extend(_elsewhere())
     return hcm.LocalReplyConfig(mappers=mappers)
+
+
+def _elsewhere() -> list[hcm.ResponseMapper]:
+    """Where no MCP is spoken: a sentence for people, a problem for programs that ask for JSON and on the API's paths."""
+    for_programs = _any(_header(":path", safe_regex=_API_PATH), _header("accept", safe_regex=".*json.*"))
+    mappers: list[hcm.ResponseMapper] = []
+    for status, title in _TITLES.items():
+        chosen = _all(_verdict(missing=True), _status(_OP.EQ if status else _OP.GE, status or 400))
+        headers = _retry_later() if status in _RETRY_LATER else []
+        told = core.SubstitutionFormatString(
+            text_format_source=core.DataSource(inline_string=f"{title} MCP servers are at /servers/NAMESPACE/NAME/mcp.\n"),
+            content_type="text/plain; charset=utf-8",
+        )
+        mappers.append(hcm.ResponseMapper(filter=_all(chosen, for_programs), body_format_override=_problem(title), headers_to_add=headers))
+        mappers.append(hcm.ResponseMapper(filter=chosen, body_format_override=told, headers_to_add=headers))
+    return mappers
 
 
 def make_lane_policy() -> custom_response.CustomResponse:
@@ -146,15 +177,28 @@ def _mapper(error: LocalError) -> hcm.ResponseMapper:
     return hcm.ResponseMapper(
         filter=_all(selected, _mcp_error()),
         status_code=error.answered_status,
+        headers_to_add=_retry_later() if _told_status(error) in _RETRY_LATER else [],
         body_format_override=_json_rpc(code=error.code, reason=error.reason, message=error.message),
     )
 
 
+def _told_status(error: LocalError) -> int:
+    """The status that clients see; errors with a flag and no status of their own are 503 of Envoy."""
+    return error.answered_status or error.status or 503
+
+
+def _retry_later() -> list[core.HeaderValueOption]:
+    header = core.HeaderValue(key="retry-after", value=_RETRY_AFTER_SECONDS)
+    return [core.HeaderValueOption(header=header, append_action=core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD)]
+
+
 def _mcp_error() -> accesslog.AccessLogFilter:
-    """An error after the authorizer allowed, or before it could answer on a path where MCP is spoken."""
-    path = route.HeaderMatcher(name=":path", string_match=matcher.StringMatcher(prefix=MCP_PREFIX))
-    on_mcp_path = accesslog.AccessLogFilter(header_filter=accesslog.HeaderFilter(header=path))
-    never_decided = _all(_verdict(missing=True), on_mcp_path)
+    """An error after the authorizer allowed, or before it could answer where MCP is spoken.
+
+    A request of which not even the path could be read is answered as MCP: that is what most callers speak.
+    """
+    spoken = _any(_header(":path", safe_regex=_MCP_PATH), _header(":path", absent=True))
+    never_decided = _all(_verdict(missing=True), spoken)
     return accesslog.AccessLogFilter(or_filter=accesslog.OrFilter(filters=[_verdict(missing=False), never_decided]))
 
 
@@ -166,6 +210,19 @@ def _verdict(*, missing: bool) -> accesslog.AccessLogFilter:
         value=matcher.ValueMatcher(string_match=matcher.StringMatcher(exact="allow")),
     )
     return accesslog.AccessLogFilter(metadata_filter=accesslog.MetadataFilter(matcher=allowed, match_if_key_not_found=missing))
+
+
+def _header(name: str, *, safe_regex: str = "", absent: bool = False) -> accesslog.AccessLogFilter:
+    if absent:
+        header = route.HeaderMatcher(name=name, present_match=True, invert_match=True)
+    else:
+        expression = matcher.RegexMatcher(regex=safe_regex)
+        header = route.HeaderMatcher(name=name, string_match=matcher.StringMatcher(safe_regex=expression))
+    return accesslog.AccessLogFilter(header_filter=accesslog.HeaderFilter(header=header))
+
+
+def _any(*filters: accesslog.AccessLogFilter) -> accesslog.AccessLogFilter:
+    return accesslog.AccessLogFilter(or_filter=accesslog.OrFilter(filters=list(filters)))
 
 
 def _all(*filters: accesslog.AccessLogFilter) -> accesslog.AccessLogFilter:

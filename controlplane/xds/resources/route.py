@@ -33,6 +33,9 @@ CLUSTER_HEADER = "x-legation-cluster"
 
 API_PREFIXES = ("/v1/",)
 API_PATHS = ("/v1", "/healthz", "/readyz")
+_NOT_PLAIN = (r".*//.*", r".*/\.{1,2}(/.*)?", r".*([;\\]|[^!-~]).*", r"(?i).*%([01]|2[035EF]|3[BF]|5C|7F|[89A-F]).*")
+"""Paths that servers read in several ways: empty and dot segments; parameters, backslashes, anything but printable ASCII; escapes of
+those and of what has a meaning in a URL."""
 GOVERNED_PREFIXES = ("/servers/", "/.well-known/oauth-protected-resource/")
 
 CALL_IDLE = timedelta(minutes=15)
@@ -46,7 +49,7 @@ _NOT_FOR_UPSTREAMS = [
     *(LANE_HEADER, CLUSTER_HEADER, "x-legation-decision-id", "x-legation-revision", "legation-context"),
     # what is between the client and the gateway
     *("cookie", "cookie2", "dpop", "origin", "proxy-authorization", "referer"),
-    *("expect", "forwarded", "via", "x-forwarded-for", "x-envoy-external-address", "x-envoy-internal"),
+    *("expect", "forwarded", "te", "trailer", "via", "x-forwarded-for", "x-envoy-external-address", "x-envoy-internal"),
     # what would have the upstream read another request than the one that was decided about
     *("x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-rewrite-url"),
 ]
@@ -58,20 +61,20 @@ _NOT_FOR_CLIENTS = [
     # what acts on the gateway's whole origin, or leads the client away from it
     *("accept-ch", "alt-svc", "clear-site-data", "critical-ch", "expect-ct", "link", "nel", "public-key-pins"),
     *("public-key-pins-report-only", "refresh", "report-to", "reporting-endpoints", "service-worker-allowed"),
-    *("strict-transport-security", "via"),
+    *("strict-transport-security", "trailer", "via"),
 ]
 _NOT_FOR_CLIENTS_PREFIXES = ("access-control-", "legation-", "x-envoy-", "x-legation-")
 
 
 def make_ingress_routes(name: str, *, loop_name: str, max_body_bytes: int) -> route.RouteConfiguration:
     """What the public listener serves."""
-    routes = [*_lanes(loop_name), *_refused_grpc(), _refused_loop(loop_name), *_governed(), *_api_routes(), _not_found()]
+    routes = [*_lanes(loop_name), *_refused_paths(), *_refused_grpc(), _refused_loop(loop_name), *_governed(), *_api_routes(), _not_found()]
     return _route_configuration(name, "ingress", routes, max_body_bytes)
 
 
 def make_egress_routes(name: str, *, loop_name: str, max_body_bytes: int) -> route.RouteConfiguration:
     """What our own processes reach upstreams through: the same lanes and the same authorizer, and nothing else."""
-    return _route_configuration(name, "egress", [*_lanes(loop_name), *_governed()[:1], _not_found()], max_body_bytes)
+    return _route_configuration(name, "egress", [*_lanes(loop_name), *_refused_paths(), *_governed()[:1], _not_found()], max_body_bytes)
 
 
 def _route_configuration(name: str, listener: str, routes: list[route.Route], max_body_bytes: int) -> route.RouteConfiguration:
@@ -128,13 +131,25 @@ def _inspect_lane(action: route.RouteAction, loop_name: str) -> route.Route:
     replaced = [mutation_rules.HeaderMutation(remove=SESSION_HEADER), mutation_rules.HeaderMutation(append=sealed)]
     mutations = _on_answers([*replaced, *_without_prefixes()])
     lane.typed_per_filter_config[HEADER_MUTATION] = pack(header_mutation.HeaderMutationPerRoute(mutations=mutations))
-    lane.typed_per_filter_config[EXT_PROC] = pack(ext_proc.ExtProcPerRoute(overrides=ext_proc.ExtProcOverrides()))
+    lane.typed_per_filter_config[EXT_PROC] = pack(ext_proc.ExtProcPerRoute(overrides=_on_the_answers_head()))
     plain = core.HeaderValueOption(
         header=core.HeaderValue(key="accept-encoding", value="identity"),
         append_action=core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
     )
     lane.request_headers_to_add.append(plain)
     return lane
+
+
+def _on_the_answers_head() -> ext_proc.ExtProcOverrides:
+    """Switches ext_proc on: the chain has it, and asks nothing of it."""
+    send = ext_proc.ProcessingModeHeaderSendMode
+    mode = ext_proc.ProcessingMode(
+        request_header_mode=send.SKIP,
+        response_header_mode=send.SEND,
+        request_trailer_mode=send.SKIP,
+        response_trailer_mode=send.SKIP,
+    )
+    return ext_proc.ExtProcOverrides(processing_mode=mode)
 
 
 def _session_of_one_endpoint() -> stateful_session.StatefulSessionPerRoute:
@@ -150,7 +165,10 @@ def _session_of_one_endpoint() -> stateful_session.StatefulSessionPerRoute:
 
 
 def _on_answers(mutations: list[mutation_rules.HeaderMutation]) -> header_mutation.Mutations:
-    return header_mutation.Mutations(response_mutations=mutations)
+    """Trailers pass in neither direction: nobody judged them, and a server may take them for headers (RFC 9110 section 6.5.1)."""
+    anything = matcher.StringMatcher(safe_regex=matcher.RegexMatcher(regex=".*"))
+    none = [mutation_rules.HeaderMutation(remove_on_match=mutation_rules.HeaderMutationRemoveOnMatch(key_matcher=anything))]
+    return header_mutation.Mutations(response_mutations=mutations, request_trailers_mutations=none, response_trailers_mutations=none)
 
 
 def _without_prefixes() -> list[mutation_rules.HeaderMutation]:
@@ -195,6 +213,20 @@ def _governed() -> list[route.Route]:
             direct_response=route.DirectResponseAction(status=404, body=core.DataSource(inline_string="not found")),
         )
         for number, prefix in enumerate(GOVERNED_PREFIXES)
+    ]
+
+
+def _refused_paths() -> list[route.Route]:
+    """Envoy would otherwise have to choose one of several readings, and whoever stands before or behind it may choose another."""
+    unclear = [route.RouteMatch(safe_regex=matcher.RegexMatcher(regex=expression)) for expression in _NOT_PLAIN]
+    return [
+        route.Route(
+            name=f"refused-path-{number}",
+            match=match,
+            direct_response=route.DirectResponseAction(status=400, body=core.DataSource(inline_string="not a plain path")),
+            typed_per_filter_config={EXT_AUTHZ: _not_asked()},
+        )
+        for number, match in enumerate(unclear)
     ]
 
 
