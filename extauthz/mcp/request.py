@@ -185,8 +185,11 @@ def _completion_target(message: Message) -> Target:
 def _subscribed(message: Message) -> tuple[Target, ...]:
     # The filter stands in params.notifications; a server that read it in params directly must find nothing there either.
     uris: list[object] = []
-    for place in (message.params, message.params.get("notifications")):
-        listed = place.get("resourceSubscriptions") if isinstance(place, dict) else None
+    wanted = message.params.get("notifications", {})
+    if not isinstance(wanted, dict):
+        raise _invalid_params(message, "params.notifications must be an object")
+    for place in (message.params, wanted):
+        listed = place.get("resourceSubscriptions")
         if listed is None:
             continue
         if not isinstance(listed, list) or len(listed) > MAX_TARGETS:

@@ -94,8 +94,9 @@ def _differences(ours: McpRequest, params: Mapping[str, Any], reader: Reader) ->
         if [(target.kind, target.name) for target in ours.targets] != [(kind, theirs)]:
             yield f"ref is {ref!r} instead of {named!r}"
     if ours.method == "subscriptions/listen":
-        theirs = (params.get("notifications") or {}).get("resourceSubscriptions") or []
-        if not set(theirs) <= set(named):
+        wanted = params.get("notifications") or {}
+        theirs = (wanted.get("resourceSubscriptions") or []) if isinstance(wanted, dict) else [wanted]
+        if any(uri not in named for uri in theirs):
             yield f"resourceSubscriptions are {theirs!r} instead of {named!r}"
     if ours.method in {"tools/call", "prompts/get"}:
         theirs = params.get("arguments") or {}

@@ -152,6 +152,14 @@ def test_every_uri_of_a_subscription_is_decided() -> None:
     assert request.streaming
 
 
+@pytest.mark.parametrize(
+    "notifications", [None, 5, "test://a", ["test://a"], {"resourceSubscriptions": "test://a"}, {"resourceSubscriptions": [5]}]
+)
+def test_subscriptions_of_another_shape_are_refused(notifications: object) -> None:
+    assert refused(lambda: modern("subscriptions/listen", {"notifications": notifications})).reason is Reason.INVALID_PARAMS
+    assert refused(lambda: modern("subscriptions/listen", {"resourceSubscriptions": ["TEST://a"]})).reason is Reason.INVALID_PARAMS
+
+
 @pytest.mark.parametrize("value", [None, 5, True, [], {}])
 def test_the_arguments_of_a_prompt_are_strings(value: object) -> None:
     assert legacy("prompts/get", {"name": "greet", "arguments": {"a": "x"}}).arguments == {"a": "x"}
