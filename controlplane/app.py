@@ -140,6 +140,9 @@ async def _parts(
             build_state=lambda state, previous: _authorization_state(state, previous, key),
         )
         await parts.enter_async_context(_api_site(make_api(routes, authentication), settings.api_listen, link))
+        await _first_of(_published(publisher), background)  # streams are not accepted before there is something to say
+        await parts.enter_async_context(AdsServer(listen=settings.xds_listen, cache=cache, rollout=rollout, identity=link))
+        # its process imports for a second of CPU: only now, when nobody waits for us any more
         reader = await parts.enter_async_context(
             RemoteReader(
                 egress_address=egress_address,
@@ -147,8 +150,6 @@ async def _parts(
                 link=link,
             )
         )
-        await _first_of(_published(publisher), background)  # streams are not accepted before there is something to say
-        await parts.enter_async_context(AdsServer(listen=settings.xds_listen, cache=cache, rollout=rollout, identity=link))
         prober = Prober(
             reader=reader,
             store=ProbeBatch(service.record_probes),

@@ -1,7 +1,7 @@
 """Reads what one MCP server announces, through the official SDK's client and Envoy's egress listener, within bounds.
 
 Next: `prober` schedules it and hands the result to the registry. This is the only module of the control plane that imports the
-SDK (1.2 s), so the prober imports it late and in a thread of its own. A server is hostile until shown otherwise: bytes, pages,
+SDK (1.2 s), and only `reader_process` imports this one. A server is hostile until shown otherwise: bytes, pages,
 entries, depth and time are bounded, nothing is decompressed, no redirect leaves the egress listener, no stream is opened.
 """
 
@@ -25,8 +25,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from controlplane.catalog_digest import NotCanonicalError, canonical_json, definition_digest
-from controlplane.prober import ReadingLimits
-from controlplane.registry.probe import ProbedDefinition, ProbeResult
+from controlplane.registry.probe import ProbedDefinition, ProbeResult, ReadingLimits
 
 CONTEXT_HEADER = "legation-context"
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}\Z")

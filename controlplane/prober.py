@@ -25,17 +25,6 @@ _ROLLOUT_SECONDS = 5.0
 _GONE = "the definition reader ended while it was reading"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadingLimits:
-    """How much of one server is read before the reading fails."""
-
-    seconds: float = 20.0
-    max_bytes: int = 16 * 1024 * 1024
-    max_definition_bytes: int = 64 * 1024
-    max_definitions: int = 5000
-    max_pages: int = 200
-
-
 class ReaderGoneError(Exception):
     """The reader itself ended: says nothing about the server, which is read again."""
 

@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import ssl
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,8 +21,7 @@ from extauthz.quick_import import quick_imports
 
 with quick_imports():
     from controlplane.definition_reader import EgressReader
-    from controlplane.prober import ReadingLimits
-    from extauthz.transport import LinkIdentity
+    from controlplane.registry.probe import ReadingLimits
 
 _MAX_REQUEST_BYTES = 1 << 20
 
@@ -30,15 +30,13 @@ class ReaderProcess:
     """Readings under way, each a task that writes its definitions and then its result."""
 
     def __init__(self, configuration: Mapping[str, Any], answers: asyncio.StreamWriter) -> None:
-        files = {name: Path(value) for name, value in configuration["link"].items() if name != "insecure"}
-        link = LinkIdentity(**files, insecure=configuration["link"]["insecure"])
         address = configuration["egress_address"]
         self._contexts: dict[str, str] = {}
         self._reader = EgressReader(
             egress_address=address,
             sign=lambda server_id: self._contexts[server_id],
             limits=ReadingLimits(**configuration["limits"]),
-            ssl_context=link.client_ssl_context(address),
+            ssl_context=_ssl_context(configuration["link"], address),
         )
         self._answers = answers
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -71,6 +69,15 @@ class ReaderProcess:
     async def _answer(self, message: Mapping[str, object]) -> None:
         self._answers.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
         await self._answers.drain()
+
+
+def _ssl_context(link: Mapping[str, Any], address: str) -> ssl.SSLContext | None:
+    if address.startswith("unix:"):
+        return None
+    from extauthz.transport import LinkIdentity  # noqa: PLC0415 - with gRPC, which one machine does not need here
+
+    files = {name: Path(value) for name, value in link.items() if name != "insecure"}
+    return LinkIdentity(**files, insecure=link["insecure"]).client_ssl_context(address)
 
 
 async def _serve(requests: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:

@@ -22,8 +22,8 @@ from typing import Any
 import structlog
 
 from controlplane.launch import launched
-from controlplane.prober import ReaderGoneError, ReadingLimits
-from controlplane.registry.probe import ProbedDefinition, ProbeResult
+from controlplane.prober import ReaderGoneError
+from controlplane.registry.probe import ProbedDefinition, ProbeResult, ReadingLimits
 from extauthz.transport import LinkIdentity
 
 _log = structlog.get_logger(__name__)
@@ -63,7 +63,7 @@ class RemoteReader:
         self._count = 0
 
     async def __aenter__(self) -> RemoteReader:
-        """Starts the child at once: it imports while the rest of the control plane starts."""
+        """Starts the child at once: its imports take longer than a first reading."""
         with contextlib.suppress(ReaderGoneError):  # it is tried again by the first reading
             await self._running()
         return self

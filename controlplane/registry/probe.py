@@ -1,6 +1,7 @@
 """What the prober hands to the registry: the definitions one MCP server announced, or why it could not be read.
 
-`prober` makes these values, `registry.store` keeps them beside what an operator accepted; a probe never accepts anything.
+`prober` makes these values, `registry.store` keeps them beside what an operator accepted; a probe never accepts anything. This is
+all that the process which reads (`reader_process`) knows of the registry.
 """
 
 from __future__ import annotations
@@ -9,6 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingLimits:
+    """How much of one server is read before the reading fails."""
+
+    seconds: float = 20.0
+    max_bytes: int = 16 * 1024 * 1024
+    max_definition_bytes: int = 64 * 1024
+    max_definitions: int = 5000
+    max_pages: int = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

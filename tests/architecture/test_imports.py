@@ -83,6 +83,15 @@ def test_the_authorizer_starts_without_the_sdk_and_without_sql() -> None:
     assert finished.stdout.strip() == "[]"
 
 
+def test_the_process_that_reads_mcp_servers_imports_little_beside_the_sdk() -> None:
+    unwanted = "('grpc', 'structlog', 'sqlmodel', 'sqlalchemy', 'yaml', 'jwt', 'cedarpy', 'aiohttp', 'controlplane.registry.spec')"
+    code = f"import sys, controlplane.reader_process; print([n for n in {unwanted} if n in sys.modules])"
+    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert finished.stdout.strip() == "[]"
+
+
 def test_the_command_line_answers_help_without_loading_the_product() -> None:
     finished = subprocess.run([sys.executable, "-c", HELP], cwd=ROOT, capture_output=True, text=True, check=False)
 

@@ -22,7 +22,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 from controlplane.catalog_digest import definition_digest
 from controlplane.definition_reader import EgressReader
 from controlplane.demo.crm import build_crm
-from controlplane.prober import ReadingLimits
+from controlplane.registry.probe import ReadingLimits
 from controlplane.remote_reader import RemoteReader
 
 LIMITS = ReadingLimits(seconds=5.0, max_bytes=256 * 1024, max_definition_bytes=8 * 1024, max_definitions=50, max_pages=5)

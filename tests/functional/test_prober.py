@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from controlplane.prober import Prober, ReaderGoneError, ReadingLimits
-from controlplane.registry.probe import ProbeResult
+from controlplane.prober import Prober, ReaderGoneError
+from controlplane.registry.probe import ProbeResult, ReadingLimits
 from controlplane.registry.spec import Endpoint, McpServerSpec
 from controlplane.registry.state import Entry, RegistryState
 from controlplane.remote_reader import RemoteReader

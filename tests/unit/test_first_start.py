@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +70,20 @@ def test_a_failed_installation_shows_what_pip_said_and_fails(tmp_path: Path) -> 
     assert finished.returncode == 1
     assert "aiohttp" in finished.stdout
     assert "ERROR: no network" in finished.stderr
+
+
+def test_the_installation_leaves_nothing_to_compile_for_the_first_start(tmp_path: Path) -> None:
+    (tmp_path / "deploy").mkdir()
+    script = Path(shutil.copy(ROOT / "deploy" / "install.sh", tmp_path / "deploy"))
+    for package in ("controlplane", "extauthz"):
+        (tmp_path / package / "part").mkdir(parents=True)
+        (tmp_path / package / "part" / "module.py").write_text("VALUE = 1\n")
+    python = fake(tmp_path, f'#!/bin/sh\ncase "$*" in *pip*) exit 0 ;; esac\nexec {sys.executable} "$@"\n')
+
+    subprocess.run(["sh", str(script), python, "."], capture_output=True, check=True)
+
+    for package in ("controlplane", "extauthz"):
+        assert Path(importlib.util.cache_from_source(str(tmp_path / package / "part" / "module.py"))).exists()
 
 
 def test_make_help_lists_every_target() -> None:
