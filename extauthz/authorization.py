@@ -12,8 +12,11 @@ from extauthz.catalog.server import McpServer, Tool
 from extauthz.errors import Reason
 from extauthz.identity.principal import PROBER, Principal
 from extauthz.mcp.request import McpRequest, Target
-from extauthz.policy.model import AuthorizationRequest, Caller, Evaluation, ResourceKind
+from extauthz.policy.model import Action, AuthorizationRequest, Caller, Evaluation, ResourceKind
 from extauthz.state import AuthorizationState
+
+_WITHOUT_PERMIT = frozenset({Action.SERVER_CONNECT, Action.TOOLS_LIST, Action.PROMPTS_LIST, Action.RESOURCES_LIST})
+"""On a server that is visible these need no permit of their own; a forbid or a failure still denies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +90,7 @@ def _decide_target(
     question = _question(principal, mcp_server, target, arguments, caller)
     evaluation = state.policy.explain(question) if explain else state.policy.evaluate(question)
     allowed, reason = evaluation.allowed, evaluation.reason
-    if target.kind is ResourceKind.MCP_SERVER and reason is Reason.NO_MATCHING_PERMIT:
-        # Handshake and lists need no permit of their own where the server is visible; a forbid or a failure still denies.
+    if target.kind is ResourceKind.MCP_SERVER and target.action in _WITHOUT_PERMIT and reason is Reason.NO_MATCHING_PERMIT:
         allowed, reason = True, Reason.ALLOWED
     return Verdict(allowed=allowed, reason=reason, mcp_server=mcp_server, tool=tool, evaluation=evaluation)
 

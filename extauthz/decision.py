@@ -33,6 +33,7 @@ from extauthz.errors import AuditError, AuthenticationError, CredentialError, Me
 from extauthz.facts import describe_request, open_record
 from extauthz.identity.principal import PROBER, Principal
 from extauthz.mcp.era import Era
+from extauthz.mcp.parameter_header import check_parameter_headers
 from extauthz.mcp.request import McpRequest, parse_request
 from extauthz.passage import NO_SESSION, Passage, Session, make_passage
 from extauthz.policy.model import Caller
@@ -196,6 +197,7 @@ class Decider:
         # (3) may they
         verdict = self._may(case, place, principal, request)
         assert verdict.mcp_server is not None  # noqa: S101 - an allowed verdict names its server
+        self._compare(case, verdict.tool, request)
         session = self._session(case, principal, verdict.mcp_server, request)
         # (4) as whom upstream; (5) is `_put_on_record`, for refusals too
         return await self._upstream(case, verdict.mcp_server, verdict.tool, request, session)
@@ -309,6 +311,15 @@ class Decider:
         if not verdict.allowed:
             raise _Refused(verdict.reason)
         return verdict
+
+    def _compare(self, case: _Case, tool: Tool | None, request: McpRequest) -> None:
+        """(3) What the tool's accepted definition has clients copy into headers, they have copied as it is."""
+        if tool is None or not tool.mirrored:
+            return
+        try:
+            check_parameter_headers(tool, request, case.check.headers)
+        except MessageError as error:
+            raise self._malformed(case, error) from error
 
     def _session(self, case: _Case, principal: Principal, mcp_server: McpServer, request: McpRequest) -> Session:
         """(3) A legacy session is the caller's own, on this very server; an `initialize` may open one. Modern requests have none."""

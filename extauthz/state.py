@@ -15,6 +15,7 @@ from extauthz.catalog.server import (
     ClientCredentials,
     Effect,
     McpServer,
+    MirroredArgument,
     Secret,
     StaticHeader,
     Tool,
@@ -90,6 +91,11 @@ def _tool_from_message(message: pb.Tool) -> Tool:
         effect=_EFFECTS.get(message.effect, Effect.DESTRUCTIVE),
         idempotent=message.idempotent,
         arguments=MappingProxyType(arguments),
+        mirrored=tuple(
+            MirroredArgument(header=m.header, path=tuple(m.path), type=_ARGUMENT_TYPES[m.type])
+            for m in message.mirrored
+            if m.type in _ARGUMENT_TYPES
+        ),
     )
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from controlplane.registry.probe import ProbedDefinition
 from controlplane.registry.state import Definition
-from extauthz.catalog.server import ArgumentType, Effect, Tool
+from extauthz.catalog.server import ArgumentType, Effect, MirroredArgument, Tool
+
+_HEADER_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,200}", re.ASCII)  # RFC 9110 section 5.6.2
+_COPIED_TYPES = frozenset({"string", "integer", "boolean"})
+_MAX_MIRRORED = 100
 
 
 def catalog_digest(definitions: Iterable[Definition | ProbedDefinition]) -> str:
@@ -52,6 +57,27 @@ def arguments_of(accepted: Mapping[str, object] | None) -> dict[str, ArgumentTyp
     return {name: argument_type for name, argument_type in typed if argument_type is not None}
 
 
+def mirrored_of(accepted: Mapping[str, object] | None) -> tuple[MirroredArgument, ...]:
+    """The arguments that the accepted input schema copies into headers: `x-mcp-header` of plain properties, also of nested ones.
+
+    An annotation that the protocol does not allow (another type, no token, not reachable by `properties` alone) means nothing:
+    clients must not use such a tool, and servers compare nothing either.
+    """
+    found: list[MirroredArgument] = []
+    places: list[tuple[tuple[str, ...], object]] = [((), accepted.get("inputSchema") if accepted is not None else None)]
+    while places and len(found) < _MAX_MIRRORED:
+        path, schema = places.pop()
+        if not isinstance(schema, Mapping):
+            continue
+        name, kind = schema.get("x-mcp-header"), schema.get("type")
+        if path and isinstance(name, str) and _HEADER_TOKEN.fullmatch(name) and isinstance(kind, str) and kind in _COPIED_TYPES:
+            found.append(MirroredArgument(header=f"mcp-param-{name.lower()}", path=path, type=_ARGUMENT_TYPES[kind]))
+        properties = schema.get("properties")
+        if isinstance(properties, Mapping):
+            places.extend(((*path, str(key)), below) for key, below in properties.items())
+    return tuple(sorted(found, key=lambda mirrored: (mirrored.header, mirrored.path)))
+
+
 def tool_of(definition: Definition) -> Tool:
     """A tool as policies see it."""
     annotations = definition.accepted.get("annotations") if definition.accepted is not None else None
@@ -61,6 +87,7 @@ def tool_of(definition: Definition) -> Tool:
         effect=effect_of(definition.accepted),
         idempotent=isinstance(annotations, Mapping) and annotations.get("idempotentHint") is True,
         arguments=arguments_of(definition.accepted),
+        mirrored=mirrored_of(definition.accepted),
     )
 
 

@@ -235,7 +235,15 @@ def _set_secret(target: pb.Secret, entry: Entry[McpServerSpec], reference: Secre
 def _make_tool(definition: Definition) -> pb.Tool:
     tool = tool_of(definition)  # the very reading that policies were checked against when they were applied
     arguments = [pb.Argument(name=name, type=_ARGUMENT_TYPES[kind]) for name, kind in tool.arguments.items()]
-    return pb.Tool(name=tool.name, digest=tool.digest, effect=_EFFECTS[tool.effect], idempotent=tool.idempotent, arguments=arguments)
+    mirrored = [pb.MirroredArgument(header=m.header, path=m.path, type=_ARGUMENT_TYPES[m.type]) for m in tool.mirrored]
+    return pb.Tool(
+        name=tool.name,
+        digest=tool.digest,
+        effect=_EFFECTS[tool.effect],
+        idempotent=tool.idempotent,
+        arguments=arguments,
+        mirrored=mirrored,
+    )
 
 
 def _of(messages: Mapping[str, Message], kind: type[M]) -> list[M]:

@@ -30,6 +30,18 @@ class ArgumentType(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MirroredArgument:
+    """An argument that clients copy into a header, by `x-mcp-header` of the accepted schema (MCP 2026-07-28, basic/transports).
+
+    `header` is the whole name in lower case (`mcp-param-region`), `path` the names that lead to the argument.
+    """
+
+    header: str
+    path: tuple[str, ...]
+    type: ArgumentType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
     """One reviewed tool. Its identity is `namespace/server/name`, never its advertised name alone."""
 
@@ -38,6 +50,7 @@ class Tool:
     effect: Effect = Effect.DESTRUCTIVE
     idempotent: bool = False
     arguments: Mapping[str, ArgumentType] = field(default_factory=lambda: MappingProxyType({}))
+    mirrored: tuple[MirroredArgument, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

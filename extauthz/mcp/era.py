@@ -1,6 +1,7 @@
 """The two eras of MCP and what may be said in each: protocol versions and the table of methods.
 
-"modern" is 2026-07-28 (stateless), "legacy" is the `initialize` era. A method that is not in the table is refused.
+"modern" is 2026-07-28 (stateless), "legacy" is the `initialize` era. A method that is not in the table is refused; `tasks/list`
+is not in it, since its answer names everybody's tasks.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Scope(StrEnum):
     PROMPT = "prompt"  # names a prompt in params.name
     MCP_RESOURCE = "mcp_resource"  # names a resource in params.uri
     COMPLETION = "completion"  # names a prompt or a resource template in params.ref
-    SUBSCRIPTIONS = "subscriptions"  # may name resources in params.notifications.resourceSubscriptions
+    SUBSCRIPTIONS = "subscriptions"  # may name resources and tasks in params.notifications
+    TASK = "task"  # names a task in params.taskId: needs a permit of its own, since nothing shows whose task it is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +82,14 @@ METHODS: Mapping[str, MethodRule] = {
     "resources/unsubscribe": _request(_LEGACY, Scope.MCP_RESOURCE, Action.RESOURCES_READ),
     "completion/complete": _request(_BOTH, Scope.COMPLETION, Action.PROMPTS_GET),
     "logging/setLevel": _request(_LEGACY, Scope.SERVER, Action.SERVER_CONNECT),
+    "tasks/get": _request(_BOTH, Scope.TASK, Action.TASKS_GET),
+    "tasks/result": _request(_LEGACY, Scope.TASK, Action.TASKS_GET),
+    "tasks/update": _request(_MODERN, Scope.TASK, Action.TASKS_UPDATE),
+    "tasks/cancel": _request(_BOTH, Scope.TASK, Action.TASKS_CANCEL),
     "subscriptions/listen": _request(_MODERN, Scope.SUBSCRIPTIONS, Action.SERVER_CONNECT),
     "notifications/initialized": _notification(_LEGACY, prober=True),
     "notifications/cancelled": _notification(_BOTH, prober=True),
     "notifications/progress": _notification(_LEGACY),
     "notifications/roots/list_changed": _notification(_LEGACY),
+    "notifications/tasks/status": _notification(_LEGACY),  # of a task that the client runs for the server
 }

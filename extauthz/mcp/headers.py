@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping, Sequence
 
 from extauthz.errors import MessageError, Reason
 from extauthz.mcp.document import INVALID_REQUEST
-from extauthz.mcp.era import LEGACY_VERSIONS, MODERN_VERSIONS, SUPPORTED_VERSIONS, Era
+from extauthz.mcp.era import METHODS, MODERN_VERSIONS, SUPPORTED_VERSIONS, Era
 from extauthz.mcp.jsonrpc import INVALID_PARAMS, Message, MessageClass
 
 HEADER_MISMATCH = -32020
@@ -24,6 +25,8 @@ META_VERSION = "io.modelcontextprotocol/protocolVersion"
 META_CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
 _SINGLE_HEADERS = ("mcp-protocol-version", "mcp-method", "mcp-name", "mcp-session-id", "content-type", "content-encoding", "last-event-id")
 _NAME_MEMBER = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+_NAME_MEMBER |= dict.fromkeys(("tasks/get", "tasks/update", "tasks/cancel"), "taskId")
+_PRINTABLE = re.compile(r"[\x20-\x7e]*", re.ASCII)
 
 
 def refuse_repeated(headers: HeaderMap) -> None:
@@ -66,13 +69,13 @@ def check_equality(message: Message, headers: HeaderMap, version: str) -> None:
     meta = message.params.get("_meta")
     body_version = meta.get(META_VERSION) if isinstance(meta, dict) else None
     if era_of(version) is Era.LEGACY:
-        if body_version is not None and body_version not in LEGACY_VERSIONS:
-            raise _mismatch(message, "the body names a protocol version that the header MCP-Protocol-Version does not")
+        if body_version is not None and body_version != version:
+            raise header_mismatch("the body names a protocol version that the header MCP-Protocol-Version does not", message.id_json)
         return
     if message.message_class is MessageClass.REQUEST:
         _require_meta(message, meta)
     if body_version is not None and body_version != version:
-        raise _mismatch(message, "the header MCP-Protocol-Version differs from the body")
+        raise header_mismatch("the header MCP-Protocol-Version differs from the body", message.id_json)
     _check_method_header(message, headers)
     _check_name_header(message, headers)
 
@@ -92,33 +95,42 @@ def _check_method_header(message: Message, headers: HeaderMap) -> None:
     values = headers.get("mcp-method", ())
     if not values:
         if message.message_class is MessageClass.REQUEST:
-            raise _mismatch(message, "the header Mcp-Method is missing")
+            raise header_mismatch("the header Mcp-Method is missing", message.id_json)
         return
     if values[0].strip(" \t") != message.method:
-        raise _mismatch(message, "the header Mcp-Method differs from the body")
+        raise header_mismatch("the header Mcp-Method differs from the body", message.id_json)
 
 
 def _check_name_header(message: Message, headers: HeaderMap) -> None:
     values = headers.get("mcp-name", ())
     member = _NAME_MEMBER.get(message.method)
     if member is None:
+        rule = METHODS.get(message.method)
+        if values and rule is not None and Era.MODERN in rule.eras:
+            raise header_mismatch("the header Mcp-Name stands beside a method that names nothing", message.id_json)
         return
     if not values:
-        raise _mismatch(message, "the header Mcp-Name is missing")
-    if decoded_header(values[0], message) != message.params.get(member):
-        raise _mismatch(message, "the header Mcp-Name differs from the body")
+        raise header_mismatch("the header Mcp-Name is missing", message.id_json)
+    if decoded_header(values[0], message.id_json) != message.params.get(member):
+        raise header_mismatch("the header Mcp-Name differs from the body", message.id_json)
 
 
-def decoded_header(value: str, message: Message) -> str:
+def decoded_header(value: str, id_json: str) -> str:
     """The text behind the `=?base64?…?=` sentinel, or the value itself (MCP 2026-07-28, header value encoding)."""
     value = value.strip(" \t")
+    if not _PRINTABLE.fullmatch(value):
+        raise header_mismatch("a header value has other letters than printable ASCII, and is not encoded", id_json)
     if not (value.startswith("=?base64?") and value.endswith("?=")):
         return value
     try:
-        return base64.b64decode(value[9:-2], validate=True).decode("utf-8", "strict")
+        decoded = base64.b64decode(value[9:-2], validate=True)
+        if base64.b64encode(decoded).decode("ascii") == value[9:-2]:  # one text, one form
+            return decoded.decode("utf-8", "strict")
     except (binascii.Error, UnicodeDecodeError) as error:
-        raise _mismatch(message, "a header value is not valid base64 of UTF-8 text") from error
+        raise header_mismatch("a header value is not valid base64 of UTF-8 text", id_json) from error
+    raise header_mismatch("a header value is not base64 in its one canonical form", id_json)
 
 
-def _mismatch(message: Message, sentence: str) -> MessageError:
-    return MessageError(Reason.HEADER_MISMATCH, sentence, status=400, code=HEADER_MISMATCH, request_id_json=message.id_json)
+def header_mismatch(sentence: str, id_json: str) -> MessageError:
+    """The refusal (-32020) for a header that does not say what the body says."""
+    return MessageError(Reason.HEADER_MISMATCH, sentence, status=400, code=HEADER_MISMATCH, request_id_json=id_json)

@@ -102,6 +102,7 @@ def _classified(document: dict[str, object], id_json: str) -> Message:
             raise _refused(Reason.INVALID_REQUEST, 'the member "method" must be a string', id_json)
         message_class = MessageClass.REQUEST if has_id else MessageClass.NOTIFICATION
     elif has_id and outcome_members == 1:
+        _check_outcome(document, id_json)
         method, message_class = "", MessageClass.RESPONSE
     else:
         raise _refused(Reason.INVALID_REQUEST, "the body is neither a request, a notification nor a response", id_json)
@@ -109,6 +110,17 @@ def _classified(document: dict[str, object], id_json: str) -> Message:
     if not isinstance(params, dict):
         raise _refused(Reason.INVALID_REQUEST, 'the member "params" must be an object', id_json)
     return Message(message_class=message_class, method=method, id_json=id_json, params=params, has_params="params" in document)
+
+
+def _check_outcome(document: dict[str, object], id_json: str) -> None:
+    """A response is a result or an error and nothing else (JSON-RPC 2.0 section 5; results of MCP are objects)."""
+    if document.keys() - {"jsonrpc", "id", "result", "error"}:
+        raise _refused(Reason.INVALID_REQUEST, "a response holds its id, a result or an error, and nothing else", id_json)
+    error = document.get("error", {"code": 0, "message": ""})
+    if not isinstance(document.get("result", {}), dict) or not isinstance(error, dict):
+        raise _refused(Reason.INVALID_REQUEST, "a result or an error must be an object", id_json)
+    if type(error.get("code")) is not int or not isinstance(error.get("message"), str):
+        raise _refused(Reason.INVALID_REQUEST, "an error must hold an integer code and a message", id_json)
 
 
 def _refused(reason: Reason, sentence: str, id_json: str = "null") -> MessageError:

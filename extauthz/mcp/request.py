@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -19,6 +20,10 @@ from extauthz.policy.model import Action, ResourceKind
 
 MAX_NAME_CHARACTERS = 2000
 MAX_TARGETS = 100
+MAX_INPUT_RESPONSES = 100
+_JSON = re.compile(r'application/json[ \t]*(?:;[ \t]*(?:charset=("?)utf-?8\1[ \t]*)?)?', re.ASCII | re.IGNORECASE)
+_TAKE_INPUT = frozenset({"tools/call", "prompts/get", "resources/read", "tasks/update"})  # may answer a server's `input_required`
+_FLAGS_OF_SUBSCRIPTIONS = frozenset({"toolsListChanged", "promptsListChanged", "resourcesListChanged"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +70,9 @@ def _parse_post(headers: HeaderMap, body: bytes) -> McpRequest:
     era = mcp_headers.era_of(version)
     mcp_headers.check_equality(message, headers, version)
     if message.message_class is MessageClass.RESPONSE:
-        return _response(message, era, version)
+        return _response(message, era, version, headers)
     rule = _rule_of(message, era)
+    _check_input(message, era)
     arguments = _arguments(message, rule)
     return McpRequest(
         era=era,
@@ -106,19 +112,21 @@ def _require_json(headers: HeaderMap) -> None:
     encoding = headers.get("content-encoding", ("identity",))[0].strip().lower()
     if encoding not in {"", "identity"}:
         raise MessageError(Reason.CONTENT_ENCODING_REFUSED, "the body must not be compressed", status=415, code=INVALID_REQUEST)
-    media_type, _, parameters = headers.get("content-type", ("",))[0].partition(";")
-    charset = parameters.strip().lower().replace('"', "").removeprefix("charset=").strip()
-    if media_type.strip().lower() != "application/json" or charset not in {"", "utf-8", "utf8"}:
+    if not _JSON.fullmatch(headers.get("content-type", ("",))[0].strip(" \t")):
         raise MessageError(
             Reason.CONTENT_TYPE_REFUSED, "the header Content-Type must be application/json (UTF-8)", status=415, code=INVALID_REQUEST
         )
 
 
-def _response(message: Message, era: Era, version: str) -> McpRequest:
-    """A client's answer to a server's request: legacy only, and only on a server that exists for the caller."""
+def _response(message: Message, era: Era, version: str, headers: HeaderMap) -> McpRequest:
+    """A client's answer to a server's request: only within a legacy session, which shows whom the server had asked."""
     if era is Era.MODERN:
         raise MessageError(
             Reason.INVALID_REQUEST, "responses are not sent to servers in this protocol version", status=400, code=INVALID_REQUEST
+        )
+    if not headers.get("mcp-session-id"):
+        raise MessageError(
+            Reason.INVALID_REQUEST, "a response belongs to a session and needs the header Mcp-Session-Id", status=400, code=INVALID_REQUEST
         )
     server = Target(action=Action.SERVER_CONNECT, kind=ResourceKind.MCP_SERVER)
     return McpRequest(
@@ -153,6 +161,18 @@ def _arguments(message: Message, rule: MethodRule) -> dict[str, object] | None:
     return arguments
 
 
+def _check_input(message: Message, era: Era) -> None:
+    """Answers to a server's `input_required` stand only where a server may have asked, and have the shape of answers."""
+    present = message.params.keys() & {"inputResponses", "requestState"}
+    if present and (era is Era.LEGACY or message.method not in _TAKE_INPUT):
+        raise _invalid_params(message, "inputResponses and requestState are not part of this method")
+    responses = message.params.get("inputResponses", {})
+    if not isinstance(responses, dict) or len(responses) > MAX_INPUT_RESPONSES or not all(isinstance(r, dict) for r in responses.values()):
+        raise _invalid_params(message, f"params.inputResponses must be an object of at most {MAX_INPUT_RESPONSES} objects")
+    if not isinstance(message.params.get("requestState", ""), str):
+        raise _invalid_params(message, "params.requestState must be a string")
+
+
 def _targets(message: Message, rule: MethodRule) -> tuple[Target, ...]:
     if rule.scope in {Scope.TOOL, Scope.PROMPT}:
         return (Target(action=rule.action, kind=rule.resource_kind, name=_name(message, message.params, "name")),)
@@ -161,6 +181,8 @@ def _targets(message: Message, rule: MethodRule) -> tuple[Target, ...]:
     if rule.scope is Scope.COMPLETION:
         return (_completion_target(message),)
     server = Target(action=rule.action, kind=ResourceKind.MCP_SERVER)
+    if rule.scope is Scope.TASK:
+        _name(message, message.params, "taskId")
     if rule.scope is Scope.SUBSCRIPTIONS:
         return (server, *_subscribed(message))
     return (server,)
@@ -175,6 +197,8 @@ def _name(message: Message, place: Mapping[str, object], member: str) -> str:
 
 def _completion_target(message: Message) -> Target:
     ref = message.params.get("ref")
+    if isinstance(ref, dict) and "name" in ref and "uri" in ref:
+        raise _invalid_params(message, "params.ref must hold a name or a uri, not both")
     if isinstance(ref, dict) and ref.get("type") == "ref/prompt":
         return Target(action=Action.PROMPTS_GET, kind=ResourceKind.PROMPT, name=_name(message, ref, "name"))
     if isinstance(ref, dict) and ref.get("type") == "ref/resource":
@@ -183,19 +207,25 @@ def _completion_target(message: Message) -> Target:
 
 
 def _subscribed(message: Message) -> tuple[Target, ...]:
-    # The filter stands in params.notifications; a server that read it in params directly must find nothing there either.
-    uris: list[object] = []
+    """What a subscription names. Its filter is known member by member: an unknown one could name what nobody decided."""
     wanted = message.params.get("notifications", {})
-    if not isinstance(wanted, dict):
-        raise _invalid_params(message, "params.notifications must be an object")
-    for place in (message.params, wanted):
-        listed = place.get("resourceSubscriptions")
-        if listed is None:
-            continue
-        if not isinstance(listed, list) or len(listed) > MAX_TARGETS:
-            raise _invalid_params(message, f"resourceSubscriptions must be a list of at most {MAX_TARGETS} URIs")
-        uris.extend(listed)
-    return tuple(target for uri in uris for target in _resource_targets(message, uri, Action.RESOURCES_READ))
+    if not isinstance(wanted, dict) or wanted.keys() - _FLAGS_OF_SUBSCRIPTIONS - {"resourceSubscriptions", "taskIds"}:
+        raise _invalid_params(message, "params.notifications must be an object of known members")
+    if message.params.keys() & {"resourceSubscriptions", "taskIds", *_FLAGS_OF_SUBSCRIPTIONS}:
+        raise _invalid_params(message, "what is subscribed to stands in params.notifications")
+    uris = _listed(message, wanted, "resourceSubscriptions")
+    targets = [target for uri in uris for target in _resource_targets(message, uri, Action.RESOURCES_READ)]
+    tasks = _listed(message, wanted, "taskIds")
+    if [_name(message, {"taskId": task}, "taskId") for task in tasks]:
+        targets.append(Target(action=Action.TASKS_GET, kind=ResourceKind.MCP_SERVER))
+    return tuple(targets)
+
+
+def _listed(message: Message, place: Mapping[str, object], member: str) -> list[object]:
+    listed = place.get(member, [])
+    if not isinstance(listed, list) or len(listed) > MAX_TARGETS:
+        raise _invalid_params(message, f"{member} must be a list of at most {MAX_TARGETS} texts")
+    return listed
 
 
 def _resource_targets(message: Message, uri: object, action: Action) -> tuple[Target, ...]:

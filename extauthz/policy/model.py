@@ -28,6 +28,9 @@ class Action(StrEnum):
     PROMPTS_LIST = "prompts/list"
     RESOURCES_READ = "resources/read"
     RESOURCES_LIST = "resources/list"
+    TASKS_GET = "tasks/get"  # state and result of a task, whoever began it; also by subscription
+    TASKS_UPDATE = "tasks/update"
+    TASKS_CANCEL = "tasks/cancel"
 
 
 class ResourceKind(StrEnum):

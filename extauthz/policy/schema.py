@@ -31,6 +31,9 @@ RESOURCES_OF_ACTION: Final[Mapping[Action, frozenset[ResourceKind]]] = MappingPr
         Action.PROMPTS_LIST: frozenset({ResourceKind.MCP_SERVER, ResourceKind.PROMPT}),
         Action.RESOURCES_READ: frozenset({ResourceKind.MCP_RESOURCE}),
         Action.RESOURCES_LIST: frozenset({ResourceKind.MCP_SERVER, ResourceKind.MCP_RESOURCE}),
+        Action.TASKS_GET: frozenset({ResourceKind.MCP_SERVER}),
+        Action.TASKS_UPDATE: frozenset({ResourceKind.MCP_SERVER}),
+        Action.TASKS_CANCEL: frozenset({ResourceKind.MCP_SERVER}),
     }
 )
 

@@ -83,18 +83,30 @@ class McpServer(_message.Message):
     def __init__(self, uid: _Optional[str] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ..., cluster: _Optional[str] = ..., path: _Optional[str] = ..., max_body_bytes: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., credential: _Optional[_Union[UpstreamCredential, _Mapping]] = ..., tools: _Optional[_Iterable[_Union[Tool, _Mapping]]] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., suspended: _Optional[bool] = ...) -> None: ...
 
 class Tool(_message.Message):
-    __slots__ = ("name", "digest", "effect", "idempotent", "arguments")
+    __slots__ = ("name", "digest", "effect", "idempotent", "arguments", "mirrored")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     EFFECT_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENT_FIELD_NUMBER: _ClassVar[int]
     ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    MIRRORED_FIELD_NUMBER: _ClassVar[int]
     name: str
     digest: str
     effect: Effect
     idempotent: bool
     arguments: _containers.RepeatedCompositeFieldContainer[Argument]
-    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., effect: _Optional[_Union[Effect, str]] = ..., idempotent: _Optional[bool] = ..., arguments: _Optional[_Iterable[_Union[Argument, _Mapping]]] = ...) -> None: ...
+    mirrored: _containers.RepeatedCompositeFieldContainer[MirroredArgument]
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., effect: _Optional[_Union[Effect, str]] = ..., idempotent: _Optional[bool] = ..., arguments: _Optional[_Iterable[_Union[Argument, _Mapping]]] = ..., mirrored: _Optional[_Iterable[_Union[MirroredArgument, _Mapping]]] = ...) -> None: ...
+
+class MirroredArgument(_message.Message):
+    __slots__ = ("header", "path", "type")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    header: str
+    path: _containers.RepeatedScalarFieldContainer[str]
+    type: ArgumentType
+    def __init__(self, header: _Optional[str] = ..., path: _Optional[_Iterable[str]] = ..., type: _Optional[_Union[ArgumentType, str]] = ...) -> None: ...
 
 class Argument(_message.Message):
     __slots__ = ("name", "type")

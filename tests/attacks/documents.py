@@ -74,6 +74,6 @@ def _rules(server: str) -> list[str]:
     if server != "sdk":  # which has plain names only, and no headers for arguments
         rules.append(permit("tools/call", f'Tool::"{base}/mirrored"'))
         rules.append(permit("prompts/get", f'Prompt::"{base}/grüße"'))
-        rules.append(permit("resources/read", f'McpResource::"{base}/test://ä"'))
+        rules += [permit("resources/read", f'McpResource::"{base}/{uri}"') for uri in ("test://ä", "test://%C3%A4")]  # one is the other
         rules.append(permit("resources/read", f'McpResource::"{base}/test://%C3%A4"'))  # decided in both forms
     return rules

@@ -102,7 +102,6 @@ SHAPES = [
     Attack(
         id="A34-response-in-the-modern-era",
         change=lambda _: b'{"jsonrpc":"2.0","id":7,"result":{}}',
-        knows_id=True,
         headers=[("mcp-method", ""), ("mcp-name", "")],
         eras=("modern",),
     ),

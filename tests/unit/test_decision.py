@@ -11,7 +11,7 @@ from types import MappingProxyType
 import pytest
 
 from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord
-from extauthz.catalog.server import Effect, McpServer, Secret, StaticHeader, Tool
+from extauthz.catalog.server import ArgumentType, Effect, McpServer, MirroredArgument, Secret, StaticHeader, Tool
 from extauthz.check_input import CheckInput
 from extauthz.decision import Decider, Decision
 from extauthz.door import Door
@@ -26,6 +26,7 @@ from extauthz.state import AuthorizationState, ContextKey
 ANN = Principal(kind=PrincipalKind.USER, id="okta/ann", provider="okta", subject="ann", issuer="https://okta.example")
 KEY = ContextKey(key_id="k1", key=b"x" * 32, not_before_unix=0, not_after_unix=2**40)
 HEADER = StaticHeader(header="authorization", prefix="Bearer ", secret=Secret(value=b"upstream"))
+COPIED = Tool(name="copied", mirrored=(MirroredArgument(header="mcp-param-note", path=("note",), type=ArgumentType.STRING),))
 CRM = McpServer(
     uid="u1",
     credential=HEADER,
@@ -34,7 +35,9 @@ CRM = McpServer(
     cluster="mcp-u1",
     path="/mcp?tenant=7",
     max_body_bytes=2000,
-    tools=MappingProxyType({"update": Tool(name="update", effect=Effect.WRITE), "read": Tool(name="read", effect=Effect.READ)}),
+    tools=MappingProxyType(
+        {"update": Tool(name="update", effect=Effect.WRITE), "read": Tool(name="read", effect=Effect.READ), "copied": COPIED}
+    ),
 )
 
 
@@ -221,6 +224,41 @@ async def test_a_forbid_stops_the_handshake_and_lists_too_which_need_no_permit()
     assert (await decider(Policies(), Audit()).decide(call(body=listing))).passage is not None
     assert (await decider(Forbidding(), Audit()).decide(call(body=ping))).passage is not None
     assert (await decider(Forbidding(), Audit()).decide(call(body=listing))).reason is Reason.FORBIDDEN_BY_POLICY
+
+
+async def test_a_header_that_copies_an_argument_says_what_it_says_or_the_call_is_refused() -> None:
+    audit = Audit()
+    lying = {"mcp-param-note": ["another"]}
+
+    honest = await decider(Policies("copied"), audit).decide(call("copied", modern=True, headers={"mcp-param-note": ["s3cret-note"]}))
+    refused = [await decider(Policies("copied"), audit).decide(call("copied", modern=True, headers=given)) for given in (lying, {})]
+    denied = await decider(Policies(), audit).decide(call("copied", modern=True, headers=lying))
+    legacy = await decider(Policies("copied"), audit).decide(call("copied", headers=lying))
+
+    assert honest.passage is not None
+    assert [decision.reason for decision in refused] == [Reason.HEADER_MISMATCH] * 2
+    assert [body_of(decision)["id"] for decision in refused] == ["q1"] * 2
+    assert denied.reason is Reason.NO_MATCHING_PERMIT
+    assert legacy.passage is not None
+    assert "mcp-param-note" in legacy.passage.remove_headers
+
+
+def task_request(method: str) -> CheckInput:
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": {"taskId": "t"}}).encode()
+    return call(body=body)
+
+
+@pytest.mark.parametrize("method", ["tasks/get", "tasks/result", "tasks/cancel"])
+async def test_a_task_needs_a_permit_of_its_own_since_nothing_shows_whose_it_is(method: str) -> None:
+    audit, policies = Audit(), Policies("")
+
+    denied = await decider(Policies("update"), audit).decide(task_request(method))
+    permitted = await decider(policies, audit).decide(task_request(method))
+
+    assert denied.reason is Reason.NO_MATCHING_PERMIT
+    assert permitted.passage is not None
+    assert [asked.action.value for asked in policies.asked] == ["tasks/get" if method == "tasks/result" else method]
+    assert [record.method for record in audit.records] == [method, method]
 
 
 async def test_unknown_and_invisible_servers_answer_the_same_404() -> None:

@@ -112,6 +112,18 @@ def test_what_looks_like_the_version_or_the_capabilities_of_a_message_is_refused
         parse_message(CALL.replace(b'{"name"', b'{"_meta":{%s:{}},"name"' % json.dumps(key).encode()))
 
 
+@pytest.mark.parametrize(
+    "outcome",
+    ['"result":null', '"result":[]', '"result":"x"', '"error":null', '"error":"x"', '"error":{"code":"1","message":"x"}']
+    + ['"error":{"code":true,"message":"x"}', '"error":{"code":1}', '"result":{},"params":{}', '"result":{},"x":1'],
+)
+def test_a_response_is_a_result_or_an_error_of_its_shape_and_nothing_else(outcome: str) -> None:
+    with pytest.raises(MessageError):
+        parse_message(f'{{"jsonrpc":"2.0","id":1,{outcome}}}'.encode())
+
+    assert parse_message(b'{"jsonrpc":"2.0","id":1,"error":{"code":-1,"message":"declined"}}').message_class is MessageClass.RESPONSE
+
+
 def test_reasonable_depth_is_accepted() -> None:
     depth = MAX_DEPTH - 4
 

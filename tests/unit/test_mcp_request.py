@@ -116,7 +116,7 @@ def test_a_header_that_must_stand_alone_is_refused_when_repeated(name: str) -> N
     assert refused(lambda: legacy("tools/list", headers={name: ["a", "b"]})).reason is Reason.HEADER_REPEATED
 
 
-@pytest.mark.parametrize("method", ["tools/Call", "tools/call ", "shutdown", "tasks/get", "notifications/tools/list_changed"])
+@pytest.mark.parametrize("method", ["tools/Call", "tools/call ", "shutdown", "tasks/list", "notifications/tools/list_changed"])
 def test_a_method_that_is_not_in_the_table_is_refused(method: str) -> None:
     error = refused(lambda: legacy(method, {"name": "x"}))
 
@@ -194,7 +194,18 @@ def test_a_completion_is_decided_on_what_it_refers_to() -> None:
 
 
 @pytest.mark.parametrize(
-    "content_type", ["text/plain", "application/json; charset=utf-16", "", "multipart/form-data", "application/json; boundary=x"]
+    "content_type",
+    [
+        *(
+            "text/plain",
+            "application/json; charset=utf-16",
+            "",
+            "multipart/form-data",
+            "application/json; boundary=x",
+            "application/json; utf-8",
+        ),
+        *('application/json; charset="utf-8', "application/json; charset=utf-8; charset=utf-8", "application/jsonx", "x/application/json"),
+    ],
 )
 def test_only_json_in_utf8_is_read(content_type: str) -> None:
     assert refused(lambda: legacy("ping", headers={"content-type": [content_type]})).reason is Reason.CONTENT_TYPE_REFUSED
@@ -218,10 +229,134 @@ def test_streams_and_session_ends_belong_to_the_legacy_era_and_have_no_body() ->
 
 def test_a_client_response_is_a_legacy_message() -> None:
     body = b'{"jsonrpc":"2.0","id":5,"result":{}}'
+    in_session = {"content-type": ["application/json"], "mcp-session-id": ["s"]}
 
-    assert parse_request("POST", {"content-type": ["application/json"]}, body).targets[0].kind is ResourceKind.MCP_SERVER
+    assert parse_request("POST", in_session, body).targets[0].kind is ResourceKind.MCP_SERVER
+    assert refused(lambda: parse_request("POST", {"content-type": ["application/json"]}, body)).reason is Reason.INVALID_REQUEST
     modern_headers = {"content-type": ["application/json"], "mcp-protocol-version": [MODERN]}
     assert refused(lambda: parse_request("POST", modern_headers, body)).reason is Reason.INVALID_REQUEST
+
+
+TASK_ACTIONS = {
+    "tasks/get": Action.TASKS_GET,
+    "tasks/result": Action.TASKS_GET,
+    "tasks/update": Action.TASKS_UPDATE,
+    "tasks/cancel": Action.TASKS_CANCEL,
+}
+
+
+@pytest.mark.parametrize("method", ["tasks/get", "tasks/result", "tasks/cancel"])
+def test_a_legacy_request_about_a_task_is_decided(method: str) -> None:
+    request = legacy(method, {"taskId": "t-1"})
+
+    assert [(target.action, target.kind) for target in request.targets] == [(TASK_ACTIONS[method], ResourceKind.MCP_SERVER)]
+    assert not request.prober_may
+    for task in (None, "", 5, ["t"], "x" * 2001):
+        assert refused(lambda task=task: legacy(method, {"taskId": task})).reason is Reason.INVALID_PARAMS
+
+
+@pytest.mark.parametrize("method", ["tasks/get", "tasks/update", "tasks/cancel"])
+def test_a_modern_request_about_a_task_is_decided_and_names_it_in_its_header(method: str) -> None:
+    request = modern(method, {"taskId": "t-1"}, name="t-1")
+
+    assert [target.action for target in request.targets] == [TASK_ACTIONS[method]]
+    assert refused(lambda: modern(method, {"taskId": "t-1"})).reason is Reason.HEADER_MISMATCH
+    assert refused(lambda: modern(method, {"taskId": "t-1"}, name="t-2")).reason is Reason.HEADER_MISMATCH
+
+
+def test_nobody_lists_tasks_and_each_era_has_its_own_methods_about_them() -> None:
+    for call in (
+        lambda: legacy("tasks/list", {}),
+        lambda: modern("tasks/list", {}),
+        lambda: legacy("tasks/update", {"taskId": "t"}),
+        lambda: modern("tasks/result", {"taskId": "t"}, name="t"),
+    ):
+        assert refused(call).reason is Reason.METHOD_UNKNOWN
+
+
+def test_a_subscription_to_tasks_is_decided_like_reading_them() -> None:
+    request = modern("subscriptions/listen", {"notifications": {"toolsListChanged": True, "taskIds": ["t-1", "t-2"]}})
+
+    assert [target.action for target in request.targets] == [Action.SERVER_CONNECT, Action.TASKS_GET]
+    assert len(modern("subscriptions/listen", {"notifications": {"taskIds": []}}).targets) == 1
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"notifications": {"everything": True}},
+        {"notifications": ["toolsListChanged"]},
+        {"notifications": {"taskIds": "t"}},
+        {"notifications": {"taskIds": [7]}},
+        {"notifications": {"resourceSubscriptions": None}},
+        {"resourceSubscriptions": ["test://a"]},
+        {"taskIds": ["t"]},
+    ],
+)
+def test_a_subscription_to_what_nobody_knows_is_refused(params: dict[str, object]) -> None:
+    assert refused(lambda: modern("subscriptions/listen", params)).reason is Reason.INVALID_PARAMS
+
+
+def test_answers_to_a_server_that_asked_for_input_pass_where_it_may_have_asked() -> None:
+    answers = {"inputResponses": {"name": {"action": "accept", "content": {"name": "Ann"}}}, "requestState": "opaque"}
+
+    assert modern("tools/call", {"name": "t", **answers}, name="t").tool == "t"
+    assert modern("prompts/get", {"name": "p", **answers}, name="p").targets[0].action is Action.PROMPTS_GET
+    assert modern("tasks/update", {"taskId": "t", **answers}, name="t").targets[0].action is Action.TASKS_UPDATE
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"inputResponses": None},
+        {"inputResponses": []},
+        {"inputResponses": {"a": 5}},
+        {"inputResponses": {"a": None}},
+        {"inputResponses": {str(n): {} for n in range(101)}},
+        {"requestState": {}},
+        {"requestState": None},
+    ],
+)
+def test_answers_of_another_shape_are_refused(answers: dict[str, object]) -> None:
+    assert refused(lambda: modern("tools/call", {"name": "t", **answers}, name="t")).reason is Reason.INVALID_PARAMS
+
+
+@pytest.mark.parametrize("answers", [{"inputResponses": {}}, {"requestState": "s"}])
+def test_answers_that_nobody_asked_for_are_refused(answers: dict[str, object]) -> None:
+    assert refused(lambda: legacy("tools/call", {"name": "t", **answers})).reason is Reason.INVALID_PARAMS
+    assert refused(lambda: modern("tools/list", answers)).reason is Reason.INVALID_PARAMS
+
+
+def test_a_completion_refers_to_one_thing() -> None:
+    ref = {"type": "ref/prompt", "name": "greet", "uri": "test://closed"}
+
+    assert refused(lambda: legacy("completion/complete", {"ref": ref})).reason is Reason.INVALID_PARAMS
+
+
+def test_a_name_header_beside_a_method_that_names_nothing_is_refused() -> None:
+    assert refused(lambda: modern("tools/list", {}, name="x")).reason is Reason.HEADER_MISMATCH
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ("t\xf6\xf6l", "t\xf6\xf6l"),
+        ("=?base64?dA?=", "t"),
+        ("=?base64?dB==?=", "t"),
+        ("=?BASE64?dA==?=", "t"),
+        ("=?base64?d A==?=", "t"),
+        ("=?base64?/w==?=", "\xff"),
+        ("=?base64??=", "t"),
+    ],
+)
+def test_a_name_header_has_one_form_only(header: str, name: str) -> None:
+    assert refused(lambda: modern("tools/call", {"name": name}, name=header)).reason is Reason.HEADER_MISMATCH
+
+
+@pytest.mark.parametrize("version", ["2025-06-18", "", 7, ["2025-11-25"]])
+def test_a_legacy_body_that_names_another_version_than_its_header_is_refused(version: object) -> None:
+    assert refused(lambda: legacy("tools/list", {"_meta": {META_VERSION: version}})).reason is Reason.HEADER_MISMATCH
+    assert legacy("tools/list", {"_meta": {META_VERSION: LEGACY}}).method == "tools/list"
 
 
 def test_the_prober_may_only_read_catalogs() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from controlplane.registry.catalog import accepted_count, arguments_of, catalog_digest, effect_of, tool_of
+from controlplane.registry.catalog import accepted_count, arguments_of, catalog_digest, effect_of, mirrored_of, tool_of
 from controlplane.registry.state import Definition
-from extauthz.catalog.server import ArgumentType, Effect
+from extauthz.catalog.server import ArgumentType, Effect, MirroredArgument
 
 
 def _definition(name: str, digest: str = "sha256:1", accepted: dict[str, object] | None = None, accepted_digest: str = "") -> Definition:
@@ -59,6 +59,30 @@ def test_arguments_are_the_accepted_top_level_properties_of_one_plain_type():
         "nullable": ArgumentType.STRING,
     }
     assert arguments_of(None) == arguments_of({"inputSchema": []}) == arguments_of({"inputSchema": {"properties": 3}}) == {}
+
+
+def test_arguments_that_clients_copy_into_headers_are_those_of_the_accepted_schema_that_may_be():
+    properties = {
+        "region": {"type": "string", "x-mcp-header": "Region"},
+        "place": {"type": "object", "properties": {"city": {"type": "string", "x-mcp-header": "CITY"}}},
+        "count": {"type": "integer", "x-mcp-header": "X-Count"},
+        "ratio": {"type": "number", "x-mcp-header": "Ratio"},
+        "list": {"type": "array", "items": {"type": "string", "x-mcp-header": "Item"}},
+        "split": {"type": "string", "x-mcp-header": "A\r\nB"},
+        "empty": {"type": "string", "x-mcp-header": ""},
+        "odd": {"type": ["string"], "x-mcp-header": "Odd"},
+        "odder": {"type": "string", "x-mcp-header": 7},
+    }
+
+    found = mirrored_of({"inputSchema": {"type": "object", "x-mcp-header": "Root", "properties": properties}})
+
+    assert found == (
+        MirroredArgument(header="mcp-param-city", path=("place", "city"), type=ArgumentType.STRING),
+        MirroredArgument(header="mcp-param-region", path=("region",), type=ArgumentType.STRING),
+        MirroredArgument(header="mcp-param-x-count", path=("count",), type=ArgumentType.LONG),
+    )
+    assert mirrored_of(None) == mirrored_of({}) == mirrored_of({"inputSchema": {"properties": 5}}) == ()
+    assert tool_of(_definition("a", accepted={"inputSchema": {"properties": properties}})).mirrored == found
 
 
 def test_what_is_presented_but_not_accepted_counts_for_nothing():
