@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from extauthz.catalog.server import Effect, McpServer, Tool
@@ -15,6 +15,11 @@ LANE_DIRECT = "direct"
 LANE_STREAM = "stream"
 LANE_INSPECT = "inspect"
 """Like `direct`, but `process` sees the headers of the answer."""
+
+_SHORTEST_TOKEN = 16
+_NOT_FOR_US = (":", "proxy-", "x-forwarded-")
+_OF_THE_CONNECTION = frozenset({"connection", "content-length", "host", "keep-alive", "te", "transfer-encoding", "upgrade"})
+"""Envoy lets no authorizer touch these (`xds.resources.listener`); none of them goes upstream as the client sent it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +59,7 @@ def make_passage(
     if request.era is Era.LEGACY:
         # Legacy servers do not read these; a lying copy must not reach anything that does.
         remove += [name for name in check.headers if name in {"mcp-method", "mcp-name"} or name.startswith("mcp-param-")]
+    remove += _copies_of_the_token(check, set_names)
     session_headers: tuple[tuple[str, str], ...] = ()
     if session.envelope:
         session_headers = ((SESSION_HEADER, session.envelope),)
@@ -67,6 +73,22 @@ def make_passage(
         remove_headers=tuple(remove),
         session_binding=session.binding,
     )
+
+
+def _copies_of_the_token(check: CheckInput, set_names: Collection[str]) -> list[str]:
+    """Headers into which the client put its access token once more: it stops here, wherever it stands."""
+    access_token = check.headers.get("authorization", ("",))[0].rpartition(" ")[2]
+    if len(access_token) < _SHORTEST_TOKEN:
+        return []
+    return [
+        name
+        for name, values in check.headers.items()
+        if name not in set_names
+        and name != "authorization"
+        and any(access_token in value for value in values)
+        and not name.startswith(_NOT_FOR_US)
+        and name not in _OF_THE_CONNECTION
+    ]
 
 
 def _lane(request: McpRequest, session: Session) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import struct
 import zlib
@@ -110,12 +111,19 @@ class AuditLog:
             data = b"".join(FRAME.pack(len(payload), zlib.crc32(payload)) + payload for payload in payloads)
             _write_all(self._file, data)
             os.fdatasync(self._file.fileno())
+            self._require_in_place()
             self._written_bytes += len(data)
         except OSError as error:
             # A half-written frame must never be followed by a whole one: the next group starts a new file.
             self._abandon_segment()
             return f"the audit log cannot be written: {error.strerror}"
         return ""
+
+    def _require_in_place(self) -> None:
+        """Raise OSError when the segment is no longer where readers look: what is written to a deleted file is on no disk."""
+        assert self._file is not None  # noqa: S101 - written to a moment ago
+        if not os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
+            raise FileNotFoundError(errno.ENOENT, "the file was taken away")
 
     def _abandon_segment(self) -> None:
         """Leave the segment as it is; one that holds nothing whole is taken away, so that a full disk does not fill with names."""

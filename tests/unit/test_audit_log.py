@@ -198,3 +198,25 @@ async def test_decisions_about_known_callers_are_never_suppressed() -> None:
         await guard.append(record(number, principal=ann))
 
     assert len(collected.records) == 50
+
+
+@pytest.mark.parametrize("way", ["deleted", "moved away", "replaced"])
+async def test_a_file_that_was_taken_away_takes_no_record_and_another_is_begun(tmp_path: Path, way: str) -> None:
+    log = AuditLog(directory=tmp_path / "audit", writer_id="a-1")
+    log.open()
+    await log.append(record(1))
+    (file,) = (tmp_path / "audit").glob("*.wal")
+    if way == "deleted":
+        file.unlink()
+    else:
+        file.rename(tmp_path / "elsewhere")
+    if way == "replaced":
+        file.write_bytes((tmp_path / "elsewhere").read_bytes())
+
+    with pytest.raises(AuditError, match="cannot be written"):
+        await log.append(record(2))
+    await log.append(record(3))
+    log.close()
+
+    found, _ = AuditReader(tmp_path / "audit").read(after="", limit=10)
+    assert [r["decision_id"] for r in found] == (["d1", "d3"] if way == "replaced" else ["d3"])
