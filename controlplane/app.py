@@ -26,6 +26,7 @@ from aiohttp import web
 
 from controlplane.api.application import make_api, make_routes
 from controlplane.api.auth import OperatorAuthenticator
+from controlplane.api.foreign import only_our_names
 from controlplane.api.peer import only_envoy
 from controlplane.database import open_database
 from controlplane.prober import Prober
@@ -51,6 +52,7 @@ from controlplane.xds.rollout import Rollout
 from controlplane.xds.server import AdsServer
 from extauthz.address import AddressRules
 from extauthz.audit.reader import AuditReader
+from extauthz.door import Door
 from extauthz.egress_context import EgressContext, sign_egress_context, signing_key
 from extauthz.errors import ConfigurationError
 from extauthz.identity.jwks import KeySource
@@ -139,7 +141,9 @@ async def _parts(
             authentication=authentication,
             build_state=lambda state, previous: _authorization_state(state, previous, key),
         )
-        await parts.enter_async_context(_api_site(make_api(routes, authentication), settings.api_listen, link))
+        application = make_api(routes, authentication)
+        application.middlewares.insert(1, only_our_names(_door(settings)))  # right behind `answer_problems`
+        await parts.enter_async_context(_api_site(application, settings.api_listen, link))
         await _first_of(_published(publisher), background)  # streams are not accepted before there is something to say
         await parts.enter_async_context(AdsServer(listen=settings.xds_listen, cache=cache, rollout=rollout, identity=link))
         # its process imports for a second of CPU: only now, when nobody waits for us any more
@@ -166,6 +170,10 @@ async def _parts(
 def identity_providers_of(state: RegistryState) -> tuple[IdentityProvider, ...]:
     """The identity providers of a state as the verifier knows them."""
     return tuple(identity_provider_from_message(make_identity_provider(entry)) for entry in state.identity_providers.values())
+
+
+def _door(settings: ControlPlaneSettings) -> Door:
+    return Door(gateway_url=settings.gateway_url, extra_hosts=settings.gateway_hosts, allowed_origins=settings.allowed_origins)
 
 
 def own_addresses_of(settings: ControlPlaneSettings) -> OwnAddresses:

@@ -31,6 +31,9 @@ class ControlPlaneSettings:
     )
     gateway_url: str = setting("LEGATION_GATEWAY_URL", "public base URL of the gateway, no trailing slash", default="http://127.0.0.1:8080")
     gateway_hosts: tuple[str, ...] = setting("LEGATION_GATEWAY_HOSTS", "further Host names (name or name:port) that are served", default=())
+    allowed_origins: tuple[str, ...] = setting(
+        "LEGATION_ALLOWED_ORIGINS", "web origins (scheme://host:port) whose pages may call", default=()
+    )
     check_timeout_ms: int = setting("LEGATION_CHECK_TIMEOUT_MS", "how long one decision may take", default=2000)
     requests_per_second: int = setting(
         "LEGATION_REQUESTS_PER_SECOND", "requests that one Envoy takes, twice as many at once; a shield against abuse", default=20_000

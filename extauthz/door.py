@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from extauthz.errors import MessageError, Reason
-from extauthz.identity.challenge import protected_resource_metadata, protected_resource_metadata_url, www_authenticate
+from extauthz.identity.challenge import first_scopes, protected_resource_metadata, protected_resource_metadata_url, www_authenticate
 from extauthz.identity.provider import IdentityProvider
 from extauthz.mcp.document import INVALID_REQUEST
 
@@ -68,11 +68,18 @@ class Door:
             refused=None if listener == "egress" else self._refusal(host, headers, query),
         )
 
-    def _refusal(self, host: str, headers: Mapping[str, Sequence[str]], query: str) -> Reason | None:
+    def refuse_foreign(self, host: str, origins: Sequence[str]) -> Reason | None:
+        """Why a request with this Host and these Origins may not come in, if it may not. The API asks this too."""
         if not self._host_is_ours(host.lower()):
             return Reason.HOST_REFUSED
-        if any(not self._origin_is_allowed(origin.lower()) for origin in headers.get("origin", ())):
+        if any(not self._origin_is_allowed(origin.lower()) for origin in origins):
             return Reason.ORIGIN_REFUSED
+        return None
+
+    def _refusal(self, host: str, headers: Mapping[str, Sequence[str]], query: str) -> Reason | None:
+        foreign = self.refuse_foreign(host, headers.get("origin", ()))
+        if foreign is not None:
+            return foreign
         if "access_token" in unquote(query).lower():
             return Reason.ACCESS_TOKEN_MISSING  # RFC 9700 section 4.3.2: tokens in a query are leaked by logs
         return None
@@ -91,14 +98,21 @@ class Door:
         if headers.get("x-envoy-auth-partial-body", ("false",))[0] != "false":
             raise MessageError(Reason.BODY_INCOMPLETE, "the request body did not arrive whole", status=413, code=41300)
 
-    def challenge(self, place: Place, reason: Reason | None) -> str:
-        """The WWW-Authenticate value of a 401 (RFC 6750 section 3, RFC 9728 section 5.1)."""
-        return www_authenticate(protected_resource_metadata_url(place.resource_url), reason)
+    def challenge(self, place: Place, reason: Reason | None, providers: Sequence[IdentityProvider] = (), scopes: Sequence[str] = ()) -> str:
+        """The WWW-Authenticate value of a 401 or of a step-up 403 (RFC 6750 section 3, RFC 9728 section 5.1).
+
+        `scopes` are those of the call; without any, those that a client of the place's providers should ask for at first.
+        """
+        scopes = scopes or first_scopes(self._trusted(place, providers))
+        return www_authenticate(protected_resource_metadata_url(place.resource_url), reason, scope=" ".join(scopes))
 
     def metadata_document(self, place: Place, providers: Sequence[IdentityProvider]) -> dict[str, object]:
         """Protected-resource metadata of a place (RFC 9728 section 2)."""
-        trusted = [p for p in providers if not p.operators_only and p.trusts(place.namespace)]
-        return protected_resource_metadata(place.resource_url, trusted)
+        return protected_resource_metadata(place.resource_url, self._trusted(place, providers))
+
+    @staticmethod
+    def _trusted(place: Place, providers: Sequence[IdentityProvider]) -> list[IdentityProvider]:
+        return [p for p in providers if not p.operators_only and p.trusts(place.namespace)]
 
 
 def _without_port(host: str) -> str:

@@ -27,10 +27,12 @@ class ProblemCode(StrEnum):
     BAD_REQUEST = "bad_request"
     BODY_TOO_LARGE = "body_too_large"
     CONTENT_TYPE_REFUSED = "content_type_refused"
+    HOST_REFUSED = "host_refused"
     INTERNAL_ERROR = "internal_error"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     NOT_FOUND = "not_found"
     NOT_READY = "not_ready"
+    ORIGIN_REFUSED = "origin_refused"
     TOO_MANY_REQUESTS = "too_many_requests"
 
 

@@ -271,9 +271,7 @@ class Links:
             ads, authorizer, processor, egress = (f"unix:{socket}" for socket in sockets)
         else:
             ads, authorizer, processor, egress = (f"127.0.0.1:{free_port()}" for _ in range(4))
-        return cls(
-            deployment=deployment, certificates=certificates, ads=ads, authorizer=authorizer, processor=processor, egress=egress
-        )
+        return cls(deployment=deployment, certificates=certificates, ads=ads, authorizer=authorizer, processor=processor, egress=egress)
 
     def identity(self, name: str) -> LinkIdentity:
         if self.certificates is None:
