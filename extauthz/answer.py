@@ -63,6 +63,7 @@ TOLD: dict[Reason, _Told] = {
     Reason.SESSION_UNKNOWN: _Told(status=404, code=_NO_SESSION, sentence=_SESSION_GONE),
     Reason.SESSION_EXPIRED: _Told(status=404, code=_NO_SESSION, sentence=_SESSION_GONE),
     Reason.SESSION_FOREIGN: _Told(status=404, code=_NO_SESSION, sentence=_SESSION_GONE),
+    Reason.INSUFFICIENT_SCOPE: _Told(status=403, code=40302, sentence="The access token lacks a scope that this call needs."),
     Reason.NOT_READY: _Told(status=503, code=_UNAVAILABLE, sentence="The authorizer has not loaded the registry yet."),
     Reason.REGISTRY_STALE: _Told(
         status=503, code=_UNAVAILABLE, sentence="The authorizer has lost the control plane for too long to decide."
@@ -94,7 +95,7 @@ def refusal(
     told = TOLD.get(reason, TOLD[Reason.INTERNAL_ERROR])
     status = 200 if told.code == _DENIED and era is Era.LEGACY else told.status
     headers = [("content-type", "application/json"), ("cache-control", "no-store")]
-    if www_authenticate and told.status == 401:
+    if www_authenticate and (told.status == 401 or reason is Reason.INSUFFICIENT_SCOPE):
         headers.append(("www-authenticate", www_authenticate))
     if told.status == 503:
         headers.append(("retry-after", _RETRY_AFTER_SECONDS))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from extauthz.catalog.server import McpServer, Tool
 from extauthz.errors import Reason
@@ -21,13 +21,17 @@ _WITHOUT_PERMIT = frozenset({Action.SERVER_CONNECT, Action.TOOLS_LIST, Action.PR
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Whether a request may be passed on. `mcp_server` is None when there is none for this caller."""
+    """Whether a request may be passed on. `mcp_server` is None when there is none for this caller.
+
+    `scopes`: all that this request needs, told when the token lacks one of them.
+    """
 
     allowed: bool
     reason: Reason
     mcp_server: McpServer | None = None
     tool: Tool | None = None
     evaluation: Evaluation | None = None
+    scopes: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         raise TypeError("a Verdict has no truth value; read .allowed")
@@ -48,12 +52,7 @@ def authorize(
         )
     if mcp_server.suspended:
         return Verdict(allowed=False, reason=Reason.SERVER_SUSPENDED, mcp_server=mcp_server)
-    verdict = Verdict(allowed=False, reason=Reason.NO_MATCHING_PERMIT, mcp_server=mcp_server)
-    for target in request.targets:
-        verdict = _decide_target(state, principal, mcp_server, target, request.arguments, caller, explain=explain)
-        if not verdict.allowed:
-            return verdict
-    return verdict
+    return _decide_targets(state, principal, mcp_server, request, caller, explain=explain)
 
 
 def _for_prober(mcp_server: McpServer, request: McpRequest) -> Verdict:
@@ -72,6 +71,23 @@ def _explained(
     if not explain or not request.targets:
         return None
     return state.policy.explain(_question(principal, mcp_server, request.targets[-1], request.arguments, caller))
+
+
+def _decide_targets(
+    state: AuthorizationState, principal: Principal, mcp_server: McpServer, request: McpRequest, caller: Caller, *, explain: bool
+) -> Verdict:
+    verdict = Verdict(allowed=False, reason=Reason.NO_MATCHING_PERMIT, mcp_server=mcp_server)
+    called: list[Tool] = []
+    for target in request.targets:
+        verdict = _decide_target(state, principal, mcp_server, target, request.arguments, caller, explain=explain)
+        if not verdict.allowed:
+            return verdict
+        called += [verdict.tool] if verdict.tool is not None else []
+    # Scopes come last: who may not call anyway is not sent to fetch a token with more of them.
+    scopes = mcp_server.required_scopes.of(called)
+    if verdict.allowed and not set(scopes) <= set(principal.scopes):
+        return replace(verdict, allowed=False, reason=Reason.INSUFFICIENT_SCOPE, scopes=scopes)
+    return verdict
 
 
 def _decide_target(

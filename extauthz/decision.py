@@ -125,6 +125,7 @@ class _Case:
     state: AuthorizationState | None = None
     place: Place | None = None
     request: McpRequest | None = None
+    scopes: tuple[str, ...] = ()
     id_json: str = "null"
 
 
@@ -308,6 +309,7 @@ class Decider:
         if verdict.evaluation is not None:
             record.determining_policies = verdict.evaluation.determining_policies
             record.policy_errors = verdict.evaluation.errors
+        case.scopes = verdict.scopes
         if not verdict.allowed:
             raise _Refused(verdict.reason)
         return verdict
@@ -381,7 +383,8 @@ class Decider:
 
     def _refusal(self, case: _Case, reason: Reason) -> Answer:
         era = case.request.era if case.request is not None else None
-        challenge = self._door.challenge(case.place, reason) if case.place is not None else ""
+        providers = case.state.identity_providers if case.state is not None else ()
+        challenge = self._door.challenge(case.place, reason, providers, case.scopes) if case.place is not None else ""
         return answer.refusal(reason, era=era, id_json=case.id_json, decision_id=case.record.decision_id, www_authenticate=challenge)
 
     def _malformed(self, case: _Case, error: MessageError) -> _Refused:

@@ -41,6 +41,7 @@ _PRINCIPAL_MEMBERS = {
     "kind": str,
     "ns": list,
     "prv": str,
+    "scp": list,
     "sub": str,
     "tnt": str,
 }
@@ -129,6 +130,7 @@ def _principal_members(principal: Principal) -> dict[str, object]:
         "kind": principal.kind.value,
         "ns": list(principal.trusted_namespaces),
         "prv": principal.provider,
+        "scp": list(principal.scopes),
         "sub": principal.subject,
         "tnt": principal.tenant,
     }
@@ -136,7 +138,7 @@ def _principal_members(principal: Principal) -> dict[str, object]:
 
 def _principal(members: object) -> Principal:
     checked = _check_members(members, _PRINCIPAL_MEMBERS)
-    if not all(isinstance(name, str) for name in (*checked["grp"], *checked["ns"], *checked["att"], *checked["eac"])):
+    if not all(isinstance(name, str) for name in (*checked["grp"], *checked["ns"], *checked["att"], *checked["eac"], *checked["scp"])):
         raise _invalid("is malformed")
     try:
         kind = PrincipalKind(checked["kind"])
@@ -151,6 +153,7 @@ def _principal(members: object) -> Principal:
         tenant=checked["tnt"],
         groups=tuple(checked["grp"]),
         attributes=tuple(checked["att"]),
+        scopes=tuple(checked["scp"]),
         oauth_client_id=checked["cid"],
         access_token_id=checked["jti"],
         actor=checked["act"],

@@ -56,6 +56,7 @@ class Reason(StrEnum):
     TOOL_UNKNOWN = "tool_unknown"
     NO_MATCHING_PERMIT = "no_matching_permit"
     FORBIDDEN_BY_POLICY = "forbidden_by_policy"
+    INSUFFICIENT_SCOPE = "insufficient_scope"
     POLICY_EVALUATION_ERROR = "policy_evaluation_error"
     NOT_READY = "not_ready"
     REGISTRY_STALE = "registry_stale"

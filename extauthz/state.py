@@ -16,6 +16,7 @@ from extauthz.catalog.server import (
     Effect,
     McpServer,
     MirroredArgument,
+    RequiredScopes,
     Secret,
     StaticHeader,
     Tool,
@@ -80,6 +81,7 @@ def mcp_server_from_message(message: pb.McpServer) -> McpServer:
         tools=MappingProxyType({tool.name: _tool_from_message(tool) for tool in message.tools}),
         prompts=frozenset(prompt.name for prompt in message.prompts),
         suspended=message.suspended,
+        required_scopes=_scopes_from_message(message.required_scopes),
     )
 
 
@@ -97,6 +99,21 @@ def _tool_from_message(message: pb.Tool) -> Tool:
             if m.type in _ARGUMENT_TYPES
         ),
     )
+
+
+def _scopes_from_message(messages: Iterable[pb.ScopeRequirement]) -> RequiredScopes:
+    connect: tuple[str, ...] = ()
+    effects: dict[Effect, tuple[str, ...]] = {}
+    tools: dict[str, tuple[str, ...]] = {}
+    for message in messages:
+        match message.WhichOneof("of"):
+            case "tool":
+                tools[message.tool] = tuple(message.scopes)
+            case "effect":
+                effects[_EFFECTS.get(message.effect, Effect.DESTRUCTIVE)] = tuple(message.scopes)
+            case _:
+                connect += tuple(message.scopes)
+    return RequiredScopes(connect=connect, effects=MappingProxyType(effects), tools=MappingProxyType(tools))
 
 
 def _credential_from_message(message: pb.McpServer) -> UpstreamCredential:
@@ -146,6 +163,7 @@ def identity_provider_from_message(message: pb.IdentityProvider) -> IdentityProv
         token_types=tuple(message.required_token_types),
         trusted_namespaces=tuple(message.trusted_namespaces),
         rules=_rules_from_message(message.rules),
+        scopes=tuple(message.scopes),
         allow_insecure_http=message.allow_insecure_http,
         operators_only=message.operators_only,
     )

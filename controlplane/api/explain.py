@@ -9,6 +9,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -53,6 +54,9 @@ class Explainer:
             if self._built is None or self._built.revision != registry.revision:
                 self._built = self._build(registry, self._built)
             state = self._built
+        if asked.principal.scopes is None and (mcp_server := state.mcp_servers.get(asked.server)) is not None:
+            tool = mcp_server.tools.get(asked.tool) if asked.method == "tools/call" else None
+            principal = replace(principal, scopes=mcp_server.required_scopes.of([tool] if tool is not None else []))
         revocation = state.revocations.find(principal, self._clock())
         if revocation is not None:
             return _revoked(principal, revocation.id, state)
@@ -128,6 +132,7 @@ def _principal(asked: ExplainRequest, registry: RegistryState, now: float) -> Pr
         issuer=entry.spec.issuer,
         issued_at_unix=now,
         tenant=asked.principal.tenant,
+        scopes=asked.principal.scopes or (),
         attributes=tuple(claim if claim.startswith(prefix) else prefix + claim for claim in asked.principal.claims),
         groups=tuple(group if group.startswith(prefix) else prefix + group for group in asked.principal.groups),
     )
@@ -206,6 +211,8 @@ def _sentence(  # noqa: PLR0911 - one sentence per reason
             return f"{asked.server} is suspended; nobody may use it."
         case Reason.TOOL_UNKNOWN:
             return f"{asked.server} has presented no tool {asked.tool!r}; what is not in the catalog is denied."
+        case Reason.INSUFFICIENT_SCOPE:
+            return f"{who} may {what}, with an access token that has the scopes {', '.join(verdict.scopes)}."
         case Reason.POLICY_EVALUATION_ERROR:
             return f"{who} may not {what}: a policy could not be evaluated, and an error denies."
         case _:

@@ -21,6 +21,7 @@ class ExplainPrincipal(Shape):
     subject: str = Field(alias="as", min_length=1, max_length=500)
     groups: tuple[str, ...] = Field(default=(), max_length=1000)
     claims: tuple[str, ...] = Field(default=(), max_length=1000, description="claim=value")
+    scopes: tuple[str, ...] | None = Field(default=None, max_length=500, description="absent: every scope that the call needs")
     tenant: str = Field(default="", max_length=500)
     kind: Literal["User", "Agent", "Workload"] = "User"
     provider: str = Field(default="", max_length=200)

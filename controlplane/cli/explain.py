@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--as", "name", required=True, metavar="NAME", help="Who would ask.")
 @click.option("--group", "groups", multiple=True, metavar="GROUP", help="A group that NAME is in.")
 @click.option("--claim", "claims", multiple=True, metavar="K=V", help="A claim of NAME that role bindings name.")
+@click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="A scope of the token (default: all that the call needs).")
 @click.option("--tenant", default="", metavar="TENANT", help="The tenant of NAME.")
 @click.option("--kind", type=click.Choice(["user", "agent", "workload"]), default="user", help="What NAME is (default user).")
 @click.option("--provider", default="", help="The identity provider that vouches for NAME (default: local, or the one in provider/name).")
@@ -38,6 +39,7 @@ def explain(
     name: str,
     groups: tuple[str, ...],
     claims: tuple[str, ...],
+    scopes: tuple[str, ...],
     tenant: str,
     kind: str,
     provider: str,
@@ -53,6 +55,7 @@ def explain(
             "groups": list(groups),
             "claims": list(claims),
             "tenant": tenant,
+            **({"scopes": list(scopes)} if scopes else {}),
             "kind": kind.capitalize(),
             "provider": provider or ("" if "/" in name else "local"),
         },

@@ -171,6 +171,20 @@ class UpstreamTlsSpec(Document):
     ca_file: Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,99})?$")] = ""
 
 
+Scopes = Annotated[
+    tuple[Annotated[str, StringConstraints(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$", max_length=200)], ...], Field(max_length=50)
+]
+"""OAuth scopes (RFC 6749 section 3.3)."""
+
+
+class RequiredScopesSpec(Document):
+    """OAuth scopes that an access token must have, on top of what policies permit: for every request, and more for some tools."""
+
+    connect: Scopes = ()
+    effects: dict[Literal["read", "write", "destructive"], Scopes] = Field(default_factory=dict)
+    tools: dict[Annotated[str, StringConstraints(min_length=1, max_length=200)], Scopes] = Field(default_factory=dict, max_length=1000)
+
+
 class McpServerSpec(Document):
     """One MCP server: where it is, how we authenticate to it, how much it may be asked."""
 
@@ -178,6 +192,7 @@ class McpServerSpec(Document):
     endpoints: tuple[Endpoint, ...] = Field(min_length=1, max_length=100)
     credential: CredentialSpec | None = None
     tls: UpstreamTlsSpec = Field(default_factory=UpstreamTlsSpec)
+    required_scopes: RequiredScopesSpec = Field(default_factory=RequiredScopesSpec)
     suspended: bool = False
     max_body_bytes: int = Field(default=262_144, ge=1024, le=4_194_304)
     timeout_ms: int = Field(default=0, ge=0, le=3_600_000)
@@ -256,6 +271,7 @@ class IdentityProviderSpec(Document):
     trusted_namespaces: tuple[Name, ...] = Field(default=(), max_length=1000)
     preset: Literal["okta", "entra", "google", "ping", "keycloak", "auth0"] | None = None
     accept_id_tokens: bool = False
+    scopes: Scopes = ()
     tenants: tuple[str, ...] = Field(default=(), max_length=100)
     oauth_clients: tuple[str, ...] = Field(default=(), max_length=1000)
     mapping: ClaimMapping = Field(default_factory=ClaimMapping)

@@ -7,7 +7,7 @@ Secrets are opened here and nowhere else; an Envoy never gets any of these types
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, time, timedelta
 from types import MappingProxyType
@@ -24,6 +24,7 @@ from controlplane.registry.spec import (
     IdentityProviderSpec,
     McpServerSpec,
     PolicySetSpec,
+    RequiredScopesSpec,
     RevocationSpec,
     RoleBindingSpec,
     SecretReference,
@@ -127,6 +128,7 @@ def make_mcp_server(entry: Entry[McpServerSpec], definitions: Sequence[Definitio
         timeout_ms=spec.timeout_ms,
         suspended=spec.suspended,
     )
+    message.required_scopes.extend(_make_scopes(spec.required_scopes))
     _set_credential(message, entry, key)
     for definition in sorted(definitions, key=lambda d: (d.kind, d.name)):
         if definition.kind == "tool":
@@ -163,6 +165,7 @@ def make_identity_provider(entry: Entry[IdentityProviderSpec]) -> pb.IdentityPro
         allow_insecure_http=spec.allow_insecure_http,
         operators_only=spec.operators_only,
         required_token_types=token_types_of(spec),
+        scopes=spec.scopes,
         rules=_make_rules(claim_rules_of(spec)),
     )
 
@@ -230,6 +233,15 @@ def _set_secret(target: pb.Secret, entry: Entry[McpServerSpec], reference: Secre
             target.value = open_secret(key, uid=entry.uid, path=path, sealed=reference.value)
         except CredentialError as error:  # calls of this one server then answer that its credential cannot be had
             logger.error("stored secret cannot be opened", server=entry.id, path=path, error=str(error))
+
+
+def _make_scopes(required: RequiredScopesSpec) -> Iterator[pb.ScopeRequirement]:
+    if required.connect:
+        yield pb.ScopeRequirement(scopes=required.connect)
+    for effect, scopes in required.effects.items():
+        yield pb.ScopeRequirement(effect=_EFFECTS[Effect(effect)], scopes=scopes)
+    for tool, scopes in required.tools.items():
+        yield pb.ScopeRequirement(tool=tool, scopes=scopes)
 
 
 def _make_tool(definition: Definition) -> pb.Tool:

@@ -5,7 +5,7 @@ Everything here is immutable and is replaced as a whole when a new revision arri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -86,6 +86,25 @@ UpstreamCredential = StaticHeader | ClientCredentials | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequiredScopes:
+    """OAuth scopes that an access token needs here: for every request, and more for calls of some tools."""
+
+    connect: tuple[str, ...] = ()
+    effects: Mapping[Effect, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    tools: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+
+    def of(self, called: Iterable[Tool]) -> tuple[str, ...]:
+        """All scopes of one request that calls these tools, once each."""
+        needed = list(self.connect)
+        for tool in called:
+            needed += (*self.effects.get(tool.effect, ()), *self.tools.get(tool.name, ()))
+        return tuple(dict.fromkeys(needed))
+
+
+NO_SCOPES = RequiredScopes()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class McpServer:
     """One registered MCP server as the authorizer knows it."""
 
@@ -100,6 +119,7 @@ class McpServer:
     tools: Mapping[str, Tool] = field(default_factory=lambda: MappingProxyType({}))
     prompts: frozenset[str] = frozenset()
     suspended: bool = False
+    required_scopes: RequiredScopes = NO_SCOPES
 
     @property
     def id(self) -> str:

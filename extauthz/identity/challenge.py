@@ -19,9 +19,11 @@ _DESCRIPTIONS = {
 
 
 def www_authenticate(resource_metadata_url: str, reason: Reason | None = None, *, scope: str = "") -> str:
-    """The value of `WWW-Authenticate` for a 401. Without a token there is no `error` (RFC 6750 section 3.1)."""
+    """The value of `WWW-Authenticate` for a 401, or a 403 that asks for more scopes. Without a token there is no `error` (RFC 6750)."""
     parameters = []
-    if reason not in (None, Reason.ACCESS_TOKEN_MISSING):
+    if reason is Reason.INSUFFICIENT_SCOPE:
+        parameters += [("error", "insufficient_scope"), ("error_description", "the access token lacks a scope that this call needs")]
+    elif reason not in (None, Reason.ACCESS_TOKEN_MISSING):
         description = _DESCRIPTIONS.get(reason, "the access token is not valid") if reason is not None else ""
         parameters += [("error", "invalid_token"), ("error_description", description)]
     if scope:
@@ -39,11 +41,26 @@ def protected_resource_metadata_url(resource_url: str) -> str:
 
 def protected_resource_metadata(resource_url: str, identity_providers: Sequence[IdentityProvider]) -> dict[str, object]:
     """The RFC 9728 document of one route. Issuers that are no URLs (inline keys) cannot be discovered and are left out."""
-    issuers = sorted({p.issuer for p in identity_providers if not p.operators_only and p.issuer.startswith(("https://", "http://"))})
+    issuers = sorted({provider.issuer for provider in _discoverable(identity_providers)})
     metadata: dict[str, object] = {"resource": resource_url, "bearer_methods_supported": ["header"]}
     if issuers:
         metadata["authorization_servers"] = issuers
+    if scopes := first_scopes(identity_providers):
+        metadata["scopes_supported"] = list(scopes)
     return metadata
+
+
+def first_scopes(identity_providers: Sequence[IdentityProvider]) -> tuple[str, ...]:
+    """What a client should ask for at first: what all these providers know, since a client chooses one of them.
+
+    The same for every server of a namespace, whether it exists or not; what one server needs more is told to who may call it.
+    """
+    found = _discoverable(identity_providers)
+    return tuple(scope for scope in found[0].scopes if all(scope in other.scopes for other in found)) if found else ()
+
+
+def _discoverable(identity_providers: Sequence[IdentityProvider]) -> list[IdentityProvider]:
+    return [p for p in identity_providers if not p.operators_only and p.issuer.startswith(("https://", "http://"))]
 
 
 def _quotable(value: str) -> str:

@@ -16,6 +16,7 @@ from extauthz.identity.provider import ClaimRules, IdentityProvider
 
 MAX_GROUPS = 500
 MAX_NAME_LENGTH = 500
+MAX_SCOPES = 500
 MAX_ACTORS = 5
 """How long a chain of `act` may be (RFC 8693 section 4.1): who acts for whom must stay a thing that people can read."""
 
@@ -62,6 +63,7 @@ def principal_from_claims(claims: VerifiedClaims, provider: IdentityProvider) ->
         tenant=tenant,
         groups=tuple(f"{provider.id}/{group}" for group in _groups(claims, rules.groups)),
         attributes=tuple(f"{provider.id}/{attribute}" for attribute in _attributes(claims, rules.attributes)),
+        scopes=tuple(_scopes(claims)),
         oauth_client_id=oauth_client_id,
         access_token_id=_first_name(claims, rules.token_id),
         actor=f"{provider.id}/{actors[0]}" if actors else "",
@@ -145,6 +147,18 @@ def _attributes(claims: VerifiedClaims, paths: Sequence[str]) -> list[str]:
         if len(found) > MAX_GROUPS:
             raise _invalid(f"the access token's claim {path} holds more than {MAX_GROUPS} values")
     return list(found)
+
+
+def _scopes(claims: VerifiedClaims) -> dict[str, None]:
+    """`scope` (RFC 9068) or `scp` (Okta, Entra ID): names with spaces between, or a list."""
+    found: dict[str, None] = {}
+    for claim in ("scope", "scp"):
+        value = claims.get(claim)
+        members = value.split(" ") if isinstance(value, str) else value if isinstance(value, list) else []
+        if len(members) > MAX_SCOPES or not all(isinstance(member, str) for member in members):
+            raise _invalid(f"the access token's claim {claim} is not a list of at most {MAX_SCOPES} scopes")
+        found |= dict.fromkeys(member for member in members if member)
+    return found
 
 
 def _actors(claims: VerifiedClaims, issuer: str) -> Iterator[str]:

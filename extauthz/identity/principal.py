@@ -39,6 +39,7 @@ class Principal:
     tenant: str = ""
     groups: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ()
     oauth_client_id: str = ""
     access_token_id: str = ""
     actor: str = ""

@@ -39,7 +39,8 @@ class IdentityProvider:
     """One trusted issuer. `id` qualifies its principals (`acme-okta/ann`).
 
     `trusted_namespaces` empty = every namespace when registered in `system`, else its own only. `audiences` empty = only the
-    URL of the route that is called (RFC 8707). `operators_only` principals may use the API and never the data path.
+    URL of the route that is called (RFC 8707). `operators_only` principals may use the API and never the data path. `scopes`: what
+    a client should ask for at first.
     """
 
     id: str
@@ -53,6 +54,7 @@ class IdentityProvider:
     token_types: tuple[str, ...] = ()
     trusted_namespaces: tuple[str, ...] = ()
     rules: ClaimRules = ClaimRules()
+    scopes: tuple[str, ...] = ()
     allow_insecure_http: bool = False
     operators_only: bool = False
 

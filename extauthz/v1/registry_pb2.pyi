@@ -57,7 +57,7 @@ class Revision(_message.Message):
     def __init__(self, revision: _Optional[int] = ..., committed_at_unix_ms: _Optional[int] = ...) -> None: ...
 
 class McpServer(_message.Message):
-    __slots__ = ("uid", "namespace", "name", "cluster", "path", "max_body_bytes", "timeout_ms", "credential", "tools", "prompts", "suspended")
+    __slots__ = ("uid", "namespace", "name", "cluster", "path", "max_body_bytes", "timeout_ms", "credential", "tools", "prompts", "suspended", "required_scopes")
     UID_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -69,6 +69,7 @@ class McpServer(_message.Message):
     TOOLS_FIELD_NUMBER: _ClassVar[int]
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
     SUSPENDED_FIELD_NUMBER: _ClassVar[int]
+    REQUIRED_SCOPES_FIELD_NUMBER: _ClassVar[int]
     uid: str
     namespace: str
     name: str
@@ -80,7 +81,18 @@ class McpServer(_message.Message):
     tools: _containers.RepeatedCompositeFieldContainer[Tool]
     prompts: _containers.RepeatedCompositeFieldContainer[Prompt]
     suspended: bool
-    def __init__(self, uid: _Optional[str] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ..., cluster: _Optional[str] = ..., path: _Optional[str] = ..., max_body_bytes: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., credential: _Optional[_Union[UpstreamCredential, _Mapping]] = ..., tools: _Optional[_Iterable[_Union[Tool, _Mapping]]] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., suspended: _Optional[bool] = ...) -> None: ...
+    required_scopes: _containers.RepeatedCompositeFieldContainer[ScopeRequirement]
+    def __init__(self, uid: _Optional[str] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ..., cluster: _Optional[str] = ..., path: _Optional[str] = ..., max_body_bytes: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., credential: _Optional[_Union[UpstreamCredential, _Mapping]] = ..., tools: _Optional[_Iterable[_Union[Tool, _Mapping]]] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., suspended: _Optional[bool] = ..., required_scopes: _Optional[_Iterable[_Union[ScopeRequirement, _Mapping]]] = ...) -> None: ...
+
+class ScopeRequirement(_message.Message):
+    __slots__ = ("effect", "tool", "scopes")
+    EFFECT_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    SCOPES_FIELD_NUMBER: _ClassVar[int]
+    effect: Effect
+    tool: str
+    scopes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, effect: _Optional[_Union[Effect, str]] = ..., tool: _Optional[str] = ..., scopes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Tool(_message.Message):
     __slots__ = ("name", "digest", "effect", "idempotent", "arguments", "mirrored")
@@ -197,7 +209,7 @@ class Subject(_message.Message):
     def __init__(self, kind: _Optional[_Union[SubjectKind, str]] = ..., name: _Optional[str] = ...) -> None: ...
 
 class IdentityProvider(_message.Message):
-    __slots__ = ("id", "namespace", "name", "issuer", "jwks_json", "jwks_url", "algorithms", "audiences", "trusted_namespaces", "allow_insecure_http", "operators_only", "required_token_types", "rules")
+    __slots__ = ("id", "namespace", "name", "issuer", "jwks_json", "jwks_url", "algorithms", "audiences", "trusted_namespaces", "allow_insecure_http", "operators_only", "required_token_types", "rules", "scopes")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -211,6 +223,7 @@ class IdentityProvider(_message.Message):
     OPERATORS_ONLY_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_TOKEN_TYPES_FIELD_NUMBER: _ClassVar[int]
     RULES_FIELD_NUMBER: _ClassVar[int]
+    SCOPES_FIELD_NUMBER: _ClassVar[int]
     id: str
     namespace: str
     name: str
@@ -224,7 +237,8 @@ class IdentityProvider(_message.Message):
     operators_only: bool
     required_token_types: _containers.RepeatedScalarFieldContainer[str]
     rules: ClaimRules
-    def __init__(self, id: _Optional[str] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ..., issuer: _Optional[str] = ..., jwks_json: _Optional[str] = ..., jwks_url: _Optional[str] = ..., algorithms: _Optional[_Iterable[str]] = ..., audiences: _Optional[_Iterable[str]] = ..., trusted_namespaces: _Optional[_Iterable[str]] = ..., allow_insecure_http: _Optional[bool] = ..., operators_only: _Optional[bool] = ..., required_token_types: _Optional[_Iterable[str]] = ..., rules: _Optional[_Union[ClaimRules, _Mapping]] = ...) -> None: ...
+    scopes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ..., issuer: _Optional[str] = ..., jwks_json: _Optional[str] = ..., jwks_url: _Optional[str] = ..., algorithms: _Optional[_Iterable[str]] = ..., audiences: _Optional[_Iterable[str]] = ..., trusted_namespaces: _Optional[_Iterable[str]] = ..., allow_insecure_http: _Optional[bool] = ..., operators_only: _Optional[bool] = ..., required_token_types: _Optional[_Iterable[str]] = ..., rules: _Optional[_Union[ClaimRules, _Mapping]] = ..., scopes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ClaimRules(_message.Message):
     __slots__ = ("subject", "subject_from_client", "groups", "attributes", "tenant", "tenants", "oauth_client", "oauth_clients", "client_required", "token_id", "agent", "kind", "agent_kinds", "agent_subjects", "agent_without", "required", "id_tokens")
