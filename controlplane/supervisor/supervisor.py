@@ -120,7 +120,7 @@ class Supervisor:
         await self._start(plan.envoy(_envoy_binary(), self._bootstrap_file(), plain, self._envoy_log_level()))
         starting_demo = asyncio.create_task(self._start_demo(samples, tour)) if tour is not None else None
         # (3) ready through the gateway
-        bounding = asyncio.gather(self._bound_logs(), self._turn_edge_log_over())
+        bounding = [asyncio.create_task(self._bound_logs()), asyncio.create_task(self._turn_edge_log_over())]
         try:
             if not await self._until_ready():
                 return self._interrupted
@@ -142,7 +142,8 @@ class Supervisor:
             # (5) serve until a signal
             await self._first_of(self._stop)
         finally:
-            bounding.cancel()
+            for task in bounding:
+                task.cancel()
             if starting_demo is not None:
                 starting_demo.cancel()
                 await asyncio.gather(starting_demo, return_exceptions=True)
