@@ -325,13 +325,12 @@ class Decider:
 
     def _session(self, case: _Case, principal: Principal, mcp_server: McpServer, request: McpRequest) -> Session:
         """(3) A legacy session is the caller's own, on this very server; an `initialize` may open one. Modern requests have none."""
-        if request.era is not Era.LEGACY:
+        sealed, opens = case.check.headers.get(SESSION_HEADER), request.method == "initialize"
+        if request.era is not Era.LEGACY or (sealed is None and not opens):
             return NO_SESSION
         binding = bind_session(principal, mcp_server, case.check.listener)
-        envelope = ""
-        if SESSION_HEADER in case.check.headers:
-            envelope = self._opened_session(case, case.check.headers[SESSION_HEADER], binding)
-        return Session(envelope=envelope, binding=binding_to_text(binding) if request.method == "initialize" else "")
+        envelope = self._opened_session(case, sealed, binding) if sealed is not None else ""
+        return Session(envelope=envelope, binding=binding_to_text(binding) if opens else "")
 
     def _opened_session(self, case: _Case, values: Sequence[str], binding: SessionBinding) -> str:
         assert case.state is not None  # noqa: S101 - _enter has set it
