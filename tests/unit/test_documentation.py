@@ -177,3 +177,15 @@ def test_the_readme_names_only_make_targets_that_exist() -> None:
     named = set(re.findall(r"\bmake ([a-z0-9-]+)\b", (ROOT / "README.md").read_text()))
 
     assert named <= targets | {"it", "sure"}
+
+
+def test_every_control_of_owasp_is_mapped_and_every_test_named_there_exists() -> None:
+    text = (DOCS / "owasp.md").read_text()
+    controls = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith(("| 10.", "| MCP"))]
+    wanted = [f"10.{chapter}.{number}" for chapter, last in ((1, 3), (2, 7), (3, 5), (4, 9)) for number in range(1, last + 1)]
+
+    assert controls == [*wanted, *(f"MCP{number:02}" for number in range(1, 11))]
+    named = set(re.findall(r"`(tests/[^`]+)`", text))
+    assert [path for path in sorted(named) if not (ROOT / path).is_file()] == []
+    unshown = [line for line in text.splitlines() if "| held" in line and "`tests/" not in line]
+    assert unshown == []
