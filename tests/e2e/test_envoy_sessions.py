@@ -17,7 +17,6 @@ import grpc
 import grpc.aio
 import pytest
 from aiohttp import web
-from multidict import CIMultiDict
 
 from controlplane.certificates import write_certificates
 from extauthz.process import SERVICE, process_service
@@ -54,10 +53,12 @@ class Endpoint:
         ids = {"none": [], "two": [f"{RAW}-1", f"{RAW}-2"], "spaced": [f"{RAW} two"], "long": [RAW * 400]}.get(
             wanted, [f"{RAW}-{self.name}"]
         )
-        headers = CIMultiDict([("mcp-session-id", each) for each in ids])
+        response = web.json_response({"endpoint": self.name}, status=int(wanted) if wanted.isdecimal() else 200)
+        for each in ids:
+            response.headers.add("mcp-session-id", each)
         if wanted == "forged":
-            headers.add("x-legation-session", "lgs1_forged-by-the-server")
-        return web.json_response({"endpoint": self.name}, status=int(wanted) if wanted.isdecimal() else 200, headers=headers)
+            response.headers.add("x-legation-session", "lgs1_forged-by-the-server")
+        return response
 
 
 @pytest.fixture
