@@ -50,7 +50,7 @@ class _OwnServer:
     def __init__(self, listen: str, link: transport.LinkIdentity, decider: Decides) -> None:
         self._address = transport.parse_link_address(listen)
         tls = link.server_ssl_context(listen)
-        admit = _is_envoy if tls is not None else _is_anybody
+        admit = is_envoy if tls is not None else _is_anybody
         self._server = UnaryServer({PATH: check_method(decider)}, tls=tls, admit=admit)
         self.port = 0
 
@@ -92,7 +92,7 @@ class _GrpcioServer:
         await self._server.stop(grace_seconds)
 
 
-def _is_envoy(certificate: Mapping[str, Any] | None) -> bool:
+def is_envoy(certificate: Mapping[str, Any] | None) -> bool:
     """Over TLS only a node of kind envoy may ask."""
     try:
         return transport.role_of(transport.peer_identity_of_certificate(certificate)) == "envoy"

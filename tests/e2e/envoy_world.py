@@ -40,9 +40,12 @@ from controlplane.xds.resolver import Resolver
 from controlplane.xds.rollout import Rollout
 from controlplane.xds.server import AdsServer
 from extauthz.address import AddressRules
+from extauthz.check import PATH
+from extauthz.check_server import is_envoy
 from extauthz.discovery import POLICY_SET, DiscoveryClient, StagedResources
 from extauthz.runtime import Deployment
-from extauthz.transport import LinkIdentity
+from extauthz.transport import LinkIdentity, parse_link_address
+from extauthz.unary.server import UnaryServer
 from extauthz.v1 import registry_pb2 as pb
 from extauthz.wire import auth_pb2 as wire
 from extauthz.wire import common_pb2
@@ -141,7 +144,7 @@ class EnvoyWorld:
     checks: list[wire.CheckRequest] = field(default_factory=list)
     servers: dict[str, pb.McpServer] = field(default_factory=dict)
     policies: list[set[str]] = field(default_factory=list)
-    authorizer: grpc.aio.Server | None = None
+    authorizer: UnaryServer | None = None
     processor: grpc.aio.Server | None = None
 
     @property
@@ -176,25 +179,25 @@ class EnvoyWorld:
         """Wait until `holds()`, which something that nodes say makes true."""
         assert await self.rollout.wait_until(holds, PATIENCE_SECONDS), self.rollout.nodes()
 
-    async def check(self, request: wire.CheckRequest, _context: Any) -> wire.CheckResponse:
+    async def check(self, message: bytes) -> bytes:
+        request = wire.CheckRequest.FromString(message)
         self.checks.append(request)
-        return self.answer(request)
+        return self.answer(request).SerializeToString()
 
     async def start_authorizer(self) -> None:
-        handler = grpc.unary_unary_rpc_method_handler(self.check, wire.CheckRequest.FromString, wire.CheckResponse.SerializeToString)
-        server = grpc.aio.server(options=[("grpc.max_receive_message_length", 8 * 1024 * 1024)])
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("envoy.service.auth.v3.Authorization", {"Check": handler}),))
-        credentials = self.links.identity("authorizer").server_credentials(self.links.authorizer)
-        if credentials is None:
-            server.add_insecure_port(self.links.authorizer)
+        """The server that the product uses, with an answer of the test's."""
+        tls = self.links.identity("authorizer").server_ssl_context(self.links.authorizer)
+        server = UnaryServer({PATH: self.check}, tls=tls, admit=is_envoy if tls is not None else lambda _certificate: True)
+        address = parse_link_address(self.links.authorizer)
+        if address.is_unix:
+            await server.listen_unix(address.path)
         else:
-            server.add_secure_port(self.links.authorizer, credentials)
-        await server.start()
+            await server.listen_tcp(address.host, address.port)
         self.authorizer = server
 
     async def stop_authorizer(self) -> None:
         if self.authorizer is not None:
-            await self.authorizer.stop(None)
+            await self.authorizer.stop(0.0)
             self.authorizer = None
 
     async def start_processor(self, service: grpc.GenericRpcHandler) -> None:
