@@ -23,22 +23,24 @@ ROOT = Path(__file__).parents[2]
 EXCUSED = Path(__file__).parent / "excused.toml"
 LIMIT_SECONDS = 60.0
 
-_JSONRPC, _REQUEST, _URI = "tests/unit/test_jsonrpc.py", "tests/unit/test_mcp_request.py", "tests/unit/test_mcp_uri.py"
-_GUARDS, _DECISION, _ARGUMENTS = "tests/unit/test_gate_guards.py", "tests/unit/test_decision.py", "tests/unit/test_policy_arguments.py"
+_GUARDS, _HTTP, _METHODS = "tests/unit/test_gate_guards.py", "tests/unit/test_gate_http.py", "tests/unit/test_gate_methods.py"
+_JSONRPC, _REQUEST = "tests/unit/test_jsonrpc.py", "tests/unit/test_mcp_request.py"
+_DECISION, _STEPS = "tests/unit/test_decision.py", "tests/unit/test_gate_decision.py"
+_URI, _ARGUMENTS = "tests/unit/test_mcp_uri.py", "tests/unit/test_policy_arguments.py"
+# The quickest first: the first failure ends a run.
 TESTS: Mapping[str, Sequence[str]] = {
-    "extauthz.look_alike": (_GUARDS, _JSONRPC, _ARGUMENTS),
+    "extauthz.look_alike": (_GUARDS, _ARGUMENTS),
     "extauthz.mcp.document": (_GUARDS, _JSONRPC),
-    "extauthz.mcp.jsonrpc": (_GUARDS, _JSONRPC, _REQUEST),
-    "extauthz.mcp.headers": (_GUARDS, _REQUEST),
-    "extauthz.mcp.era": (_GUARDS, _REQUEST),
-    "extauthz.mcp.request": (_GUARDS, _REQUEST),
+    "extauthz.mcp.jsonrpc": (_GUARDS, _JSONRPC),
+    "extauthz.mcp.headers": (_HTTP, _METHODS, _REQUEST),
+    "extauthz.mcp.era": (_METHODS, _HTTP),
+    "extauthz.mcp.request": (_HTTP, _METHODS, _REQUEST),
     "extauthz.mcp.uri": (_URI,),
-    "extauthz.door": (_GUARDS, _DECISION),
-    "extauthz.decision": (_GUARDS, _DECISION),
-    "extauthz.answer": (_GUARDS, _DECISION),
-    "extauthz.authorization": (_GUARDS, _DECISION),
-    "extauthz.passage": (_GUARDS, _DECISION),
-    "extauthz.policy.arguments": (_ARGUMENTS, "tests/unit/test_policy_evaluation.py"),
+    "extauthz.mcp.parameter_header": ("tests/unit/test_parameter_header.py",),
+    "extauthz.door": (_STEPS, _DECISION),
+    "extauthz.decision": (_STEPS, _DECISION),
+    "extauthz.answer": (_STEPS, _DECISION),
+    "extauthz.policy.arguments": (_ARGUMENTS,),
 }
 
 

@@ -1,0 +1,273 @@
+"""Each guard of the door, of the steps of a decision and of its answers by itself. `make mutate-gate` takes them away."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+
+import pytest
+
+from extauthz import answer
+from extauthz.audit.record import AuditDecision
+from extauthz.door import Door
+from extauthz.errors import AuthenticationError, CredentialError, MessageError, Reason
+from extauthz.mcp.era import Era
+from extauthz.policy.model import AuthorizationRequest, Evaluation
+from tests.unit.test_decision import CRM, Audit, Credentials, Policies, State, body_of, call, decider
+
+PATH = "/servers/demo/crm/mcp"
+METADATA = "/.well-known/oauth-protected-resource"
+
+
+# (0) the door
+
+HERE = Door(gateway_url="https://GW.example:8443/", extra_hosts=("Other.example",), allowed_origins=("https://App.example",))
+LOOPBACK = Door(gateway_url="http://localhost:8080")
+
+
+def place(
+    door: Door = HERE, *, listener: str = "ingress", method: str = "POST", path: str = PATH, host: str = "", **headers: str
+) -> object:
+    """What the door says: a refusal, the id of the server, or None."""
+    own = "gw.example:8443" if door is HERE else "localhost:8080"
+    found = door.enter(listener, method, path, host or own, {} if origin is None else {"origin": [origin]})
+    return None if found is None else found.refused or found.mcp_server_id
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "", "/", "/mcp", "/servers/demo/crm", "/servers/demo/crm/mcp/", "/servers/demo/crm/mcp/x", "/servers/demo/crm/mcpx", "x" + PATH,
+        "//servers/demo/crm/mcp", "/servers/demo//mcp", "/servers/-a/crm/mcp", "/servers/demo/crm-/mcp", "/servers/Demo/crm/mcp",
+        "/servers/demo/crm%2f/mcp", "/servers/demo/crm;x/mcp", "/servers/d\u0435mo/crm/mcp", f"/servers/{'a' * 64}/crm/mcp", PATH + "\n",
+        PATH + "#x", f"{METADATA}x{PATH}", METADATA, f"/x{METADATA}{PATH}",
+    ],
+)  # fmt: skip
+def test_a_path_that_is_not_exactly_one_server_names_none(path: str) -> None:
+    assert place(path=path) is None
+
+
+def test_a_path_names_its_server_and_its_metadata() -> None:
+    assert place() == place(path=PATH + "?a=b") == "demo/crm"
+    assert place(path=f"/servers/{'a' * 63}/b/mcp") == f"{'a' * 63}/b"
+    found = [HERE.enter("ingress", "GET", path, "gw.example:8443", {}) for path in (PATH, METADATA + PATH)]
+    assert [each and (each.metadata, each.resource_url) for each in found] == [
+        (False, f"https://GW.example:8443{PATH}"),
+        (True, f"https://GW.example:8443{PATH}"),
+    ]
+
+
+def test_only_methods_of_mcp_come_in_and_metadata_takes_any() -> None:
+    assert place(method="GET") == place(method="DELETE") == place(method="POST") == "demo/crm"
+    assert place(method="OPTIONS", path=METADATA + PATH) == "demo/crm"
+    for method in ("PUT", "HEAD", "OPTIONS", "post", "PATCH", "TRACE"):
+        with pytest.raises(MessageError) as refused:
+            place(method=method)
+        assert refused.value.status == 405
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("gw.example:8443", "demo/crm"), ("GW.example:8443", "demo/crm"), ("other.EXAMPLE", "demo/crm"), ("gw.example", Reason.HOST_REFUSED),
+        ("gw.example:8444", Reason.HOST_REFUSED), ("x", Reason.HOST_REFUSED), ("localhost:8443", Reason.HOST_REFUSED),
+        ("127.0.0.1", Reason.HOST_REFUSED), ("gw.example:8443.evil.example", Reason.HOST_REFUSED),
+    ],
+)  # fmt: skip
+def test_a_host_is_one_of_ours(host: str, expected: object) -> None:
+    assert place(host=host) == expected
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:65535", "[::1]:8080", "[::1]"])
+def test_a_gateway_of_the_loopback_takes_every_name_of_it(host: str) -> None:
+    assert place(LOOPBACK, host=host) == place(LOOPBACK, origin=f"http://{host}") == place(LOOPBACK, origin=f"https://{host}") == "demo/crm"
+    for url in ("http://127.0.0.1:8080", "http://[::1]:8080"):
+        assert place(Door(gateway_url=url), host=host) == "demo/crm"
+
+
+@pytest.mark.parametrize("host", ["localhost.evil.example", "evil.example", "localhost:123456", "127.0.0.2", "x@localhost", "::1"])
+def test_a_gateway_of_the_loopback_takes_no_other_name(host: str) -> None:
+    assert place(LOOPBACK, host=host) is Reason.HOST_REFUSED
+    assert place(LOOPBACK, origin=f"http://{host}") is Reason.ORIGIN_REFUSED
+
+
+@pytest.mark.parametrize(
+    ("origin", "passes"),
+    [
+        ("https://gw.example:8443", True), ("HTTPS://APP.example", True), ("http://app.example", False), ("https://gw.example", False),
+        ("null", False), ("", False), ("http://localhost", False), ("https://127.0.0.1:8443", False), ("https://app.example.evil", False),
+    ],
+)  # fmt: skip
+def test_a_web_origin_is_allowed_by_name(origin: str, passes: bool) -> None:
+    assert place(origin=origin) == ("demo/crm" if passes else Reason.ORIGIN_REFUSED)
+
+
+def test_one_foreign_origin_among_several_is_one_too_many() -> None:
+    found = HERE.enter("ingress", "POST", PATH, "gw.example:8443", {"origin": ["https://app.example", "https://evil.example"]})
+
+    assert found is not None
+    assert found.refused is Reason.ORIGIN_REFUSED
+    assert place(LOOPBACK, origin="ftp://localhost") is place(LOOPBACK, origin="file://localhost") is Reason.ORIGIN_REFUSED
+
+
+@pytest.mark.parametrize("query", ["access_token=x", "a=b&access_token=x", "ACCESS_TOKEN=x", "access%5Ftoken=x", "a=access_token"])
+def test_a_token_in_the_query_is_no_token(query: str) -> None:
+    assert place(path=f"{PATH}?{query}") is Reason.ACCESS_TOKEN_MISSING
+    assert place(path=f"{PATH}?token=x") == "demo/crm"
+
+
+def test_the_egress_listener_is_asked_by_ourselves() -> None:
+    assert place(listener="egress", host="anything", origin="anything") == "demo/crm"
+
+
+def test_a_partial_body_is_refused_whatever_the_header_says_but_false() -> None:
+    for value in ("true", "", "TRUE", "False"):
+        with pytest.raises(MessageError) as refused:
+            HERE.refuse_partial({"x-envoy-auth-partial-body": [value]})
+        assert refused.value.reason is Reason.BODY_INCOMPLETE
+    HERE.refuse_partial({})
+    HERE.refuse_partial({"x-envoy-auth-partial-body": ["false"]})
+
+
+# answers
+
+
+STATUS: Mapping[Reason, tuple[int, int]] = {
+    Reason.ACCESS_TOKEN_MISSING: (401, 40100), Reason.ACCESS_TOKEN_INVALID: (401, 40100), Reason.ACCESS_TOKEN_EXPIRED: (401, 40100),
+    Reason.AUDIENCE_MISMATCH: (401, 40100), Reason.ISSUER_UNKNOWN: (401, 40100), Reason.ISSUER_UNAVAILABLE: (503, 50300),
+    Reason.TOKEN_BINDING_FAILED: (401, 40100), Reason.DPOP_PROOF_INVALID: (401, 40100), Reason.USE_DPOP_NONCE: (401, 40100),
+    Reason.CLAIMS_ELSEWHERE: (401, 40100), Reason.REVOKED: (401, 40100), Reason.EGRESS_CONTEXT_INVALID: (401, 40100),
+    Reason.HOST_REFUSED: (421, 42100), Reason.ORIGIN_REFUSED: (403, 40301), Reason.BODY_TOO_LARGE: (413, 41300),
+    Reason.BODY_INCOMPLETE: (413, 41300), Reason.SERVER_NOT_FOUND: (404, 40400), Reason.SERVER_SUSPENDED: (403, 40300),
+    Reason.TOOL_UNKNOWN: (403, 40300), Reason.NO_MATCHING_PERMIT: (403, 40300), Reason.FORBIDDEN_BY_POLICY: (403, 40300),
+    Reason.POLICY_EVALUATION_ERROR: (403, 40300), Reason.SESSION_UNKNOWN: (404, 40401), Reason.SESSION_EXPIRED: (404, 40401),
+    Reason.SESSION_FOREIGN: (404, 40401), Reason.INSUFFICIENT_SCOPE: (403, 40302), Reason.NOT_READY: (503, 50300),
+    Reason.REGISTRY_STALE: (503, 50300), Reason.UPSTREAM_CREDENTIAL_UNAVAILABLE: (502, 50201), Reason.AUDIT_UNAVAILABLE: (503, 50301),
+    Reason.DECISION_TOO_LATE: (503, 50300), Reason.INTERNAL_ERROR: (503, 50300),
+}  # fmt: skip
+HIDDEN = {
+    Reason.TOOL_UNKNOWN: Reason.NO_MATCHING_PERMIT,
+    Reason.SESSION_EXPIRED: Reason.SESSION_UNKNOWN,
+    Reason.SESSION_FOREIGN: Reason.SESSION_UNKNOWN,
+}
+
+
+def told(reason: Reason, era: Era | None = Era.MODERN, **changes: str) -> answer.Answer:
+    values = {"id_json": '"q"', "decision_id": "d-1", "www_authenticate": "Bearer x", **changes}
+    return answer.refusal(reason, era=era, **values)
+
+
+def test_every_reason_that_is_told_stands_here() -> None:
+    assert answer.TOLD.keys() == STATUS.keys()
+
+
+@pytest.mark.parametrize("reason", STATUS)
+def test_a_refusal_is_told_as_it_must_be(reason: Reason) -> None:
+    status, code = STATUS[reason]
+
+    given = told(reason)
+
+    error = json.loads(given.body)["error"]
+    headers = dict(given.headers)
+    assert (given.status, error["code"], json.loads(given.body)["id"]) == (status, code, "q")
+    assert error["data"] == {"reason": HIDDEN.get(reason, reason).value, "decision_id": "d-1"}
+    assert ("d-1" in error["message"]) is (code == 40300)
+    assert ("www-authenticate" in headers) is (status == 401 or reason is Reason.INSUFFICIENT_SCOPE)
+    assert ("retry-after" in headers) is (status == 503)
+    assert (headers["content-type"], headers["cache-control"], "dpop-nonce" in headers) == ("application/json", "no-store", False)
+    assert told(reason, Era.LEGACY).status == (200 if code == 40300 else status)
+    assert told(reason, None).status == status
+
+
+def test_a_challenge_and_a_nonce_are_there_when_there_is_one() -> None:
+    assert "www-authenticate" not in dict(told(Reason.ACCESS_TOKEN_MISSING, www_authenticate="").headers)
+    assert dict(told(Reason.USE_DPOP_NONCE, dpop_nonce="n").headers)["dpop-nonce"] == "n"
+    assert told(Reason.PARSE_ERROR).status == 503  # a reason that nobody has written an answer for
+
+
+@pytest.mark.parametrize(("status", "allows"), [(405, True), (400, False)])
+def test_what_is_malformed_is_told_with_its_id(status: int, allows: bool) -> None:
+    given = answer.malformed(Reason.PARSE_ERROR, "no", status=status, code=-32700, id_json="7", decision_id="d", data={"a": 1})
+
+    assert ("allow" in dict(given.headers)) is allows
+    assert json.loads(given.body)["error"]["data"] == {"a": 1, "reason": "parse_error", "decision_id": "d"}
+
+
+# the steps
+
+
+class Answering(Policies):
+    """Answers every question with one evaluation, after a while."""
+
+    def __init__(self, reason: Reason, *, seconds: float = 0) -> None:
+        super().__init__("update")
+        self._reason, self._seconds = reason, seconds
+
+    def evaluate(self, request: AuthorizationRequest) -> Evaluation:
+        time.sleep(self._seconds)
+        if self._reason is Reason.INTERNAL_ERROR:
+            raise RuntimeError("bug")
+        return Evaluation(allowed=self._reason is Reason.ALLOWED, reason=self._reason, errors=("why",))
+
+
+@pytest.mark.parametrize(
+    ("policies", "state", "credentials", "reason"),
+    [
+        (Policies(), {"loaded": False}, None, Reason.NOT_READY),
+        (Policies(), {"stale": True}, None, Reason.REGISTRY_STALE),
+        (Policies(), {"error": AuthenticationError(Reason.ISSUER_UNAVAILABLE, "down")}, None, Reason.ISSUER_UNAVAILABLE),
+        (Answering(Reason.POLICY_EVALUATION_ERROR), {}, None, Reason.POLICY_EVALUATION_ERROR),
+        (Answering(Reason.INTERNAL_ERROR), {}, None, Reason.INTERNAL_ERROR),
+        (Answering(Reason.ALLOWED, seconds=0.3), {}, None, Reason.DECISION_TOO_LATE),
+        (Policies("update"), {}, Credentials(error=CredentialError("no")), Reason.UPSTREAM_CREDENTIAL_UNAVAILABLE),
+    ],
+)
+async def test_what_fails_is_on_the_record_as_a_failure(
+    policies: Policies, state: dict[str, object], credentials: Credentials | None, reason: Reason
+) -> None:
+    audit = Audit()
+
+    decision = await decider(
+        policies,
+        audit,
+        state=State(policies, **state),  # type: ignore[arg-type]
+        credentials=credentials,
+        timeout_ms=250,
+    ).decide(call())
+
+    (record,) = audit.records
+    assert (decision.passage, decision.reason, record.reason, record.decision) == (None, reason, reason.value, AuditDecision.ERROR)
+    assert record.sentence
+    assert decision.answer is not None
+    assert record.http_status == decision.answer.status
+
+
+async def test_what_is_denied_or_allowed_is_on_the_record_as_that() -> None:
+    for policies, expected in ((Policies(), AuditDecision.DENY), (Policies("update"), AuditDecision.ALLOW)):
+        audit = Audit()
+        decision = await decider(policies, audit).decide(call())
+        (record,) = audit.records
+        assert record.decision is expected
+        assert (decision.passage is None) is (decision.answer is not None) is (expected is AuditDecision.DENY)
+        assert (record.server, record.policy_engine, record.effect) == (CRM, "test", "write")
+        assert record.http_status == (decision.answer.status if decision.answer is not None else 0)
+
+
+async def test_a_body_is_read_up_to_its_limit_and_not_beyond() -> None:
+    honest = call().body
+    for size, reason in ((2000, Reason.ALLOWED), (2001, Reason.BODY_TOO_LARGE)):
+        decision = await decider(Policies("update"), Audit()).decide(call(body=honest + b" " * (size - len(honest))))
+        assert decision.reason is reason
+    for size, known in ((16 * 1024, True), (16 * 1024 + 1, False)):
+        decision = await decider(Policies(visible=False), Audit()).decide(call(body=honest + b" " * (size - len(honest))))
+        assert decision.reason is Reason.SERVER_NOT_FOUND
+        assert body_of(decision)["id"] == ("q1" if known else None)
+
+
+async def test_the_callers_token_is_not_asked_for_at_the_egress_nor_a_context_at_the_ingress() -> None:
+    decision = await decider(Policies("update"), Audit()).decide(call(listener="egress"))
+
+    assert decision.reason is Reason.EGRESS_CONTEXT_INVALID
+    twice = call(listener="egress", headers={"legation-context": ["a", "b"]})
+    assert (await decider(Policies("update"), Audit()).decide(twice)).reason is Reason.EGRESS_CONTEXT_INVALID
