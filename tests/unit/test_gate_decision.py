@@ -27,7 +27,7 @@ LOOPBACK = Door(gateway_url="http://localhost:8080")
 
 
 def place(
-    door: Door = HERE, *, listener: str = "ingress", method: str = "POST", path: str = PATH, host: str = "", **headers: str
+    door: Door = HERE, *, listener: str = "ingress", method: str = "POST", path: str = PATH, host: str = "", origin: str | None = None
 ) -> object:
     """What the door says: a refusal, the id of the server, or None."""
     own = "gw.example:8443" if door is HERE else "localhost:8080"
@@ -70,7 +70,8 @@ def test_only_methods_of_mcp_come_in_and_metadata_takes_any() -> None:
 @pytest.mark.parametrize(
     ("host", "expected"),
     [
-        ("gw.example:8443", "demo/crm"), ("GW.example:8443", "demo/crm"), ("other.EXAMPLE", "demo/crm"), ("gw.example", Reason.HOST_REFUSED),
+        ("gw.example:8443", "demo/crm"), ("GW.example:8443", "demo/crm"), ("other.EXAMPLE", "demo/crm"),
+        ("gw.example", Reason.HOST_REFUSED),
         ("gw.example:8444", Reason.HOST_REFUSED), ("x", Reason.HOST_REFUSED), ("localhost:8443", Reason.HOST_REFUSED),
         ("127.0.0.1", Reason.HOST_REFUSED), ("gw.example:8443.evil.example", Reason.HOST_REFUSED),
     ],
