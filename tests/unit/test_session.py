@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import struct
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from controlplane.registry.encryption import RegistryKey
 from controlplane.xds.authorizer_resources import make_context_keys
+from extauthz import session
 from extauthz.authorizer_settings import MAX_SESSION_AGE_SECONDS, AuthorizerSettings
 from extauthz.catalog.server import McpServer
 from extauthz.egress_context import EgressContext, sign_egress_context
@@ -108,6 +110,15 @@ def test_a_changed_character_anywhere_makes_it_unknown(index: int) -> None:
 )
 def test_what_was_not_sealed_here_is_unknown(forged: str) -> None:
     assert reason_of(forged) is Reason.SESSION_UNKNOWN
+
+
+def test_an_id_longer_than_any_that_is_made_here_is_not_even_decrypted() -> None:
+    plaintext = struct.pack(">Q", int(NOW)) + BINDING.caller + BINDING.place + b"x" * MAX_SEALED_CHARACTERS
+    head = session._hint(KEY) + b"n" * 12
+    ciphertext = session._cipher(KEY.key).encrypt(b"n" * 12, plaintext, session._PURPOSE + session._hint(KEY))
+    genuine = "lgs1_" + base64.urlsafe_b64encode(head + ciphertext).decode().rstrip("=")
+
+    assert reason_of(genuine) is Reason.SESSION_UNKNOWN
 
 
 def test_our_other_tokens_are_no_sessions() -> None:
