@@ -56,6 +56,9 @@ SECONDS ?= 600
 fuzz: $(DEV_STAMP) ## the gate against the parsers of real MCP servers, SECONDS=600
 	@$(BIN)/python -m tests.fuzz.search --seconds $(SECONDS) $(ARGS)
 
+mutate-gate: $(DEV_STAMP) ## take away every guard of the gate, one at a time; each time a test must fail
+	@$(BIN)/python -m tests.mutation $(ARGS)
+
 bench: $(DEV_STAMP) ## measure cost per call, latency, edit-to-live, start time, memory
 	@$(BIN)/python -m bench $(ARGS)
 
