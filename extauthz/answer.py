@@ -45,6 +45,11 @@ TOLD: dict[Reason, _Told] = {
     Reason.AUDIENCE_MISMATCH: _Told(status=401, code=_UNAUTHENTICATED, sentence="The access token was issued for something else."),
     Reason.ISSUER_UNKNOWN: _Told(status=401, code=_UNAUTHENTICATED, sentence="The issuer of the access token is not trusted here."),
     Reason.ISSUER_UNAVAILABLE: _Told(status=503, code=_UNAVAILABLE, sentence="The keys of the token's issuer cannot be had at the moment."),
+    Reason.TOKEN_BINDING_FAILED: _Told(
+        status=401, code=_UNAUTHENTICATED, sentence="The access token is not bound as it must be, or not to this caller."
+    ),
+    Reason.DPOP_PROOF_INVALID: _Told(status=401, code=_UNAUTHENTICATED, sentence="The DPoP proof is missing or not valid."),
+    Reason.USE_DPOP_NONCE: _Told(status=401, code=_UNAUTHENTICATED, sentence="The DPoP proof needs the nonce that the answer holds."),
     Reason.CLAIMS_ELSEWHERE: _Told(status=401, code=_UNAUTHENTICATED, sentence="The access token does not hold all groups of its subject."),
     Reason.REVOKED: _Told(status=401, code=_UNAUTHENTICATED, sentence="The access token has been revoked."),
     Reason.EGRESS_CONTEXT_INVALID: _Told(status=401, code=_UNAUTHENTICATED, sentence="The signed context is missing or not valid."),
@@ -90,6 +95,7 @@ def refusal(
     id_json: str,
     decision_id: str,
     www_authenticate: str = "",
+    dpop_nonce: str = "",
 ) -> Answer:
     """The answer for a reason of `TOLD`."""
     told = TOLD.get(reason, TOLD[Reason.INTERNAL_ERROR])
@@ -97,6 +103,8 @@ def refusal(
     headers = [("content-type", "application/json"), ("cache-control", "no-store")]
     if www_authenticate and (told.status == 401 or reason is Reason.INSUFFICIENT_SCOPE):
         headers.append(("www-authenticate", www_authenticate))
+    if dpop_nonce:
+        headers.append(("dpop-nonce", dpop_nonce))
     if told.status == 503:
         headers.append(("retry-after", _RETRY_AFTER_SECONDS))
     sentence = told.sentence

@@ -84,6 +84,7 @@ def check_input(request: auth_pb2.CheckRequest) -> CheckInput:
         body=http.raw_body or http.body.encode("utf-8"),
         downstream_address=attributes.source.address.socket_address.address,
         peer_principal=attributes.source.principal,
+        peer_certificate=attributes.source.certificate,
         envoy_request_id=headers.get("x-request-id", [""])[0],
     )
 

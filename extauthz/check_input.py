@@ -10,7 +10,10 @@ EGRESS_CONTEXT_HEADER = "legation-context"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckInput:
-    """One request as Envoy described it. `headers` has lower-case names and every value as sent; `path` may hold a query."""
+    """One request as Envoy described it. `headers` has lower-case names and every value as sent; `path` may hold a query.
+
+    `peer_certificate` is the client's certificate as Envoy gives it: PEM, percent-encoded; "" without one.
+    """
 
     listener: str  # "ingress" | "egress"
     http_method: str
@@ -20,6 +23,7 @@ class CheckInput:
     body: bytes = field(default=b"", repr=False)
     downstream_address: str = ""
     peer_principal: str = ""
+    peer_certificate: str = field(default="", repr=False)
     envoy_request_id: str = ""
 
     def first(self, header: str) -> str:

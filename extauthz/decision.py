@@ -31,6 +31,8 @@ from extauthz.door import Door, Place
 from extauthz.egress_context import verify_egress_context
 from extauthz.errors import AuditError, AuthenticationError, CredentialError, MessageError, Reason, SessionError
 from extauthz.facts import describe_request, open_record
+from extauthz.identity.binding import Presentation
+from extauthz.identity.dpop import nonces_at
 from extauthz.identity.principal import PROBER, Principal
 from extauthz.mcp.era import Era
 from extauthz.mcp.parameter_header import check_parameter_headers
@@ -87,7 +89,9 @@ class StateReader(Protocol):
     def stale(self) -> bool:
         """Whether it is too old to decide by."""
 
-    async def authenticate(self, authorization_headers: Sequence[str], *, resource_url: str, namespace: str, deadline: float) -> Principal:
+    async def authenticate(
+        self, authorization_headers: Sequence[str], *, resource_url: str, namespace: str, deadline: float, presentation: Presentation
+    ) -> Principal:
         """The principal of the access token, by `deadline` (event loop time); raises AuthenticationError."""
 
 
@@ -246,6 +250,7 @@ class Decider:
                     resource_url=place.resource_url,
                     namespace=place.namespace,
                     deadline=case.deadline,
+                    presentation=self._presentation(case, place),
                 )
         except AuthenticationError as error:
             case.record.sentence = error.sentence
@@ -257,6 +262,23 @@ class Decider:
             raise _Refused(Reason.REVOKED)
         case.record.roles = state.policy.roles_of(principal, place.namespace)
         return principal
+
+    def _presentation(self, case: _Case, place: Place) -> Presentation:
+        """What came beside the token: needed for tokens that are bound to a key or certificate."""
+        check, proofs = case.check, case.check.headers.get("dpop", ())
+        return Presentation(
+            http_method=check.http_method,
+            url=place.resource_url,
+            proofs=proofs,
+            certificate=check.peer_certificate,
+            nonces=self._nonces(case) if proofs else (),
+        )
+
+    def _nonces(self, case: _Case) -> tuple[str, ...]:
+        assert case.state is not None  # noqa: S101 - _enter has set it
+        now = self._clock()
+        in_use = [key.key for key in case.state.context_keys if key.not_before_unix <= now < key.not_after_unix]
+        return nonces_at(in_use, now)
 
     def _signed_context(self, case: _Case, state: AuthorizationState) -> Principal:
         values = case.check.headers.get(EGRESS_CONTEXT_HEADER, ())
@@ -383,8 +405,17 @@ class Decider:
     def _refusal(self, case: _Case, reason: Reason) -> Answer:
         era = case.request.era if case.request is not None else None
         providers = case.state.identity_providers if case.state is not None else ()
-        challenge = self._door.challenge(case.place, reason, providers, case.scopes) if case.place is not None else ""
-        return answer.refusal(reason, era=era, id_json=case.id_json, decision_id=case.record.decision_id, www_authenticate=challenge)
+        uses_dpop = case.check.first("authorization")[:5].lower() == "dpop "
+        challenge = self._door.challenge(case.place, reason, providers, case.scopes, uses_dpop=uses_dpop) if case.place is not None else ""
+        nonces = self._nonces(case) if reason is Reason.USE_DPOP_NONCE else ()
+        return answer.refusal(
+            reason,
+            era=era,
+            id_json=case.id_json,
+            decision_id=case.record.decision_id,
+            www_authenticate=challenge,
+            dpop_nonce=nonces[0] if nonces else "",
+        )
 
     def _malformed(self, case: _Case, error: MessageError) -> _Refused:
         case.id_json = error.request_id_json

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from extauthz.errors import MessageError, Reason
 from extauthz.identity.challenge import first_scopes, protected_resource_metadata, protected_resource_metadata_url, www_authenticate
-from extauthz.identity.provider import IdentityProvider
+from extauthz.identity.provider import IdentityProvider, TokenBinding
 from extauthz.mcp.document import INVALID_REQUEST
 
 _LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
@@ -98,13 +98,24 @@ class Door:
         if headers.get("x-envoy-auth-partial-body", ("false",))[0] != "false":
             raise MessageError(Reason.BODY_INCOMPLETE, "the request body did not arrive whole", status=413, code=41300)
 
-    def challenge(self, place: Place, reason: Reason | None, providers: Sequence[IdentityProvider] = (), scopes: Sequence[str] = ()) -> str:
+    def challenge(
+        self,
+        place: Place,
+        reason: Reason | None,
+        providers: Sequence[IdentityProvider] = (),
+        scopes: Sequence[str] = (),
+        *,
+        uses_dpop: bool = False,
+    ) -> str:
         """The WWW-Authenticate value of a 401 or of a step-up 403 (RFC 6750 section 3, RFC 9728 section 5.1).
 
-        `scopes` are those of the call; without any, those that a client of the place's providers should ask for at first.
+        `scopes` are those of the call; without any, those that a client of the place's providers should ask for at first. The
+        challenge is DPoP's when the client `uses_dpop`, or when the place's providers take nothing else.
         """
-        scopes = scopes or first_scopes(self._trusted(place, providers))
-        return www_authenticate(protected_resource_metadata_url(place.resource_url), reason, scope=" ".join(scopes))
+        trusted = self._trusted(place, providers)
+        scopes = scopes or first_scopes(trusted)
+        dpop = uses_dpop or (bool(trusted) and all(provider.token_binding is TokenBinding.DPOP for provider in trusted))
+        return www_authenticate(protected_resource_metadata_url(place.resource_url), reason, scope=" ".join(scopes), dpop=dpop)
 
     def metadata_document(self, place: Place, providers: Sequence[IdentityProvider]) -> dict[str, object]:
         """Protected-resource metadata of a place (RFC 9728 section 2)."""

@@ -22,7 +22,7 @@ from extauthz.catalog.server import (
     Tool,
     UpstreamCredential,
 )
-from extauthz.identity.provider import ClaimRules, IdentityProvider
+from extauthz.identity.provider import ClaimRules, IdentityProvider, TokenBinding
 from extauthz.identity.revocation import Revocation, RevocationIndex, RevokedKind
 from extauthz.policy.model import PolicyDocument, PolicyEngine, RoleBinding
 from extauthz.v1 import registry_pb2 as pb
@@ -150,7 +150,7 @@ def role_binding_from_message(message: pb.RoleBinding) -> RoleBinding:
 
 
 def identity_provider_from_message(message: pb.IdentityProvider) -> IdentityProvider:
-    """One trusted issuer."""
+    """One trusted issuer; a binding that is not known here raises ValueError, for nothing must be taken unbound by mistake."""
     return IdentityProvider(
         id=message.id,
         namespace=message.namespace,
@@ -164,6 +164,8 @@ def identity_provider_from_message(message: pb.IdentityProvider) -> IdentityProv
         trusted_namespaces=tuple(message.trusted_namespaces),
         rules=_rules_from_message(message.rules),
         scopes=tuple(message.scopes),
+        token_binding=TokenBinding(message.token_binding or "none"),
+        dpop_nonce=message.dpop_nonce,
         allow_insecure_http=message.allow_insecure_http,
         operators_only=message.operators_only,
     )

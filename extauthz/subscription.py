@@ -24,6 +24,8 @@ from extauthz.catalog.server import McpServer
 from extauthz.discovery import StagedResources
 from extauthz.errors import AuthenticationError, Reason
 from extauthz.identity.authenticator import Authenticator, VerifiedTokens
+from extauthz.identity.binding import PLAIN, Presentation
+from extauthz.identity.dpop import ProofMemory
 from extauthz.identity.jwks import KeySource
 from extauthz.identity.principal import Principal
 from extauthz.identity.provider import IdentityProvider
@@ -80,6 +82,7 @@ class Subscription:
         self._state: AuthorizationState | None = None
         self._authenticator: Authenticator | None = None
         self._verified_tokens = VerifiedTokens()
+        self._proofs = ProofMemory()
         self._last_contact = clock()
         self._connected: Callable[[], bool] = lambda: False
         self._revocations = _Decoded(lambda data: revocation_from_message(pb.Revocation.FromString(data)))
@@ -102,12 +105,20 @@ class Subscription:
         """Tell where to read whether the control plane is there."""
         self._connected = connected
 
-    async def authenticate(self, authorization_headers: Sequence[str], *, resource_url: str, namespace: str, deadline: float) -> Principal:
+    async def authenticate(
+        self,
+        authorization_headers: Sequence[str],
+        *,
+        resource_url: str,
+        namespace: str,
+        deadline: float,
+        presentation: Presentation = PLAIN,
+    ) -> Principal:
         """The principal of an access token, by the identity providers of the current state; `deadline` is event loop time."""
         if self._authenticator is None:
             raise AuthenticationError(Reason.ISSUER_UNKNOWN, "no identity provider is registered")
         return await self._authenticator.authenticate(
-            authorization_headers, resource_url=resource_url, namespace=namespace, deadline=deadline
+            authorization_headers, resource_url=resource_url, namespace=namespace, deadline=deadline, presentation=presentation
         )
 
     def take(self, resources: StagedResources, revision: int) -> None:
@@ -147,7 +158,9 @@ class Subscription:
 
     def _replace_authenticator(self, providers: tuple[IdentityProvider, ...]) -> None:
         self._key_source.watch(providers)
-        self._authenticator = Authenticator(providers, self._key_source, self._clock, verified_tokens=self._verified_tokens)
+        self._authenticator = Authenticator(
+            providers, self._key_source, self._clock, verified_tokens=self._verified_tokens, proofs=self._proofs
+        )
 
     def read_last_good(self) -> StagedResources:
         """The copy on disk: taken as the state when it is young enough. Returns what to offer the control plane as held."""

@@ -15,6 +15,8 @@ from controlplane.registry.spec import Kind
 from controlplane.registry.state import RegistryState
 from extauthz.errors import AuthenticationError, Reason
 from extauthz.identity.authenticator import Authenticator, VerifiedTokens
+from extauthz.identity.binding import Presentation
+from extauthz.identity.dpop import ProofMemory
 from extauthz.identity.jwks import KeySource
 from extauthz.identity.principal import Principal
 from extauthz.identity.provider import IdentityProvider
@@ -49,6 +51,7 @@ class OperatorAuthenticator:
         self._resource_url = resource_url
         self._clock = clock
         self._verified_tokens = VerifiedTokens(max_entries=2000)
+        self._proofs = ProofMemory()
         self._known: object = None
         self._revocations = RevocationFollower()
         self._authenticator = Authenticator((), key_source, clock)
@@ -56,11 +59,21 @@ class OperatorAuthenticator:
     async def authenticate(self, request: web.Request) -> Operator:
         """The operator whose access token the request carries."""
         principal = await self._authenticator_of(self._state()).authenticate(
-            request.headers.getall("Authorization", []), resource_url=self._resource_url, namespace=_OPERATORS_API
+            request.headers.getall("Authorization", []),
+            resource_url=self._resource_url,
+            namespace=_OPERATORS_API,
+            presentation=self._presentation(request),
         )
         if self._revocations.index(self._state()).find(principal, self._clock()) is not None:
             raise AuthenticationError(Reason.REVOKED, "the access token has been revoked")
         return self._operator(principal)
+
+    def _presentation(self, request: web.Request) -> Presentation:
+        """Proofs of DPoP are for the gateway's own URL of the path. Certificates of clients do not come this far."""
+        gateway_url = self._resource_url.removesuffix("/v1")
+        return Presentation(
+            http_method=request.method, url=gateway_url + request.rel_url.raw_path, proofs=request.headers.getall("DPoP", [])
+        )
 
     def again(self, operator: Operator) -> Operator | None:
         """The same operator with today's permissions; None when the token has expired or was revoked, or its issuer is gone."""
@@ -81,7 +94,9 @@ class OperatorAuthenticator:
         if entries is not self._known:  # states share what did not change
             providers = tuple(for_operators(provider) for provider in self._providers_of(state))
             self._key_source.watch(providers)
-            self._authenticator = Authenticator(providers, self._key_source, self._clock, verified_tokens=self._verified_tokens)
+            self._authenticator = Authenticator(
+                providers, self._key_source, self._clock, verified_tokens=self._verified_tokens, proofs=self._proofs
+            )
             self._known = entries
         return self._authenticator
 

@@ -183,6 +183,11 @@ def problems_of(spec: IdentityProviderSpec) -> Iterator[ProviderProblem]:
         yield ProviderProblem(path="spec.acceptIdTokens", message=message)
     elif spec.accept_id_tokens and not spec.audiences and not preset.audience_reason:
         yield ProviderProblem(path="spec.audiences", message="is missing: an ID token is meant for an OAuth client; name its client id")
+    if spec.dpop_nonce and spec.token_binding in ("none", "mtls"):
+        yield ProviderProblem(path="spec.dpopNonce", message="needs spec.tokenBinding dpop, any or optional")
+    if spec.operators_only and spec.token_binding == "mtls":  # noqa: S105 - a word
+        message = "mtls cannot be used for operators: the client's certificate does not reach the API"
+        yield ProviderProblem(path="spec.tokenBinding", message=message)
     if spec.tenants and not claim_rules_of(spec).tenant:
         yield ProviderProblem(path="spec.tenants", message="needs spec.mapping.tenant, the claim that says the tenant")
 

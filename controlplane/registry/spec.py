@@ -272,6 +272,8 @@ class IdentityProviderSpec(Document):
     preset: Literal["okta", "entra", "google", "ping", "keycloak", "auth0"] | None = None
     accept_id_tokens: bool = False
     scopes: Scopes = ()
+    token_binding: Literal["none", "dpop", "mtls", "any", "optional"] = "none"  # noqa: S105 - a word
+    dpop_nonce: bool = False
     tenants: tuple[str, ...] = Field(default=(), max_length=100)
     oauth_clients: tuple[str, ...] = Field(default=(), max_length=1000)
     mapping: ClaimMapping = Field(default_factory=ClaimMapping)

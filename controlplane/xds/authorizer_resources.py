@@ -166,6 +166,8 @@ def make_identity_provider(entry: Entry[IdentityProviderSpec]) -> pb.IdentityPro
         operators_only=spec.operators_only,
         required_token_types=token_types_of(spec),
         scopes=spec.scopes,
+        token_binding=spec.token_binding,
+        dpop_nonce=spec.dpop_nonce,
         rules=_make_rules(claim_rules_of(spec)),
     )
 

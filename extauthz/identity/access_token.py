@@ -76,7 +76,10 @@ def verify_access_token(
     now: float,
     leeway_seconds: float = LEEWAY_SECONDS,
 ) -> VerifiedClaims:
-    """Verify signature, issuer, audience, times, type and subject. Raises `AuthenticationError` without token content."""
+    """Verify signature, issuer, audience, times, type and subject. Raises `AuthenticationError` without token content.
+
+    What the token is bound to (`cnf`) depends on how it was presented: `identity.binding`, on every call.
+    """
     # (1) a key that this provider's keys and algorithms both allow
     unverified = read_unverified_token(access_token)
     header = _json_object(access_token.partition(".")[0])
@@ -185,8 +188,6 @@ def _check_kind(header: Mapping[str, object], claims: Mapping[str, object], *, i
         is_id_token = is_id_token or claims.get("token_use", "access") != "access"
         if is_other_kind or "events" in claims or (is_id_token and not id_tokens):
             raise _invalid("the token is an ID token or of another kind, not an access token")
-    if claims.get("cnf") is not None:
-        raise _invalid("the access token is bound to a key (cnf) and was presented without proof of it")
 
 
 def _short_type(token_type: str) -> str:

@@ -2,7 +2,7 @@
 
     authenticate ──▶ (cache of verified tokens) ──▶ KeySource ──▶ verify_access_token ──▶ principal_from_claims
 
-A signature is checked once per token and key set; issuer, trust, audience and times are checked on every call. What an
+A signature is checked once per token and key set; issuer, trust, audience, times and binding are checked on every call. What an
 unauthenticated caller is told next (RFC 6750, RFC 9728) is built in `identity.challenge`.
 """
 
@@ -14,7 +14,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from extauthz.errors import AuthenticationError, Reason
 from extauthz.identity.access_token import (
@@ -26,18 +26,20 @@ from extauthz.identity.access_token import (
     read_unverified_token,
     verify_access_token,
 )
+from extauthz.identity.binding import PLAIN, Binding, BindingCheck, Presentation, binding_of
 from extauthz.identity.challenge import protected_resource_metadata, www_authenticate
 from extauthz.identity.claim import principal_from_claims
+from extauthz.identity.dpop import ProofMemory
 from extauthz.identity.jwks import KeySet, KeySource
 from extauthz.identity.principal import Principal
-from extauthz.identity.provider import IdentityProvider
+from extauthz.identity.provider import IdentityProvider, TokenBinding
 
 __all__ = [
     "OPERATORS_API",
     "Authenticator",
     "VerifiedTokens",
     "is_admitted",
-    "parse_bearer",
+    "parse_authorization",
     "protected_resource_metadata",
     "www_authenticate",
 ]
@@ -46,6 +48,7 @@ DEFAULT_WAIT_SECONDS = 1.8
 OPERATORS_API = ""
 """The `namespace` of `authenticate` for the registry's own API."""
 
+_SCHEMES = frozenset({"bearer", "dpop"})
 _B64TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*", re.ASCII)
 
 
@@ -56,6 +59,7 @@ class _VerifiedToken:
     provider: IdentityProvider
     keys: KeySet
     limits: TokenLimits
+    binding: Binding
     principal: Principal
 
 
@@ -98,6 +102,7 @@ class Authenticator:
         clock: Callable[[], float] = time.time,
         *,
         verified_tokens: VerifiedTokens | None = None,
+        proofs: ProofMemory | None = None,
     ) -> None:
         self._providers = {provider.id: provider for provider in identity_providers}
         self._by_issuer: dict[str, list[IdentityProvider]] = {}
@@ -106,16 +111,23 @@ class Authenticator:
         self._key_source = key_source
         self._clock = clock
         self._verified_tokens = VerifiedTokens() if verified_tokens is None else verified_tokens
+        self._binding_check = BindingCheck(clock, proofs)
 
     async def authenticate(
-        self, authorization_headers: Sequence[str], *, resource_url: str, namespace: str, deadline: float | None = None
+        self,
+        authorization_headers: Sequence[str],
+        *,
+        resource_url: str,
+        namespace: str,
+        deadline: float | None = None,
+        presentation: Presentation = PLAIN,
     ) -> Principal:
-        """The caller whose access token this is, good for `resource_url` in `namespace` now.
+        """The caller whose access token this is, good for `resource_url` in `namespace` now, as it was presented.
 
         `deadline` is event loop time; a provider's keys that are not there by then are `ISSUER_UNAVAILABLE`.
         """
-        # (1) exactly one bearer token
-        access_token = parse_bearer(authorization_headers)
+        # (1) exactly one token
+        scheme, access_token = parse_authorization(authorization_headers)
         digest = hashlib.sha256(access_token.encode("ascii")).digest()
 
         # (2) verified before, with keys and configuration that still hold
@@ -127,11 +139,22 @@ class Authenticator:
             # (3) else verify it now, against the providers of its issuer that this namespace trusts
             verified = await self._verify(access_token, resource_url, namespace, deadline)
             self._verified_tokens.remember(digest, verified)
-            return verified.principal
+        else:
+            # (4) good here and now
+            check_times(verified.limits, self._clock())
+            check_audience(verified.limits, (resource_url, *verified.provider.audiences))
 
-        # (4) good here and now
-        check_times(verified.limits, self._clock())
-        check_audience(verified.limits, (resource_url, *verified.provider.audiences))
+        # (5) presented by whom it was issued to
+        if verified.binding.bound or scheme != "bearer" or verified.provider.token_binding is not TokenBinding.NONE:
+            if not verified.provider.dpop_nonce:
+                presentation = replace(presentation, nonces=())
+            self._binding_check.check(
+                verified.binding,
+                verified.provider.token_binding,
+                scheme=scheme,
+                access_token=access_token,
+                presentation=presentation,
+            )
         return verified.principal
 
     def _still_holds(self, verified: _VerifiedToken) -> bool:
@@ -149,29 +172,31 @@ class Authenticator:
                 keys = await self._key_source.keys_for(provider, unverified.unverified_kid, deadline)
                 audiences = (resource_url, *provider.audiences)
                 claims = verify_access_token(access_token, provider, keys, audiences=audiences, now=self._clock())
+                binding = binding_of(claims)
                 principal = principal_from_claims(claims, provider)
             except AuthenticationError as error:
                 refusal = error if index == 0 else refusal
                 continue
-            return _VerifiedToken(provider=provider, keys=keys, limits=limits_of(claims), principal=principal)
+            return _VerifiedToken(provider=provider, keys=keys, limits=limits_of(claims), binding=binding, principal=principal)
         raise refusal
 
 
-def parse_bearer(authorization_headers: Sequence[str]) -> str:
-    """The token of exactly one `Authorization: Bearer …` header (RFC 6750 section 2.1). Raises `AuthenticationError`."""
+def parse_authorization(authorization_headers: Sequence[str]) -> tuple[str, str]:
+    """Scheme ("bearer" or "dpop") and token of exactly one `Authorization` header (RFC 6750 section 2.1, RFC 9449 section 7.1)."""
     if not authorization_headers:
         raise AuthenticationError(Reason.ACCESS_TOKEN_MISSING, "an access token is needed: send Authorization: Bearer")
     if len(authorization_headers) > 1:
         raise AuthenticationError(Reason.ACCESS_TOKEN_INVALID, "more than one Authorization header was sent")
     scheme, separator, credentials = authorization_headers[0].strip(" \t").partition(" ")
-    if scheme.lower() != "bearer":
+    scheme = scheme.lower()
+    if scheme not in _SCHEMES:
         raise AuthenticationError(Reason.ACCESS_TOKEN_MISSING, "an access token is needed: send Authorization: Bearer")
     access_token = credentials.lstrip(" ")
     if len(access_token) > MAX_ACCESS_TOKEN_BYTES:
         raise AuthenticationError(Reason.ACCESS_TOKEN_INVALID, "the access token is too large")
     if not separator or not _B64TOKEN.fullmatch(access_token):
-        raise AuthenticationError(Reason.ACCESS_TOKEN_INVALID, "the Authorization header does not hold one bearer token")
-    return access_token
+        raise AuthenticationError(Reason.ACCESS_TOKEN_INVALID, "the Authorization header does not hold one access token")
+    return scheme, access_token
 
 
 def is_admitted(provider: IdentityProvider, namespace: str) -> bool:

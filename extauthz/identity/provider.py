@@ -3,6 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
+
+
+class TokenBinding(StrEnum):
+    """What a provider's access tokens must be bound to."""
+
+    ANY = "any"
+    """One of the two."""
+    DPOP = "dpop"
+    MTLS = "mtls"
+    NONE = "none"
+    """Nothing; tokens that are bound are refused."""
+    OPTIONAL = "optional"
+    """Nothing; tokens that are bound need their proof."""
+
+    @property
+    def takes_dpop(self) -> bool:
+        """Whether tokens that are bound by DPoP are taken."""
+        return self in {TokenBinding.ANY, TokenBinding.DPOP, TokenBinding.OPTIONAL}
+
+    @property
+    def takes_mtls(self) -> bool:
+        """Whether tokens that are bound to a client certificate are taken."""
+        return self in {TokenBinding.ANY, TokenBinding.MTLS, TokenBinding.OPTIONAL}
+
+    @property
+    def takes_unbound(self) -> bool:
+        """Whether plain bearer tokens are taken."""
+        return self in {TokenBinding.NONE, TokenBinding.OPTIONAL}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +69,7 @@ class IdentityProvider:
 
     `trusted_namespaces` empty = every namespace when registered in `system`, else its own only. `audiences` empty = only the
     URL of the route that is called (RFC 8707). `operators_only` principals may use the API and never the data path. `scopes`: what
-    a client should ask for at first.
+    a client should ask for at first. `dpop_nonce`: proofs must hold a nonce of ours.
     """
 
     id: str
@@ -55,6 +84,8 @@ class IdentityProvider:
     trusted_namespaces: tuple[str, ...] = ()
     rules: ClaimRules = ClaimRules()
     scopes: tuple[str, ...] = ()
+    token_binding: TokenBinding = TokenBinding.NONE
+    dpop_nonce: bool = False
     allow_insecure_http: bool = False
     operators_only: bool = False
 

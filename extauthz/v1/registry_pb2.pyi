@@ -209,7 +209,7 @@ class Subject(_message.Message):
     def __init__(self, kind: _Optional[_Union[SubjectKind, str]] = ..., name: _Optional[str] = ...) -> None: ...
 
 class IdentityProvider(_message.Message):
-    __slots__ = ("id", "namespace", "name", "issuer", "jwks_json", "jwks_url", "algorithms", "audiences", "trusted_namespaces", "allow_insecure_http", "operators_only", "required_token_types", "rules", "scopes")
+    __slots__ = ("id", "namespace", "name", "issuer", "jwks_json", "jwks_url", "algorithms", "audiences", "trusted_namespaces", "allow_insecure_http", "operators_only", "required_token_types", "rules", "scopes", "token_binding", "dpop_nonce")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -224,6 +224,8 @@ class IdentityProvider(_message.Message):
     REQUIRED_TOKEN_TYPES_FIELD_NUMBER: _ClassVar[int]
     RULES_FIELD_NUMBER: _ClassVar[int]
     SCOPES_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_BINDING_FIELD_NUMBER: _ClassVar[int]
+    DPOP_NONCE_FIELD_NUMBER: _ClassVar[int]
     id: str
     namespace: str
     name: str
@@ -238,7 +240,9 @@ class IdentityProvider(_message.Message):
     required_token_types: _containers.RepeatedScalarFieldContainer[str]
     rules: ClaimRules
     scopes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, id: _Optional[str] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ..., issuer: _Optional[str] = ..., jwks_json: _Optional[str] = ..., jwks_url: _Optional[str] = ..., algorithms: _Optional[_Iterable[str]] = ..., audiences: _Optional[_Iterable[str]] = ..., trusted_namespaces: _Optional[_Iterable[str]] = ..., allow_insecure_http: _Optional[bool] = ..., operators_only: _Optional[bool] = ..., required_token_types: _Optional[_Iterable[str]] = ..., rules: _Optional[_Union[ClaimRules, _Mapping]] = ..., scopes: _Optional[_Iterable[str]] = ...) -> None: ...
+    token_binding: str
+    dpop_nonce: bool
+    def __init__(self, id: _Optional[str] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ..., issuer: _Optional[str] = ..., jwks_json: _Optional[str] = ..., jwks_url: _Optional[str] = ..., algorithms: _Optional[_Iterable[str]] = ..., audiences: _Optional[_Iterable[str]] = ..., trusted_namespaces: _Optional[_Iterable[str]] = ..., allow_insecure_http: _Optional[bool] = ..., operators_only: _Optional[bool] = ..., required_token_types: _Optional[_Iterable[str]] = ..., rules: _Optional[_Union[ClaimRules, _Mapping]] = ..., scopes: _Optional[_Iterable[str]] = ..., token_binding: _Optional[str] = ..., dpop_nonce: _Optional[bool] = ...) -> None: ...
 
 class ClaimRules(_message.Message):
     __slots__ = ("subject", "subject_from_client", "groups", "attributes", "tenant", "tenants", "oauth_client", "oauth_clients", "client_required", "token_id", "agent", "kind", "agent_kinds", "agent_subjects", "agent_without", "required", "id_tokens")

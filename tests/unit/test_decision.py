@@ -17,6 +17,7 @@ from extauthz.decision import Decider, Decision
 from extauthz.door import Door
 from extauthz.egress_context import EgressContext, sign_egress_context
 from extauthz.errors import AuditError, AuthenticationError, CredentialError, Reason
+from extauthz.identity.binding import Presentation
 from extauthz.identity.principal import PROBER, Principal, PrincipalKind
 from extauthz.identity.revocation import Revocation, RevocationIndex, RevokedKind
 from extauthz.mcp.headers import META_CAPABILITIES, META_VERSION
@@ -94,7 +95,9 @@ class State:
     def stale(self) -> bool:
         return self._stale
 
-    async def authenticate(self, authorization_headers: Sequence[str], *, resource_url: str, namespace: str, deadline: float) -> Principal:
+    async def authenticate(
+        self, authorization_headers: Sequence[str], *, resource_url: str, namespace: str, deadline: float, presentation: Presentation
+    ) -> Principal:
         if self._error is not None:
             raise self._error
         if not authorization_headers:

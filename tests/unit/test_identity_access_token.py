@@ -242,11 +242,6 @@ def test_an_id_token_is_not_an_access_token(marks: dict[str, Any]) -> None:
     refused(EC_KEY.sign(claims(**marks), headers={"typ": "JWT"}))
 
 
-def test_a_token_bound_to_a_key_is_no_bearer_token() -> None:
-    for confirmation in ({"jkt": "x"}, {"x5t#S256": "x"}, {}):
-        assert "bound" in refused(EC_KEY.sign(claims(cnf=confirmation)))
-
-
 def test_a_workload_svid_without_issuer_is_not_an_access_token() -> None:
     refused(EC_KEY.sign(claims(iss=..., sub="spiffe://example.org/agent"), headers={"typ": "JWT"}))
 

@@ -15,7 +15,7 @@ from extauthz.identity.authenticator import (
     OPERATORS_API,
     Authenticator,
     VerifiedTokens,
-    parse_bearer,
+    parse_authorization,
     protected_resource_metadata,
     www_authenticate,
 )
@@ -200,7 +200,8 @@ async def test_no_groups_are_no_groups(groups: Any) -> None:
         ([], Reason.ACCESS_TOKEN_MISSING),
         ([""], Reason.ACCESS_TOKEN_MISSING),
         (["Basic YTpi"], Reason.ACCESS_TOKEN_MISSING),
-        (["DPoP a.b.c"], Reason.ACCESS_TOKEN_MISSING),
+        (["DPoP"], Reason.ACCESS_TOKEN_INVALID),
+        (["DPoP a b"], Reason.ACCESS_TOKEN_INVALID),
         (["Bearer"], Reason.ACCESS_TOKEN_INVALID),
         (["Bearer "], Reason.ACCESS_TOKEN_INVALID),
         (["Bearer a b"], Reason.ACCESS_TOKEN_INVALID),
@@ -211,15 +212,16 @@ async def test_no_groups_are_no_groups(groups: Any) -> None:
         (["Bearer " + "a" * 20_000], Reason.ACCESS_TOKEN_INVALID),
     ],
 )
-def test_the_authorization_header_holds_exactly_one_bearer_token(headers: list[str], reason: Reason) -> None:
+def test_the_authorization_header_holds_exactly_one_token(headers: list[str], reason: Reason) -> None:
     with pytest.raises(AuthenticationError) as caught:
-        parse_bearer(headers)
+        parse_authorization(headers)
     assert caught.value.reason == reason
 
 
-@pytest.mark.parametrize("header", ["Bearer a.b.c", "bearer a.b.c", "BEARER  a.b.c", " Bearer a.b.c "])
-def test_the_scheme_is_read_in_any_case(header: str) -> None:
-    assert parse_bearer([header]) == "a.b.c"
+@pytest.mark.parametrize("header", ["{} a.b.c", "{}  a.b.c", " {} a.b.c "])
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "DPoP", "dpop"])
+def test_the_scheme_is_read_in_any_case(header: str, scheme: str) -> None:
+    assert parse_authorization([header.format(scheme)]) == (scheme.lower(), "a.b.c")
 
 
 async def test_several_issuers_are_trusted_at_once() -> None:
