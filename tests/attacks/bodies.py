@@ -71,3 +71,12 @@ def nested(opening: bytes, closing: bytes, depth: int) -> Change:
 def many(count: int) -> bytes:
     """An object of so many keys."""
     return b"{" + b",".join(b'"%x":1' % number for number in range(count)) + b"}"
+
+
+def of_size(size: int) -> Change:
+    """The same call, its argument so long that the body has exactly `size` bytes."""
+
+    def change(body: bytes) -> bytes:
+        return body.replace(b'"text":"x"', b'"text":"%s"' % (b"a" * (size - len(body) + 1)))
+
+    return change

@@ -12,6 +12,7 @@ exists, and not for this caller.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import secrets
@@ -108,6 +109,12 @@ class World:
         ]
         return given + ([("mcp-protocol-version", version)] if version else [])
 
+    @staticmethod
+    def header_value(text: str) -> str:
+        """The text as honest clients write it into a header: as it is, or behind the sentinel."""
+        plain = text.isascii() and text.isprintable() and text == text.strip()
+        return text if plain else "=?base64?" + base64.b64encode(text.encode()).decode() + "?="
+
     def post_bytes(
         self, body: bytes, *, flavour: str = "python", headers: Iterable[tuple[str, str | bytes]] | None = None, length: int | None = None
     ) -> bytes:
@@ -195,9 +202,20 @@ class World:
         assert self.received_since(mark) == {}
 
     async def refused(
-        self, mark: Mark, answer: RawAnswer, *, status: int, reason: str, code: int | None = None, request_id: object = None
+        self,
+        mark: Mark,
+        answer: RawAnswer,
+        *,
+        status: int,
+        reason: str,
+        code: int | None = None,
+        request_id: object = None,
+        edge: bool = False,
     ) -> dict[str, Any]:
-        """A refusal: status, JSON-RPC error with code and id, one audit event with the reason, nothing upstream. Gives the event."""
+        """A refusal: status, JSON-RPC error with code and id, one audit event with the reason, nothing upstream. Gives the event.
+
+        `edge`: Envoy itself refused; its answer cannot name the event.
+        """
         event = await self.the_event(mark, reason)
         self.nothing_reached_upstreams(mark)
         assert answer.status == status, (answer, event)
@@ -206,17 +224,19 @@ class World:
             assert (error["code"], error["data"]["reason"]) == (code, reason), answer.body
             assert answer.json["id"] == request_id, answer.body
             assert type(answer.json["id"]) is type(request_id), answer.body
-            assert error["data"]["decision_id"] == event["decision_id"]
+            assert edge or error["data"]["decision_id"] == event["decision_id"]
             assert answer.header("content-type") == "application/json"
         assert event["decision"] == "deny"
+        assert (event["event"] == "edge_rejected") is edge
         return event
 
     async def passed(self, mark: Mark, answer: RawAnswer, *, body: bytes, flavour: str = "python") -> dict[str, Any]:
         """A pass: 200, the upstream received this body byte for byte and nobody else anything. Gives what the upstream says it ran."""
         await self.the_event(mark, "allowed")
+        upstream = flavour if flavour in self.upstreams else "python"  # which serves the small server too
         assert answer.status in {200, 202}, answer
-        assert self.received_since(mark).keys() == {flavour}
-        assert body_of(self.bytes_since(mark, flavour)) == body
+        assert self.received_since(mark).keys() == {upstream}
+        assert body_of(self.bytes_since(mark, upstream)) == body
         return ran(answer)
 
     async def _events(self) -> list[dict[str, Any]]:

@@ -1,0 +1,28 @@
+"""Numbers of the attack list that later work owns, and which: nothing is forgotten, and nothing here is covered already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+PENDING: Mapping[int, str] = MappingProxyType(
+    {
+        79: "identity: DPoP",
+        80: "identity: tokens bound to certificates",
+        81: "identity: SPIFFE",
+        84: "OAuth: addresses in metadata",
+        85: "OAuth: authorization endpoints that are no web addresses",
+        86: "OAuth: client metadata documents",
+        87: "OAuth: redirect URIs",
+        88: "OAuth: state, code, PKCE, mix-up",
+        89: "OAuth: consent and confused deputy",
+        90: "broker: exchange of tokens",
+        91: "catalog: definitions that change after they were accepted",
+        92: "virtual servers: tools that shadow others",
+        93: "guardrails: poisoned descriptions and results",
+        94: "virtual servers: lists filtered by caller",
+        95: "guardrails: streams of servers",
+        96: "guardrails: secrets and personal data in results",
+    }
+)
+"""Number → the subject of the work that owns it."""
