@@ -62,7 +62,7 @@ def command_of(settings: EnvoySettings, directory: Path) -> list[str]:
         str(bootstrap_file),
         "--disable-hot-restart",
         "--log-level",
-        settings.log_level,
+        "info" if settings.log_level == "debug" else settings.log_level,  # Envoy's debug log holds every header, tokens too
         *edge_log.ENVOY_ARGUMENTS,
     ]
 

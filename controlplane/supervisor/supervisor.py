@@ -169,7 +169,7 @@ class Supervisor:
 
     def _envoy_log_level(self) -> str:
         wanted = self._settings.get("LEGATION_LOG_LEVEL", "")
-        return "debug" if wanted == "debug" else "warning"
+        return "info" if wanted == "debug" else "warning"  # Envoy's own debug log holds every header, tokens too
 
     def _clear_sockets(self) -> None:
         """Sockets of a supervisor that was killed; nobody else can be using them, we hold the lock."""

@@ -7,8 +7,6 @@ from types import MappingProxyType
 
 PENDING: Mapping[int, str] = MappingProxyType(
     {
-        79: "identity: DPoP",
-        80: "identity: tokens bound to certificates",
         81: "identity: SPIFFE",
         84: "OAuth: addresses in metadata",
         85: "OAuth: authorization endpoints that are no web addresses",

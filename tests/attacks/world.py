@@ -271,7 +271,7 @@ async def running_world(directory: Path) -> AsyncIterator[World]:
     credential = f"upstream-{secrets.token_hex(16)}"
     kept.add("upstream credential", credential)
     async with running_flavours() as (upstreams, missing):
-        environ = {"LEGATION_PROBE_INTERVAL_SECONDS": "86400"}
+        environ = {"LEGATION_PROBE_INTERVAL_SECONDS": "86400", "LEGATION_LOG_LEVEL": "debug"}  # no secret stands there either
         async with running_stack(directory, environ=environ) as stack:
             await stack.apply(registry(upstreams, credential))
             servers = [*upstreams, "small"]
