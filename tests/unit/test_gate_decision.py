@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Mapping
@@ -242,6 +243,18 @@ async def test_what_fails_is_on_the_record_as_a_failure(
     assert record.sentence
     assert decision.answer is not None
     assert record.http_status == decision.answer.status
+
+
+async def test_what_is_too_late_at_the_end_is_no_call() -> None:
+    policies, audit = Answering(Reason.ALLOWED, seconds=0.3), Audit()
+    state = State(policies)
+    without_credential = {"demo/crm": dataclasses.replace(CRM, credential=None)}
+    state._state = dataclasses.replace(state._state, mcp_servers=without_credential)
+
+    decision = await decider(policies, audit, state=state, timeout_ms=250).decide(call())
+
+    assert (decision.passage, decision.reason) == (None, Reason.DECISION_TOO_LATE)
+    assert audit.records[0].abandoned
 
 
 async def test_what_is_denied_or_allowed_is_on_the_record_as_that() -> None:
