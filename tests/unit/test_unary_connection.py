@@ -405,13 +405,15 @@ async def test_who_never_finishes_the_handshake_is_sent_away(server: UnaryServer
 async def test_who_does_not_read_is_not_read_either_and_then_cut_off(
     server: UnaryServer, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "STALL_SECONDS", 0.3)
+    monkeypatch.setattr(connection, "STALL_SECONDS", 2.0)
     settings = {frames.SETTINGS_INITIAL_WINDOW_SIZE: 2**31 - 1}
     async with connected(path, settings=settings) as peer:
         peer.send(make_window_update(0, 2**30))
         peer.stop_reading()
         peer.send(b"".join(request(n, b"large 200000") for n in range(1, 201, 2)))
 
+        (link,) = server._service.connections
+        await eventually(lambda: not link._transport.is_reading() and not link._transport.is_closing())
         await eventually(lambda: not server._service.connections)
         assert server._service.memory.held == 0
 
@@ -446,6 +448,20 @@ async def test_a_large_answer_waits_for_the_windows_of_the_peer(server: UnarySer
         assert (await peer.answered(1))["grpc-status"] == "0"
         assert peer.body(1) == message(b"x" * 200_000)
         assert max(len(frame.payload) for frame in peer.of(frames.DATA, 1)) <= 16_384
+
+
+async def test_small_answers_wait_for_the_connections_window_too(server: UnaryServer, path: Path) -> None:
+    async with connected(path, settings={frames.SETTINGS_INITIAL_WINDOW_SIZE: 2**20}) as peer:
+        streams = (1, 3, 5, 7, 9)
+        peer.send(*(request(stream_id, b"large 15000") for stream_id in streams))
+        await peer.until(lambda: sum(len(peer.body(stream_id)) for stream_id in streams) >= 65_535)
+        await peer.pinged()
+        assert sum(len(peer.body(stream_id)) for stream_id in streams) == 65_535
+
+        peer.send(make_window_update(0, 100_000))
+        for stream_id in streams:
+            await peer.answered(stream_id)
+            assert peer.body(stream_id) == message(b"x" * 15_000)
 
 
 async def test_windows_may_shrink_below_nothing_and_grow_again(server: UnaryServer, path: Path) -> None:
