@@ -55,6 +55,7 @@ class _Decoded(Generic[T]):
         self._decode = decode
         self._bytes: Mapping[str, bytes] = {}
         self.values: dict[str, T] = {}
+        self.changed: list[str] = []  # names that are new, other, or gone, compared with the value this one was made from
 
     def updated(self, resources: Mapping[str, bytes]) -> _Decoded[T]:
         """A value for `resources`, this one when nothing differs; it is left as it was, in case the revision is refused."""
@@ -66,6 +67,9 @@ class _Decoded(Generic[T]):
             known = self._bytes.get(name)
             same = known is payload or known == payload
             result.values[name] = self.values[name] if same else self._decode(payload)
+            if not same:
+                result.changed.append(name)
+        result.changed += [name for name in self._bytes if name not in resources]
         return result
 
 
@@ -147,7 +151,9 @@ class Subscription:
 
     def _revocation_index(self, revocations: _Decoded[Revocation]) -> RevocationIndex:
         known = self._state.revocations if self._state is not None else RevocationIndex()
-        return known if revocations is self._revocations else known.replaced(self._revocations.values, revocations.values)
+        return (
+            known if revocations is self._revocations else known.replaced(self._revocations.values, revocations.values, revocations.changed)
+        )
 
     def _policy(
         self, documents: tuple[PolicyDocument, ...], bindings: tuple[RoleBinding, ...], mcp_servers: Mapping[str, McpServer]

@@ -59,9 +59,11 @@ class RevocationFollower:
         """The revocations of `state`."""
         entries = state.revocations
         if entries is not self._entries:  # states share what did not change
-            values = {
-                name: self._values[name] if self._entries.get(name) is entry else revocation_of(entry) for name, entry in entries.items()
-            }
-            self._index = self._index.replaced(self._values, values)
+            changed = [name for name, entry in entries.items() if self._entries.get(name) is not entry]
+            gone = [name for name in self._entries if name not in entries]
+            values = self._values | {name: revocation_of(entries[name]) for name in changed}
+            for name in gone:
+                del values[name]
+            self._index = self._index.replaced(self._values, values, (*changed, *gone))
             self._entries, self._values = entries, values
         return self._index

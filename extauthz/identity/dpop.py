@@ -18,6 +18,7 @@ import jwt
 
 from extauthz.errors import AuthenticationError, ConfigurationError, Reason
 from extauthz.identity.jwks import VerificationKey, parse_key_set
+from extauthz.identity.signature import verified_payload
 
 MAX_PROOF_BYTES = 8 * 1024
 MAX_PROOF_AGE_SECONDS = 60.0
@@ -167,23 +168,7 @@ def _public_key(jwk: object, algorithm: str) -> VerificationKey:
 
 def _verified_claims(proof: str, key: VerificationKey, algorithm: str) -> dict[str, object]:
     try:
-        claims: dict[str, object] = jwt.decode(
-            proof,
-            key=key.public_key,
-            algorithms=[algorithm],
-            options={
-                "verify_signature": True,
-                "require": ["jti", "htm", "htu", "iat", "ath"],
-                "verify_exp": False,
-                "verify_nbf": False,
-                "verify_iat": False,
-                "verify_aud": False,
-                "verify_iss": False,
-                "verify_sub": False,
-                "verify_jti": False,
-                "enforce_minimum_key_length": True,
-            },
-        )
+        claims = verified_payload(proof, key=key.public_key, algorithms=(algorithm,), required=("jti", "htm", "htu", "iat", "ath"))
     except jwt.MissingRequiredClaimError as error:
         raise _invalid(f"the DPoP proof lacks the claim {error.claim}") from error
     except (jwt.PyJWTError, ValueError, TypeError, RecursionError, OverflowError) as error:

@@ -63,14 +63,15 @@ class RevocationIndex:
                     return revocation
         return None
 
-    def replaced(self, before: Mapping[str, Revocation], after: Mapping[str, Revocation]) -> RevocationIndex:
-        """The index of `after`, when this one is that of `before`; entries are compared by identity."""
+    def replaced(self, before: Mapping[str, Revocation], after: Mapping[str, Revocation], changed: Iterable[str]) -> RevocationIndex:
+        """The index of `after`, when this one is that of `before` and they differ in the names `changed` only."""
         result = RevocationIndex()
         result._entries = self._entries.copy()
-        for name, revocation in before.items():
-            if after.get(name) is not revocation:
-                result._remove(revocation)
-        result._add(revocation for name, revocation in after.items() if before.get(name) is not revocation)
+        for name in changed:
+            if name in before:
+                result._remove(before[name])
+            if name in after:
+                result._add((after[name],))
         return result
 
     def _add(self, revocations: Iterable[Revocation]) -> None:

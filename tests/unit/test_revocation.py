@@ -84,8 +84,8 @@ def test_an_index_follows_edits_and_leaves_the_one_before_as_it_was() -> None:
     first = RevocationIndex([ann, client])
     before = {"ann": ann, "client": client}
 
-    second = first.replaced(before, {"ann": again, "token": token})
-    third = second.replaced({"ann": again, "token": token}, {})
+    second = first.replaced(before, {"ann": again, "token": token}, ("ann", "client", "token"))
+    third = second.replaced({"ann": again, "token": token}, {}, ("token", "ann"))
 
     assert first.find(ANN, NOW) is ann
     assert second.find(ANN, NOW) is again
@@ -171,11 +171,17 @@ async def test_an_authorizer_swaps_revocations_with_the_revision_and_keeps_them_
         first.take(told, 2)
         some = first.current()
         first.write_last_good(told, 2)
+        other = make_revocation(revocation("bob", subject="acme/bob")).SerializeToString()
+        first.take({discovery.REVOCATION: {"system/bob": other}}, 3)
+        lifted = first.current()
         restarted = subscription()
         restarted.read_last_good()
 
     assert none is not None
     assert some is not None
+    assert lifted is not None
+    assert lifted.revocations.find(ANN, NOW) is None
+    assert len(lifted.revocations) == 1
     assert none.revocations.find(ANN, NOW) is None
     assert some.revocations.find(ANN, NOW) is not None
     kept = restarted.current()
