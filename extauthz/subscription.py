@@ -45,6 +45,9 @@ from extauthz.v1 import registry_pb2 as pb
 
 logger = structlog.get_logger(__name__)
 
+MAX_CLOCK_STEP_SECONDS = 300
+"""A copy that was written later than now would not grow too old in time; a clock may be set back by a little."""
+
 T = TypeVar("T")
 
 
@@ -179,8 +182,11 @@ class Subscription:
             if age > self._max_staleness_seconds:
                 logger.warning("last good copy is too old", age_seconds=int(age))
                 return {}
+            if age < -MAX_CLOCK_STEP_SECONDS:
+                logger.warning("last good copy is of the future: the clock was set back, or the copy is not ours")
+                return {}
             self.take(resources, int(held["revision"]))
-            self._last_contact = self._clock() - age
+            self._last_contact = self._clock() - max(age, 0.0)
         except Exception as error:  # noqa: BLE001 - a damaged copy must not keep an authorizer from asking the control plane
             logger.warning("last good copy is unusable", error=str(error))
             return {}
