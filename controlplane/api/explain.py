@@ -33,6 +33,7 @@ StateBuilder = Callable[[RegistryState, AuthorizationState | None], Authorizatio
 """Makes of a registry state what authorizers make of it; the second argument is the one made before, to share from."""
 
 _OF_OTHER_METHODS = {"prompts/get": "name", "resources/read": "uri"}
+_OF_OTHER_METHODS |= dict.fromkeys(("tasks/get", "tasks/result", "tasks/cancel"), "taskId")
 
 
 class Explainer:

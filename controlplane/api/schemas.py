@@ -28,7 +28,7 @@ class ExplainPrincipal(Shape):
 
 
 class ExplainRequest(Shape):
-    """A call that is imagined. `tool` is the prompt's name or the resource's URI for methods about those."""
+    """A call that is imagined. `tool` is the prompt's name, the resource's URI or the task's id for methods about those."""
 
     principal: ExplainPrincipal
     server: str = Field(max_length=200)

@@ -163,6 +163,16 @@ async def test_explain_says_which_role_is_missing(api: Api):
     assert no_server["sentence"] == "There is no McpServer demo/none."
 
 
+async def test_explain_says_that_a_task_needs_a_permit_of_its_own(api: Api):
+    await _probed(api, tool("update_contact"), tool("delete_contact"))
+
+    told = await _explain(api, method="tasks/get", tool="any-task")
+    listed = await _explain(api, method="tools/list", tool="")
+
+    assert (told["decision"], told["reason"]) == ("deny", "no_matching_permit")
+    assert listed["decision"] == "allow"
+
+
 async def test_explain_follows_an_edit_at_once(api: Api):
     await _probed(api, tool("update_contact"))
     assert (await _explain(api))["decision"] == "allow"
