@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -26,7 +27,7 @@ def chosen(rng: random.Random) -> Iterator[Sent]:
     """So many that call a permitted tool, so many that the gate refuses, and everything that was ever found."""
     run, refused = RUN, REFUSED
     while run or refused:
-        sent = make_sent(rng)
+        sent = as_received(make_sent(rng))
         passed = gate(sent)
         if passed is None and refused:
             refused -= 1
@@ -34,7 +35,12 @@ def chosen(rng: random.Random) -> Iterator[Sent]:
         elif passed is not None and run and passed.ours.tool == "safe":
             run -= 1
             yield sent
-    yield from (sent for _, sent in corpus())
+    yield from (as_received(sent) for _, sent in corpus())
+
+
+def as_received(sent: Sent) -> Sent:
+    """What the authorizer hears of it: white space around a header's value is no part of the value (RFC 9110 section 5.5)."""
+    return replace(sent, headers=tuple((name, value.strip(" \t")) for name, value in sent.headers))
 
 
 async def send(world: World, flavour: str, sent: Sent) -> RawAnswer:
