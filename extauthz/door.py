@@ -45,7 +45,7 @@ class Door:
         parts = urlsplit(gateway_url)
         self._gateway_url = gateway_url.rstrip("/")
         self._hosts = frozenset({parts.netloc.lower(), *(host.lower() for host in extra_hosts)})
-        self._loopback = (parts.hostname or "") in {"localhost", "127.0.0.1", "::1"}
+        self._loopback = parts.hostname in {"localhost", "127.0.0.1", "::1"}
         self._origins = frozenset({f"{parts.scheme}://{parts.netloc}".lower(), *(origin.lower() for origin in allowed_origins)})
 
     def enter(self, listener: str, http_method: str, path: str, host: str, headers: Mapping[str, Sequence[str]]) -> Place | None:

@@ -29,6 +29,9 @@ IMPORTED_BEFORE = (
 )
 
 
+OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no", "--assert=plain")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What the tests said: `killed` when one failed, ended the process or hung."""
@@ -135,7 +138,12 @@ def _child(tree: Path, module: str, source: str, tests: Sequence[str], writer: i
         for number in (0, 1, 2):
             os.dup2(null, number)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no", "--assert=plain", *tests], plugins=[first])
+            for file in tests:  # one by one: most mutants do not live long enough for the second to be read
+                code = pytest.main(
+                    ["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no", "--assert=plain", file], plugins=[first]
+                )
+                if code != 0:
+                    break
         if code == 0 and not finder.used:
             first.by = "the tests never import the module"
             code = -1

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 from extauthz import answer
-from extauthz.audit.record import AuditDecision
+from extauthz.audit.record import AuditDecision, AuditRecord
 from extauthz.door import Door
 from extauthz.errors import AuthenticationError, CredentialError, MessageError, Reason
+from extauthz.identity.provider import IdentityProvider, TokenBinding
 from extauthz.mcp.era import Era
 from extauthz.policy.model import AuthorizationRequest, Evaluation
 from tests.unit.test_decision import CRM, Audit, Credentials, Policies, State, body_of, call, decider
@@ -257,6 +259,27 @@ async def test_what_is_too_late_at_the_end_is_no_call() -> None:
     assert audit.records[0].abandoned
 
 
+async def test_who_goes_while_the_record_is_written_is_told_nothing() -> None:
+    class Slow(Audit):
+        begun = asyncio.Event()
+
+        async def append(self, record: AuditRecord) -> None:
+            await super().append(dataclasses.replace(record))
+            if len(self.records) == 1:
+                self.begun.set()
+                await asyncio.sleep(60)
+
+    audit = Slow()
+    task = asyncio.create_task(decider(Policies("update"), audit).decide(call()))
+    await audit.begun.wait()
+
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert [(record.reason, record.abandoned) for record in audit.records] == [("allowed", False), ("decision_too_late", True)]
+
+
 async def test_what_is_denied_or_allowed_is_on_the_record_as_that() -> None:
     for policies, expected in ((Policies(), AuditDecision.DENY), (Policies("update"), AuditDecision.ALLOW)):
         audit = Audit()
@@ -266,6 +289,60 @@ async def test_what_is_denied_or_allowed_is_on_the_record_as_that() -> None:
         assert (decision.passage is None) is (decision.answer is not None) is (expected is AuditDecision.DENY)
         assert (record.server, record.policy_engine, record.effect) == (CRM, "test", "write")
         assert record.http_status == (decision.answer.status if decision.answer is not None else 0)
+
+
+def provider(name: str, **changes: object) -> IdentityProvider:
+    values: dict[str, object] = {"id": name, "namespace": "system", "name": name, "issuer": f"https://{name}.example", **changes}
+    return IdentityProvider(**values)  # type: ignore[arg-type]
+
+
+PROVIDERS = (
+    provider("all"),
+    provider("demo", trusted_namespaces=("demo",)),
+    provider("other", trusted_namespaces=("other",)),
+    provider("operators", operators_only=True),
+)
+
+
+def knows_providers(*, loaded: bool = True) -> State:
+    state = State(Policies(), loaded=loaded)
+    state._state = dataclasses.replace(state._state, identity_providers=PROVIDERS)
+    return state
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+async def test_metadata_names_the_issuers_that_the_namespace_trusts_once_they_are_known(loaded: bool) -> None:
+    asked = call(path=METADATA + PATH, http_method="GET", body=b"")
+
+    decision = await decider(Policies(), Audit(), state=knows_providers(loaded=loaded)).decide(asked)
+
+    assert decision.answer is not None
+    assert json.loads(decision.answer.body).get("authorization_servers", []) == (
+        ["https://all.example", "https://demo.example"] if loaded else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("authorization", "bindings", "scheme"),
+    [
+        ("Bearer x", (TokenBinding.NONE, TokenBinding.DPOP), "Bearer"),
+        ("DPoP x", (TokenBinding.NONE,), "DPoP"),
+        ("dpop x", (TokenBinding.NONE,), "DPoP"),
+        ("", (TokenBinding.DPOP, TokenBinding.DPOP), "DPoP"),
+        ("", (), "Bearer"),
+    ],
+)
+async def test_a_challenge_is_of_the_kind_that_the_client_can_answer(
+    authorization: str, bindings: Sequence[TokenBinding], scheme: str
+) -> None:
+    state = State(Policies(), error=AuthenticationError(Reason.ACCESS_TOKEN_INVALID, "no"))
+    providers = tuple(provider(f"p{number}", token_binding=binding) for number, binding in enumerate(bindings))
+    state._state = dataclasses.replace(state._state, identity_providers=providers)
+
+    decision = await decider(Policies(), Audit(), state=state).decide(call(headers={"authorization": [authorization]}))
+
+    assert decision.answer is not None
+    assert dict(decision.answer.headers)["www-authenticate"].split(" ")[0] == scheme
 
 
 async def test_a_body_is_read_up_to_its_limit_and_not_beyond() -> None:

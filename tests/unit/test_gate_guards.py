@@ -7,6 +7,7 @@ import json
 import pytest
 
 from extauthz.errors import MessageError
+from extauthz.look_alike import could_be_taken_for, folded
 from extauthz.mcp.document import MAX_DEPTH, MAX_NODES, parse_document
 from extauthz.mcp.headers import META_CAPABILITIES, META_VERSION
 from extauthz.mcp.jsonrpc import MessageClass, parse_message
@@ -169,3 +170,40 @@ def test_a_message_says_what_it_is() -> None:
     assert [each.message_class for each in (request, notification, response)] == list(MessageClass)
     assert (request.has_params, notification.has_params) == (True, False)
     assert (notification.id_json, response.id_json, response.method) == ("null", "7", "")
+
+
+# look-alikes
+
+IGNORABLE = (
+    0x34F,
+    0x115F,
+    0x1160,
+    0x17B4,
+    0x17B5,
+    *range(0x180B, 0x1810),
+    0x3164,
+    *range(0xFE00, 0xFE10),
+    0xFFA0,
+    *range(0xE0100, 0xE01F0),
+)
+
+
+@pytest.mark.parametrize(
+    "point", [*IGNORABLE, 0xAD, 0x200B, 0x200D, 0x2060, 0xFEFF, 0x202E, 0x20, 0xA0, 0x2003, 0x3000, 0x9, 0x1, 0x7F, 0x85]
+)
+def test_nobody_sees_this_letter(point: int) -> None:
+    assert folded(f"na{chr(point)}me") == folded(f"{chr(point)}name{chr(point)}") == "name"
+
+
+@pytest.mark.parametrize("key", ["NAME", "Name", "\uff4e\uff41\uff4d\uff45", "\U0001d427ame"])
+def test_letters_that_are_taken_for_others_are_those(key: str) -> None:
+    assert folded(key) == "name"
+    assert (folded("param\u017f"), folded("\u212aey"), folded("Stra\u00dfe")) == ("params", "key", "strasse")
+
+
+def test_a_key_that_could_be_anything_could_be_any_of_them() -> None:
+    assert could_be_taken_for("x" * 257, {"name"})
+    assert could_be_taken_for("x\0", {"name"})
+    assert could_be_taken_for("NAME", {"name"})
+    assert not could_be_taken_for("x" * 256, {"name"})
+    assert not could_be_taken_for("nam\u0435", {"name"})  # Cyrillic: no parser takes it for e

@@ -93,6 +93,32 @@ def test_the_method_of_the_header_is_that_of_the_body(value: str) -> None:
     assert refused(lambda: modern(headers={"mcp-method": [value]})).reason is Reason.HEADER_MISMATCH
 
 
+def test_an_unknown_method_is_unknown_whatever_its_headers_say() -> None:
+    assert refused(lambda: modern("x/y", headers={"mcp-name": ["x"]})).reason is Reason.METHOD_UNKNOWN
+
+
+@pytest.mark.parametrize("version", ["2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"])
+def test_a_version_that_is_served_is_served(version: str) -> None:
+    stream = {"mcp-protocol-version": [version]}
+
+    if version == MODERN:
+        assert modern().protocol_version == version
+        assert refused(lambda: parse_request("GET", stream, b"")).status == 405
+    else:
+        assert legacy(headers=stream).protocol_version == version
+        assert parse_request("GET", stream, b"").protocol_version == version
+    assert legacy(headers={"mcp-protocol-version": []}).protocol_version == ""
+
+
+@pytest.mark.parametrize("version", ["", "2024-11-05", "2025-11-26", "2026-07-28 ", "2026-07-28, 2025-11-25", "9999-01-01", "x" * 100])
+def test_a_version_that_is_not_served_is_refused_with_those_that_are(version: str) -> None:
+    error = refused(lambda: legacy(headers={"mcp-protocol-version": [version]}))
+
+    assert (error.reason, error.code, error.status) == (Reason.PROTOCOL_VERSION_UNSUPPORTED, -32022, 400)
+    assert error.data == {"supported": [MODERN], "requested": version[:64]}
+    assert error.request_id_json == "1"
+
+
 def encoded(data: bytes) -> str:
     return "=?base64?" + base64.b64encode(data).decode() + "?="
 
