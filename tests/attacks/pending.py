@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 PENDING: Mapping[int, str] = MappingProxyType(
     {
+        77: "identity: a token that expires while its stream is open (the stream ends at its own limit)",
         81: "identity: SPIFFE",
         84: "OAuth: addresses in metadata",
         85: "OAuth: authorization endpoints that are no web addresses",
@@ -21,6 +22,7 @@ PENDING: Mapping[int, str] = MappingProxyType(
         94: "virtual servers: lists filtered by caller",
         95: "guardrails: streams of servers",
         96: "guardrails: secrets and personal data in results",
+        97: "platform: floods and oversize resources of discovery (who may be which node: tests/functional/test_xds_discovery.py)",
     }
 )
 """Number → the subject of the work that owns it."""
