@@ -71,6 +71,7 @@ class HttpIssuer:
         self.oidc = True
         self.down = False
         self.delay_seconds = 0.0
+        self.gate: asyncio.Event | None = None  # keys are told when it is set
         self.redirect_to = ""
         self.asked: dict[str, int] = {"metadata": 0, "keys": 0}
         self._runner: web.AppRunner | None = None
@@ -108,6 +109,8 @@ class HttpIssuer:
     async def _keys(self, _: web.Request) -> web.Response:
         self.asked["keys"] += 1
         await asyncio.sleep(self.delay_seconds)
+        if self.gate is not None:
+            await self.gate.wait()
         if self.down:
             return web.Response(status=503)
         if self.redirect_to:

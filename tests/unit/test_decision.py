@@ -128,7 +128,7 @@ class Audit:
 
 
 def decider(
-    policies: Policies, audit: Audit, *, state: State | None = None, credentials: Credentials | None = None, timeout_ms: int = 500
+    policies: Policies, audit: Audit, *, state: State | None = None, credentials: Credentials | None = None, timeout_ms: int = 60_000
 ) -> Decider:
     door = Door(gateway_url="https://gw.example", allowed_origins=("https://app.example",))
     return Decider(state=state or State(policies), door=door, credentials=credentials or Credentials(), audit=audit, timeout_ms=timeout_ms)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from typing import Any
 
 import pytest
@@ -26,7 +25,7 @@ def provider_of(issuer: HttpIssuer, /, **changes: Any) -> IdentityProvider:
     return IdentityProvider(**options)
 
 
-def soon(seconds: float = 2.0) -> float:
+def soon(seconds: float = 30.0) -> float:
     return asyncio.get_running_loop().time() + seconds
 
 
@@ -38,7 +37,7 @@ async def unavailable(key_source: KeySource, provider: IdentityProvider, seconds
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.01)
 
@@ -155,27 +154,25 @@ async def test_last_good_keys_end_with_their_bound() -> None:
 
 async def test_a_slow_issuer_costs_no_more_than_the_deadline() -> None:
     async with HttpIssuer(FIRST) as issuer, KeySource(LOOPBACK) as key_source:
-        issuer.delay_seconds = 1.0
-        started = time.perf_counter()
+        issuer.gate = asyncio.Event()
 
         await unavailable(key_source, provider_of(issuer), seconds=0.1)
 
-        assert time.perf_counter() - started < 0.5
-        assert (await key_source.keys_for(provider_of(issuer), "first", soon(3))).has("first")  # the read went on meanwhile
+        issuer.gate.set()
+        assert (await key_source.keys_for(provider_of(issuer), "first", soon())).has("first")
+        assert issuer.asked["keys"] == 1, "the read went on meanwhile"
 
 
 async def test_a_slow_rotation_does_not_delay_known_keys() -> None:
     async with HttpIssuer(FIRST) as issuer, KeySource(LOOPBACK) as key_source:
         provider = provider_of(issuer)
         await key_source.keys_for(provider, "first", soon())
-        issuer.delay_seconds = 1.0
+        issuer.gate = asyncio.Event()
         waiting = asyncio.create_task(key_source.keys_for(provider, "second", soon(0.3)))
         await asyncio.sleep(0.05)
-        started = time.perf_counter()
 
-        assert (await key_source.keys_for(provider, "first", soon())).has("first")
+        assert (await asyncio.wait_for(key_source.keys_for(provider, "first", soon(3600)), 60)).has("first")
 
-        assert time.perf_counter() - started < 0.05
         assert not (await waiting).has("second")
 
 

@@ -61,7 +61,7 @@ async def ask(address: str, credentials: grpc.ChannelCredentials | None) -> str:
         else grpc.aio.secure_channel(address, credentials, options=options)
     )
     async with channel:
-        answer: bytes = await channel.unary_unary("/test.Who/Calls")(b"", timeout=5)
+        answer: bytes = await channel.unary_unary("/test.Who/Calls")(b"", timeout=60)
         return answer.decode()
 
 
