@@ -152,7 +152,9 @@ def check_audience(limits: TokenLimits, audiences: Sequence[str]) -> None:
 
 
 def _check_lifetime(claims: Mapping[str, object], now: float, leeway_seconds: float) -> None:
-    if _numeric_date(claims, "exp", None) - now > MAX_LIFETIME_SECONDS + leeway_seconds:
+    # From when it was issued, so that a token of ten years does not become good in its last month.
+    begins = min(_numeric_date(claims, "iat", now), now)
+    if _numeric_date(claims, "exp", None) - begins > MAX_LIFETIME_SECONDS + leeway_seconds:
         raise _invalid(f"the access token is valid for more than {MAX_LIFETIME_SECONDS // 86_400} days")
 
 

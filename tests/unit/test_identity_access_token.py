@@ -182,6 +182,7 @@ def test_a_token_ends_exactly_when_it_says() -> None:
 
 def test_a_token_that_lives_for_years_is_refused() -> None:
     assert "31 days" in refused(EC_KEY.sign(claims(exp=int(NOW) + 10 * 365 * 86_400)))
+    assert "31 days" in refused(EC_KEY.sign(claims(iat=int(NOW) - 365 * 86_400, exp=int(NOW) + 86_400))), "the last days of a long life"
 
 
 @pytest.mark.parametrize("claim", ["nbf", "iat"])
