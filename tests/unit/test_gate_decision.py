@@ -14,10 +14,12 @@ from extauthz import answer
 from extauthz.audit.record import AuditDecision, AuditRecord
 from extauthz.door import Door
 from extauthz.errors import AuthenticationError, CredentialError, MessageError, Reason
+from extauthz.identity.binding import Presentation
+from extauthz.identity.principal import Principal
 from extauthz.identity.provider import IdentityProvider, TokenBinding
 from extauthz.mcp.era import Era
 from extauthz.policy.model import AuthorizationRequest, Evaluation
-from tests.unit.test_decision import CRM, Audit, Credentials, Policies, State, body_of, call, decider
+from tests.unit.test_decision import ANN, CRM, Audit, Credentials, Policies, State, body_of, call, decider
 
 PATH = "/servers/demo/crm/mcp"
 METADATA = "/.well-known/oauth-protected-resource"
@@ -343,6 +345,24 @@ async def test_a_challenge_is_of_the_kind_that_the_client_can_answer(
 
     assert decision.answer is not None
     assert dict(decision.answer.headers)["www-authenticate"].split(" ")[0] == scheme
+
+
+@pytest.mark.parametrize("proofs", [[], ["a"], ["a", "b"]])
+async def test_a_token_is_verified_with_everything_that_came_beside_it(proofs: list[str]) -> None:
+    given: list[Presentation] = []
+
+    class Watching(State):
+        async def authenticate(
+            self, authorization_headers: Sequence[str], *, resource_url: str, namespace: str, deadline: float, presentation: Presentation
+        ) -> Principal:
+            given.append(presentation)
+            return ANN
+
+    await decider(Policies("update"), Audit(), state=Watching(Policies("update"))).decide(call(headers={"dpop": proofs}))
+
+    (presentation,) = given
+    assert (presentation.http_method, presentation.url, list(presentation.proofs)) == ("POST", f"https://gw.example{PATH}", proofs)
+    assert bool(presentation.nonces) is bool(proofs)
 
 
 async def test_a_body_is_read_up_to_its_limit_and_not_beyond() -> None:

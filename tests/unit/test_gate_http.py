@@ -150,6 +150,11 @@ def test_a_name_in_the_header_that_is_not_that_of_the_body_is_refused(value: str
     assert refused(lambda: modern(params={"name": name}, headers={"mcp-name": [value]})).reason is Reason.HEADER_MISMATCH
 
 
+@pytest.mark.parametrize("value", ["=?base64?%%%?=", "=?base64?eB==?=", encoded(b"\xff")])
+def test_a_header_that_cannot_be_decoded_is_no_absent_name(value: str) -> None:
+    assert refused(lambda: modern(params={"name": None}, headers={"mcp-name": [value]})).reason is Reason.HEADER_MISMATCH
+
+
 def test_what_only_looks_encoded_is_the_name_itself() -> None:
     assert modern(params={"name": "=?base64?eA=="}, headers={"mcp-name": ["=?base64?eA=="]}).tool == "=?base64?eA=="
     assert modern(params={"name": "eA==?="}, headers={"mcp-name": ["eA==?="]}).tool == "eA==?="
