@@ -13,13 +13,14 @@ import pytest
 from extauthz import answer
 from extauthz.audit.record import AuditDecision, AuditRecord
 from extauthz.door import Door
+from extauthz.egress_context import EgressContext, sign_egress_context
 from extauthz.errors import AuthenticationError, CredentialError, MessageError, Reason
 from extauthz.identity.binding import Presentation
-from extauthz.identity.principal import Principal
+from extauthz.identity.principal import PROBER, Principal
 from extauthz.identity.provider import IdentityProvider, TokenBinding
 from extauthz.mcp.era import Era
 from extauthz.policy.model import AuthorizationRequest, Evaluation
-from tests.unit.test_decision import ANN, CRM, Audit, Credentials, Policies, State, body_of, call, decider
+from tests.unit.test_decision import ANN, CRM, KEY, Audit, Credentials, Policies, State, body_of, call, decider
 
 PATH = "/servers/demo/crm/mcp"
 METADATA = "/.well-known/oauth-protected-resource"
@@ -363,6 +364,41 @@ async def test_a_token_is_verified_with_everything_that_came_beside_it(proofs: l
     (presentation,) = given
     assert (presentation.http_method, presentation.url, list(presentation.proofs)) == ("POST", f"https://gw.example{PATH}", proofs)
     assert bool(presentation.nonces) is bool(proofs)
+
+
+def test_a_challenge_names_the_scopes_of_the_call_or_those_to_begin_with() -> None:
+    found = HERE.enter("ingress", "POST", PATH, "gw.example:8443", {})
+    assert found is not None
+    reason, providers = Reason.ACCESS_TOKEN_MISSING, (provider("a", scopes=("first",)),)
+
+    assert 'scope="first"' in HERE.challenge(found, reason, providers)
+    assert 'scope="second third"' in HERE.challenge(found, reason, providers, ("second", "third"))
+    assert "scope" not in HERE.challenge(found, reason)
+    assert HERE.challenge(found, reason, uses_dpop=True).startswith("DPoP")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, Reason.ALLOWED),
+        ({"mcp_server_id": ""}, Reason.ALLOWED),
+        ({"mcp_server_id": "demo/other"}, Reason.EGRESS_CONTEXT_INVALID),
+        ({"kind": "prober", "principal": PROBER}, Reason.NO_MATCHING_PERMIT),
+    ],
+)
+async def test_a_signed_context_says_who_calls_which_server(changes: dict[str, object], reason: Reason) -> None:
+    values: dict[str, object] = {"decision_id": "outer", "principal": ANN, "mcp_server_id": "demo/crm", "revision": 1}
+    context = EgressContext(**{**values, "expires_at_unix": time.time() + 60, **changes})  # type: ignore[arg-type]
+    audit = Audit()
+
+    decision = await decider(Policies("update"), audit).decide(
+        call(listener="egress", headers={"legation-context": [sign_egress_context(context, KEY)]})
+    )
+
+    assert decision.reason is reason
+    (record,) = audit.records
+    if reason is not Reason.EGRESS_CONTEXT_INVALID:
+        assert (record.parent_decision_id, record.principal and record.principal.id) == ("outer", context.principal.id)
 
 
 async def test_a_body_is_read_up_to_its_limit_and_not_beyond() -> None:

@@ -227,7 +227,11 @@ def test_absent_and_empty_arguments_are_told_apart() -> None:
 
 @pytest.mark.parametrize("name", [None, 5, "", [], "x" * 2001])
 @pytest.mark.parametrize(
-    ("method", "member"), [("tools/call", "name"), ("prompts/get", "name"), ("resources/read", "uri"), ("tasks/get", "taskId")]
+    ("method", "member"),
+    [
+        *(("tools/call", "name"), ("prompts/get", "name"), ("resources/read", "uri")),
+        *(("tasks/get", "taskId"), ("tasks/result", "taskId"), ("tasks/cancel", "taskId")),
+    ],
 )
 def test_what_is_named_is_one_text(method: str, member: str, name: object) -> None:
     assert refused(lambda: legacy(method, {member: name})).reason is Reason.INVALID_PARAMS
