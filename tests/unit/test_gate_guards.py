@@ -193,6 +193,7 @@ IGNORABLE = (
 )
 def test_nobody_sees_this_letter(point: int) -> None:
     assert folded(f"na{chr(point)}me") == folded(f"{chr(point)}name{chr(point)}") == "name"
+    assert folded(f"na {chr(point)} me") == "name"
 
 
 @pytest.mark.parametrize("key", ["NAME", "Name", "\uff4e\uff41\uff4d\uff45", "\U0001d427ame"])

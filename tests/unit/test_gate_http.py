@@ -239,6 +239,8 @@ def test_what_is_named_is_one_text(method: str, member: str, name: object) -> No
 
 
 def test_a_long_name_is_a_name() -> None:
+    long = "t" * 2001
+    assert refused(lambda: modern("tasks/update", {"taskId": long}, {"mcp-name": [long]})).reason is Reason.INVALID_PARAMS
     assert legacy(params={"name": "x" * 2000}).tool == "x" * 2000
 
 
