@@ -24,6 +24,9 @@ _SERVER_PATH = re.compile(r"(?:/\.well-known/oauth-protected-resource)?/servers/
 _API_PATH = re.compile(r"/v1(/.*)?|/healthz|/readyz", re.DOTALL)
 _BEYOND_ENVOY = frozenset({"UF", "UH", "UC", "UT", "URX", "UR", "LR", "UO", "NC", "UPE"})
 
+_CANCELLED = b'"details":"http2.remote_reset","flags":"DR"'
+_PERHAPS_THE_API = (b'"path":"/v1', b'"path":"/healthz"', b'"path":"/readyz"')
+
 _BY_FLAG = {"UAEX": "authorizer_unavailable", "RL": "rate_limited", "OM": "gateway_overloaded"}
 _BY_PART_OF_DETAILS = {
     "flood": "http_flood",
@@ -80,6 +83,16 @@ EDGE_REASONS: Mapping[str, str] = {
 }
 """Why Envoy refused, and what the record says about it (docs/errors.md, "Edge")."""
 _FAILURES = frozenset({"authorizer_unavailable", "edge_line_unreadable", "edge_log_gap", "gateway_error", "gateway_overloaded"})
+
+
+def is_refusal(line: bytes) -> bool | None:
+    """Whether a line is a refusal of the edge, by a glance at it; None when only `parse_edge_line` can tell.
+
+    Members stand in the order of their names, and what strangers wrote cannot hold a quotation mark.
+    """
+    if _CANCELLED in line:
+        return False
+    return None if any(path in line for path in _PERHAPS_THE_API) else True
 
 
 def parse_edge_line(line: bytes, *, decision_id: str) -> AuditRecord | None:
@@ -165,4 +178,4 @@ def _reason(texts: Mapping[str, str], flags: frozenset[str], status: int) -> str
         if part in details:
             return reason
     by_flag = next((reason for flag, reason in _BY_FLAG.items() if flag in flags), "")
-    return by_flag or _BY_DETAILS.get(details) or _BY_STATUS.get(status, "http_malformed" if "DPE" in flags else "gateway_error")
+    return by_flag or _BY_DETAILS.get(details) or _BY_STATUS.get(status, "http_malformed" if flags & {"DPE", "DR"} else "gateway_error")

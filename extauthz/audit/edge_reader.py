@@ -22,7 +22,7 @@ from pathlib import Path
 
 import structlog
 
-from extauthz.audit.edge_line import edge_record, parse_edge_line
+from extauthz.audit.edge_line import edge_record, is_refusal, parse_edge_line
 from extauthz.audit.flood import BURST, PER_SECOND, Log, TokenBucket
 from extauthz.audit.record import AuditRecord
 from extauthz.errors import AuditError
@@ -177,9 +177,10 @@ class EdgeLogReader:
         return batch
 
     def _take(self, batch: _Batch, line: bytes, at: Position) -> None:
-        if not line:
-            return
-        if not self._budget.take():
+        refusal = is_refusal(line)
+        if not line or refusal is False:
+            return  # a client that changed its mind
+        if refusal and not self._budget.take():
             batch.suppressed += 1  # unread: what a flood may cost is the reading of its bytes
             return
         decision_id = _decision_id(at)
@@ -187,8 +188,12 @@ class EdgeLogReader:
             record = parse_edge_line(line, decision_id=decision_id)
         except (ValueError, RecursionError):
             record = edge_record("edge_line_unreadable", decision_id=decision_id, at_unix_us=self._now_us())
-        if record is not None:
-            batch.records.append(record)
+        if record is None:
+            return
+        if refusal is None and not self._budget.take():
+            batch.suppressed += 1
+            return
+        batch.records.append(record)
 
     # position
 

@@ -263,6 +263,24 @@ async def test_a_flood_is_counted_exactly_and_not_stored(tmp_path: Path) -> None
     assert sum(int(str(record.get("suppressed", 0))) for record in records) == 3000 - 5
 
 
+async def test_neither_cancelled_requests_nor_answers_of_the_api_count_as_refusals(tmp_path: Path) -> None:
+    compact = {"separators": (",", ":")}
+    cancelled = json.dumps(json.loads(line(details="http2.remote_reset", flags="DR", status=0)), **compact)
+    answered = json.dumps(json.loads(line(path="/v1/status", details="via_upstream", flags="-", status=401)), **compact)
+    (tmp_path / "edge.jsonl").write_text(f"{cancelled}\n{answered}\n" * 100)
+    write(tmp_path / "edge.jsonl", "/1", "/2")
+    async with reading(tmp_path, per_second=0.0, burst=1.0) as (reader, _):
+        await read_all(reader)
+
+    assert paths(tmp_path) == ["/1", "suppressed"]
+    assert recorded(tmp_path)[1]["suppressed"] == 1
+
+
+def test_a_reset_for_a_reason_is_a_refusal() -> None:
+    assert parsed(details="http2.too_many_headers", flags="DR", status=0, path=None).reason == "headers_too_large"
+    assert parsed(details="http2.unexpected_underscore", flags="DR", status=0, path=None).reason == "http_malformed"
+
+
 class _Full:
     """A log whose disk is full until told otherwise."""
 
