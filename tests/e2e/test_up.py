@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from extauthz.runtime import deployment_of
-from tests.e2e.stack import LEGATION, ROOT, eventually, free_port, running_stack
+from tests.e2e.stack import LEGATION, PATIENT, ROOT, eventually, free_port, running_stack
 
 pytestmark = [pytest.mark.envoy, pytest.mark.timeout(600)]
 
 ORDERLY = "control plane stopped"
-NOTHING_OF_OURS = {name: value for name, value in os.environ.items() if not name.startswith("LEGATION_")}
+NOTHING_OF_OURS = {name: value for name, value in os.environ.items() if not name.startswith("LEGATION_")} | PATIENT
 
 
 def legation_up(data_dir: Path, port: int, *options: str) -> list[str]:
