@@ -215,6 +215,10 @@ def test_a_response_belongs_to_a_legacy_session() -> None:
     assert "this protocol version" in refused(lambda: _parse(response, modern_headers)).sentence
 
 
+def test_arguments_are_in_no_log_by_accident() -> None:
+    assert "s3cret" not in repr(legacy(params={"name": "x", "arguments": {"a": "s3cret"}}))
+
+
 def test_absent_and_empty_arguments_are_told_apart() -> None:
     assert [legacy(params={"name": "x", **given}).has_arguments for given in ({}, {"arguments": None}, {"arguments": {}})] == [
         False,
