@@ -11,27 +11,49 @@ from typing import Any
 
 import aiohttp
 import pytest
+import pytest_asyncio
 from aiohttp import web
 
+from controlplane.registry.spec import McpServerSpec
+from controlplane.registry.state import Entry
 from extauthz.wire import auth_pb2 as wire
 from tests.e2e.envoy_world import EnvoyWorld, allow, deny, echo, envoy_world, server_entry, state_of, upstream
 
-pytestmark = pytest.mark.envoy
+pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
 JSON_RPC = "application/json"
 
 
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[EnvoyWorld]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EnvoyWorld]:
     async with upstream(_upstream) as port, upstream(_upstream) as gone:
         closed = gone
         entries = [
             server_entry("crm", f"http://127.0.0.1:{port}/mcp?v=1"),
             server_entry("nowhere", f"http://127.0.0.1:{closed + 1 if closed < 65000 else closed - 1}/mcp"),
         ]
-        async with envoy_world(tmp_path, state_of(1, *entries)) as world:
-            world.answer = world.allow_by_path
+        async with envoy_world(tmp_path_factory.mktemp("lanes"), state_of(1, *entries)) as world:
             yield world
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def world(shared: EnvoyWorld) -> EnvoyWorld:
+    """As it was at first, for the next test."""
+    shared.answer = shared.allow_by_path
+    shared.checks.clear()
+    if shared.authorizer is None:
+        await shared.start_authorizer()
+        while (await shared.post()).status != 200:  # noqa: ASYNC110 - Envoy may wait a moment before it connects again
+            await asyncio.sleep(0.05)
+        shared.checks.clear()
+    return shared
+
+
+async def _with(world: EnvoyWorld, entry: Entry[McpServerSpec]) -> None:
+    """One server more, known to everybody."""
+    revision = world.source.state.revision + 1
+    world.source.commit(state_of(revision, *world.source.state.mcp_servers.values(), entry))
+    await world.programmed(revision)
 
 
 async def _upstream(request: web.Request) -> web.StreamResponse:
@@ -191,9 +213,7 @@ async def test_calls_beyond_the_servers_limit_are_refused_and_say_so(world: Envo
         return await echo(request)
 
     async with upstream(held) as port:
-        small = server_entry("small", f"http://127.0.0.1:{port}/mcp", maxConcurrentCalls=1)
-        world.source.commit(state_of(2, *world.source.state.mcp_servers.values(), small))
-        await world.programmed(2)
+        await _with(world, server_entry("small", f"http://127.0.0.1:{port}/mcp", maxConcurrentCalls=1))
         calls = [asyncio.create_task(world.post("/servers/demo/small/mcp")) for _ in range(4)]
         await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
         release.set()
@@ -350,8 +370,7 @@ async def test_a_stream_flows_while_it_is_open(world: EnvoyWorld) -> None:
         return response
 
     async with upstream(stream) as port:
-        world.source.commit(state_of(2, server_entry("sse", f"http://127.0.0.1:{port}/mcp")))
-        await world.programmed(2)
+        await _with(world, server_entry("sse", f"http://127.0.0.1:{port}/mcp"))
         cluster = world.servers["demo/sse"].cluster
         world.answer = lambda _request: allow(cluster, lane="stream")
         async with world.session.get(f"http://127.0.0.1:{world.port}/servers/demo/sse/mcp") as response:
