@@ -412,6 +412,19 @@ async def test_a_body_is_read_up_to_its_limit_and_not_beyond() -> None:
         assert body_of(decision)["id"] == ("q1" if known else None)
 
 
+async def test_the_limit_of_a_server_holds_for_the_prober_whom_no_policy_knows() -> None:
+    context = EgressContext(
+        decision_id="", principal=PROBER, mcp_server_id="demo/crm", revision=1, kind="prober", expires_at_unix=time.time() + 60
+    )
+    headers = {"legation-context": [sign_egress_context(context, KEY)]}
+    listing = b'{"jsonrpc":"2.0","id":1,"method":"tools/list"}'
+
+    for size, reason in ((2000, Reason.ALLOWED), (2001, Reason.BODY_TOO_LARGE)):
+        body = listing + b" " * (size - len(listing))
+        decision = await decider(Policies(visible=False), Audit()).decide(call(listener="egress", headers=headers, body=body))
+        assert decision.reason is reason
+
+
 async def test_the_callers_token_is_not_asked_for_at_the_egress_nor_a_context_at_the_ingress() -> None:
     decision = await decider(Policies("update"), Audit()).decide(call(listener="egress"))
 

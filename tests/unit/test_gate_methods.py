@@ -120,7 +120,10 @@ def test_a_method_is_served_in_its_eras_only_and_decided_as_what_it_is(row: Row,
 def test_a_request_has_an_id_and_a_notification_none(row: Row) -> None:
     era = Era.LEGACY if "l" in row.eras else Era.MODERN
 
-    assert refused(row, era, with_id=row.notification).reason is Reason.INVALID_REQUEST
+    error = refused(row, era, with_id=row.notification)
+
+    assert (error.reason, error.status) == (Reason.INVALID_REQUEST, 400)
+    assert ("must not have an id" if row.notification else "needs an id") in error.sentence
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if "m" in row.eras], ids=lambda row: row.method)

@@ -70,6 +70,8 @@ def test_a_header_that_says_what_its_argument_says_passes(arguments: dict[str, o
         ({"count": 42}, headers(count="4.2e1")),
         ({"count": 42}, headers(count=" 0x2a")),
         ({"count": True}, headers(count="1")),
+        ({"count": 1.5}, headers(count="1")),
+        ({"count": "42x"}, headers(count="42")),
         ({"urgent": True}, headers(urgent="True")),
         ({"urgent": False}, headers(urgent="0")),
         ({"place": {"city": "Bern"}}, {}),
