@@ -366,7 +366,7 @@ async def test_what_stands_behind_a_bare_line_feed_is_judged_like_any_other_head
     assert answer.status == status
 
 
-@pytest.mark.parametrize("method", ["GET", "DELETE"])
+@pytest.mark.parametrize("method", ["GET", "DELETE"], ids=["C52-get", "C53-delete"])
 async def test_a_call_in_the_body_of_another_method_is_not_a_call(world: World, method: str) -> None:
     """52: servers may read the body of a GET; nobody judged it."""
     before = await world.mark()
@@ -524,3 +524,21 @@ async def test_a_token_in_what_envoy_refuses_is_in_no_log(world: World) -> None:
     events = await world.events_after(before, at_least=2)
     assert [event["path"] for event in events] == ["/elsewhere", "//servers/attack/python/mcp"]
     assert world.secrets.found_in(str(events).encode()) == []
+
+
+SLOW: dict[str, Write] = {
+    "C59-header": lambda world: call()(world).partition(b"content-length")[0],
+    "C59-body": lambda world: call()(world)[:-1],
+}
+
+
+@pytest.mark.parametrize("write", SLOW.values(), ids=SLOW)
+async def test_a_request_that_never_comes_whole_ends(world: World, write: Write) -> None:
+    """59: ten seconds for the headers, thirty for everything."""
+    before = await world.mark()
+
+    answer = await world.send(write(world), seconds=120)
+
+    await world.the_event(before, "request_timeout")
+    world.nothing_reached_upstreams(before)
+    assert (answer.status, answer.error["code"], answer.json["id"]) == (408, 40800, None)

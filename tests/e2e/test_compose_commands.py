@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import yaml
 
@@ -29,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
 BIN = Path(sys.executable).parent
 HOSTS = "control-plane|authorizer|envoy|crm|engineering-db|postgresql"
-VOLUMES = ("certificates", "data", "audit", "cache", "secrets")
+VOLUMES = ("certificates", "data", "audit", "cache", "edge", "secrets")
 
 pytestmark = [pytest.mark.envoy, pytest.mark.timeout(600)]
 
@@ -147,6 +148,15 @@ async def test_a_governed_call_goes_through_the_processes_of_the_compose_file(pl
         status, listed = await run_once(place, "operator", "audit", "-o", "json")
         assert status == 0, listed
         assert "search_contacts" in listed
+
+        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{place.port('8080')}/nothing/here") as response:
+            assert response.status == 404
+
+        async def recorded() -> bool:
+            listed = (await run_once(place, "operator", "audit", "-o", "json"))[1]
+            return "edge_rejected" in listed and "/nothing/here" in listed
+
+        await eventually(recorded, interval=0.5, what="the record of what Envoy refused by itself")
 
 
 async def test_another_process_cannot_pretend_to_be_a_node(place: Place) -> None:
