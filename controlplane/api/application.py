@@ -14,6 +14,7 @@ from controlplane.api.catalogs import CatalogRoutes
 from controlplane.api.entries import EntryRoutes
 from controlplane.api.explain import Explainer, ExplainRoutes, StateBuilder
 from controlplane.api.health import HealthRoutes
+from controlplane.api.metadata import MetadataRoutes
 from controlplane.api.nodes import NodeRoutes, RolloutStatus
 from controlplane.api.openapi import OpenApiRoutes
 from controlplane.api.routes import Route, make_application
@@ -46,6 +47,7 @@ def make_routes(
     routes = [
         *HealthRoutes(read_revision=store.read_revision, rollout=rollout).routes(),
         *openapi.routes(),
+        *MetadataRoutes(authentication=authentication).routes(),
         *EntryRoutes(service=service, reader=reader, slots=slots).routes(),
         *CatalogRoutes(service=service, reader=reader, slots=slots).routes(),
         *NodeRoutes(reader=reader, rollout=rollout, state=state).routes(),

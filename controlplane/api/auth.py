@@ -30,6 +30,15 @@ StateReader = Callable[[], RegistryState]
 class OperatorAuthentication(Protocol):
     """Says who an API request comes from."""
 
+    @property
+    def resource_url(self) -> str:
+        """What access tokens for the API are meant for."""
+        ...
+
+    def providers(self) -> tuple[IdentityProvider, ...]:
+        """Today's identity providers, those of callers too."""
+        ...
+
     async def authenticate(self, request: web.Request) -> Operator:
         """The operator; raises `AuthenticationError`."""
         ...
@@ -55,6 +64,15 @@ class OperatorAuthenticator:
         self._known: object = None
         self._revocations = RevocationFollower()
         self._authenticator = Authenticator((), key_source, clock)
+
+    @property
+    def resource_url(self) -> str:
+        """`<gateway URL>/v1`."""
+        return self._resource_url
+
+    def providers(self) -> tuple[IdentityProvider, ...]:
+        """Those of the newest state."""
+        return self._providers_of(self._state())
 
     async def authenticate(self, request: web.Request) -> Operator:
         """The operator whose access token the request carries."""

@@ -18,6 +18,9 @@ from extauthz.errors import AuthenticationError, Reason
 
 _log = structlog.get_logger(__name__)
 
+METADATA_URL = web.AppKey("metadata_url", str)
+"""Where a 401 sends a client that wants an access token (RFC 9728 section 5.1)."""
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -71,7 +74,7 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
     except RegistryRefusal as refusal:
         return problem_response(refusal.status, code=refusal.code, title=refusal.title, detail=refusal.sentence, errors=refusal.errors)
     except AuthenticationError as error:
-        return _unauthenticated(error)
+        return _unauthenticated(error, request.app[METADATA_URL])
     except ApiError as error:
         return problem_response(error.status, code=error.code, title=error.title, detail=error.detail, headers=error.headers)
     except web.HTTPException as error:
@@ -82,12 +85,13 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
         return problem_response(500, code=ProblemCode.INTERNAL_ERROR, title="Internal error", detail=detail)
 
 
-def _unauthenticated(error: AuthenticationError) -> web.Response:
+def _unauthenticated(error: AuthenticationError, metadata_url: str) -> web.Response:
     if error.reason is Reason.ISSUER_UNAVAILABLE:
         return problem_response(503, code=error.reason, title="Not available", detail=error.sentence, headers={"Retry-After": "1"})
     challenge = 'Bearer realm="legation"'
     if error.reason is not Reason.ACCESS_TOKEN_MISSING:
         challenge += ', error="invalid_token"'
+    challenge += f', resource_metadata="{metadata_url}"'
     return problem_response(
         401, code=error.reason, title="Not authenticated", detail=error.sentence, headers={"WWW-Authenticate": challenge}
     )

@@ -10,7 +10,7 @@ import pytest
 from controlplane.api.routes import Route
 from tests.functional.api import DEMO, GATEWAY_URL, Api, binding, running_api
 
-PUBLIC = {"readHealth", "readReadiness", "readOpenApi"}
+PUBLIC = {"readHealth", "readReadiness", "readOpenApi", "readProtectedResourceMetadata"}
 
 # What a viewer of `demo` may do in `demo`, and an editor of `other` anywhere: reads that filter by namespace themselves.
 FILTERED_READS = {"listNamespaces", "listMcpServers", "listPolicySets", "listRoleBindings", "listIdentityProviders", "listRevocations"}
@@ -216,7 +216,30 @@ async def test_an_unauthenticated_caller_is_told_how_in_the_header(api: Api):
     missing = await api.call("GET", "/v1/status", token="")
     expired = await api.call("GET", "/v1/status", token="x.y.z")
 
-    assert missing.headers["WWW-Authenticate"] == 'Bearer realm="legation"'
+    url = "http://127.0.0.1:8080/.well-known/oauth-protected-resource/v1"
+    assert missing.headers["WWW-Authenticate"] == f'Bearer realm="legation", resource_metadata="{url}"'
     assert 'error="invalid_token"' in expired.headers["WWW-Authenticate"]
     assert missing.headers["Cache-Control"] == "no-store"
     assert missing.headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_the_metadata_names_the_issuers_of_operators_and_of_nobody_else(api: Api):
+    providers = "".join(
+        f"---\napiVersion: legation/v1\nkind: IdentityProvider\nmetadata: {{namespace: {namespace}, name: {name}}}\nspec: {spec}\n"
+        for namespace, name, spec in (
+            ("system", "staff", "{issuer: 'https://staff.example.com', operatorsOnly: true, scopes: [registry]}"),
+            ("system", "everybody", "{issuer: 'https://everybody.example.com', scopes: [registry, crm]}"),
+            ("system", "bound", "{issuer: 'https://bound.example.com', tokenBinding: mtls}"),
+        )
+    )
+    assert (await api.apply(providers)).status == 200
+
+    answer = await api.call("GET", "/.well-known/oauth-protected-resource/v1", token="")
+
+    assert answer.status == 200
+    assert answer.body == {
+        "resource": "http://127.0.0.1:8080/v1",
+        "bearer_methods_supported": ["header"],
+        "authorization_servers": ["https://everybody.example.com", "https://staff.example.com"],
+        "scopes_supported": ["registry"],
+    }

@@ -99,7 +99,7 @@ def test_the_lanes_stand_before_every_other_route() -> None:
     routes = json.loads((FOLDER / "route-ingress.json").read_text())["virtual_hosts"][0]["routes"]
 
     lanes = ["lane-direct", "lane-stream", "lane-inspect"]
-    assert [route["name"] for route in routes][:12] == [*lanes, *REFUSED, "governed-0", "governed-1"]
+    assert [route["name"] for route in routes][:13] == [*lanes, *REFUSED, "api-metadata", "governed-0", "governed-1"]
     assert routes[-1]["name"] == "not-found"
 
 
@@ -111,7 +111,7 @@ def test_only_refusals_the_api_and_the_final_404_are_served_without_asking_the_a
         route["name"] for route in virtual_host["routes"] if route.get("typed_per_filter_config", {}).get(ext_authz, {}).get("disabled")
     ]
 
-    assert unasked == [*REFUSED, "api-0", "api-1", "api-2", "api-3", "not-found"]
+    assert unasked == [*REFUSED, "api-metadata", "api-0", "api-1", "api-2", "api-3", "not-found"]
     assert virtual_host["typed_per_filter_config"][ext_authz]["check_settings"]["context_extensions"] == {"listener": "ingress"}
 
 

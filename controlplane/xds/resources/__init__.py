@@ -6,4 +6,4 @@ Importing a module of this package costs up to a second: `xds.snapshot` does it 
 
 from __future__ import annotations
 
-BUILDER_VERSION = 5
+BUILDER_VERSION = 6

@@ -33,6 +33,8 @@ CLUSTER_HEADER = "x-legation-cluster"
 
 API_PREFIXES = ("/v1/",)
 API_PATHS = ("/v1", "/healthz", "/readyz")
+API_METADATA_PATH = "/.well-known/oauth-protected-resource/v1"
+"""Matched before the prefix that the authorizer is asked about: the metadata of MCP servers is the authorizer's, this is the API's."""
 _NOT_PLAIN = (r".*//.*", r".*/\.{1,2}(/.*)?", r".*([;\\]|[^!-~]).*", r"(?i).*%([01]|2[035EF]|3[BF]|5C|7F|[89A-F]).*")
 """Paths that servers read in several ways: empty and dot segments; parameters, backslashes, anything but printable ASCII; escapes of
 those and of what has a meaning in a URL."""
@@ -68,7 +70,9 @@ _NOT_FOR_CLIENTS_PREFIXES = ("access-control-", "legation-", "x-envoy-", "x-lega
 
 def make_ingress_routes(name: str, *, loop_name: str, max_body_bytes: int) -> route.RouteConfiguration:
     """What the public listener serves."""
-    routes = [*_lanes(loop_name), *_refused_paths(), *_refused_grpc(), _refused_loop(loop_name), *_governed(), *_api_routes(), _not_found()]
+    refused = [*_refused_paths(), *_refused_grpc(), _refused_loop(loop_name)]
+    metadata = _api_route("api-metadata", route.RouteMatch(path=API_METADATA_PATH))
+    routes = [*_lanes(loop_name), *refused, metadata, *_governed(), *_api_routes(), _not_found()]
     return _route_configuration(name, "ingress", routes, max_body_bytes)
 
 
@@ -258,15 +262,16 @@ def _refused_loop(loop_name: str) -> route.Route:
 
 def _api_routes() -> list[route.Route]:
     matches = [route.RouteMatch(prefix=prefix) for prefix in API_PREFIXES] + [route.RouteMatch(path=path) for path in API_PATHS]
-    return [
-        route.Route(
-            name=f"api-{number}",
-            match=match,
-            route=route.RouteAction(cluster=API_CLUSTER, timeout=timedelta(0), idle_timeout=CALL_IDLE),
-            typed_per_filter_config={EXT_AUTHZ: _not_asked()},
-        )
-        for number, match in enumerate(matches)
-    ]
+    return [_api_route(f"api-{number}", match) for number, match in enumerate(matches)]
+
+
+def _api_route(name: str, match: route.RouteMatch) -> route.Route:
+    return route.Route(
+        name=name,
+        match=match,
+        route=route.RouteAction(cluster=API_CLUSTER, timeout=timedelta(0), idle_timeout=CALL_IDLE),
+        typed_per_filter_config={EXT_AUTHZ: _not_asked()},
+    )
 
 
 def _not_found() -> route.Route:
