@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import math
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
@@ -93,8 +92,6 @@ def _is_short_set(items: Sequence[object]) -> bool:
 
 def _decimal(name: str, value: float | Decimal) -> _JsonValue:
     """Cedar's decimal: exactly four places; what does not fit is refused rather than rounded across a limit."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UnreadableArgumentError(f"argument {name!r} is not a finite number")
     exact = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
     if not exact.is_finite() or abs(exact) > _DECIMAL_MAX:
         raise UnreadableArgumentError(f"argument {name!r} is beyond the range of a decimal")

@@ -38,9 +38,9 @@ TESTS: Mapping[str, Sequence[str]] = {
     "extauthz.mcp.uri": (_URI,),
     "extauthz.mcp.parameter_header": ("tests/unit/test_parameter_header.py",),
     "extauthz.door": (_STEPS, _DECISION),
-    "extauthz.decision": (_STEPS, _DECISION),
+    "extauthz.decision": (_STEPS, _DECISION, "tests/unit/test_session_decision.py"),
     "extauthz.answer": (_STEPS, _DECISION),
-    "extauthz.policy.arguments": (_ARGUMENTS,),
+    "extauthz.policy.arguments": (_ARGUMENTS, "tests/unit/test_policy_evaluation.py"),
 }
 
 

@@ -375,6 +375,9 @@ def test_a_challenge_names_the_scopes_of_the_call_or_those_to_begin_with() -> No
     assert 'scope="second third"' in HERE.challenge(found, reason, providers, ("second", "third"))
     assert "scope" not in HERE.challenge(found, reason)
     assert HERE.challenge(found, reason, uses_dpop=True).startswith("DPoP")
+    for changes in ({"operators_only": True}, {"trusted_namespaces": ("other",)}):  # of no account here
+        others = (provider("dpop", token_binding=TokenBinding.DPOP), provider("a", **changes))
+        assert HERE.challenge(found, reason, others).startswith("DPoP")
 
 
 @pytest.mark.parametrize(

@@ -289,6 +289,7 @@ def test_answers_to_a_server_stand_where_a_server_may_ask(member: str) -> None:
         ({"type": "ref/resource", "name": "x"}, None),
         ({"type": "ref/prompt", "name": "x", "uri": "y"}, None),
         ({"type": "ref/tool", "name": "x"}, None),
+        ({"type": "ref/tool", "uri": "x"}, None),
         ({"name": "x"}, None),
         (["ref/prompt"], None),
         (None, None),

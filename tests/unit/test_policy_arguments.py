@@ -70,6 +70,8 @@ def test_null_is_absent():
         (Decimal("NaN"), D),
         (2**63, D),
         ("a", SET),
+        (["a"], L),
+        (["a"], S),
         (["a", 1], SET),
         ([["a"]], SET),
         ({"__entity": {"type": "User", "id": "local/ann"}}, S),
