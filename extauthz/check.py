@@ -71,10 +71,15 @@ def check_input(request: auth_pb2.CheckRequest) -> CheckInput:
     http = attributes.request.http
     headers: dict[str, list[str]] = {}
     for header in http.header_map.headers:
-        value = header.raw_value.decode("latin-1") if header.raw_value else header.value
-        headers.setdefault(header.key.lower(), []).append(value)
-    for name, value in http.headers.items():
-        headers.setdefault(name.lower(), [value])
+        name, raw = header.key.lower(), header.raw_value
+        value = raw.decode("latin-1") if raw else header.value
+        if name in headers:
+            headers[name].append(value)
+        else:
+            headers[name] = [value]
+    if http.headers:
+        for name, value in http.headers.items():
+            headers.setdefault(name.lower(), [value])
     return CheckInput(
         listener=attributes.context_extensions.get("listener", "ingress"),
         http_method=http.method,

@@ -78,17 +78,18 @@ def make_passage(
 def _copies_of_the_token(check: CheckInput, set_names: Collection[str]) -> list[str]:
     """Headers into which the client put its access token once more: it stops here, wherever it stands."""
     access_token = check.headers.get("authorization", ("",))[0].rpartition(" ")[2]
-    if len(access_token) < _SHORTEST_TOKEN:
+    size = len(access_token)
+    if size < _SHORTEST_TOKEN:
         return []
-    return [
-        name
-        for name, values in check.headers.items()
-        if name not in set_names
-        and name != "authorization"
-        and any(access_token in value for value in values)
-        and not name.startswith(_NOT_FOR_US)
-        and name not in _OF_THE_CONNECTION
-    ]
+    copies = []
+    for name, values in check.headers.items():
+        for value in values:
+            # the lengths settle nearly every header without a search
+            if len(value) >= size and access_token in value and name != "authorization" and name not in set_names:
+                if not name.startswith(_NOT_FOR_US) and name not in _OF_THE_CONNECTION:
+                    copies.append(name)
+                break
+    return copies
 
 
 def _lane(request: McpRequest, session: Session) -> str:

@@ -23,7 +23,9 @@ HeaderMap = Mapping[str, Sequence[str]]
 
 META_VERSION = "io.modelcontextprotocol/protocolVersion"
 META_CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
-_SINGLE_HEADERS = ("mcp-protocol-version", "mcp-method", "mcp-name", "mcp-session-id", "content-type", "content-encoding", "last-event-id")
+_SINGLE_HEADERS = frozenset(
+    ("mcp-protocol-version", "mcp-method", "mcp-name", "mcp-session-id", "content-type", "content-encoding", "last-event-id")
+)
 _NAME_MEMBER = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 _NAME_MEMBER |= dict.fromkeys(("tasks/get", "tasks/update", "tasks/cancel"), "taskId")
 _PRINTABLE = re.compile(r"[\x20-\x7e]*", re.ASCII)
@@ -31,11 +33,10 @@ _PRINTABLE = re.compile(r"[\x20-\x7e]*", re.ASCII)
 
 def refuse_repeated(headers: HeaderMap) -> None:
     """Refuse a header that must stand alone and does not: two receivers would choose differently."""
-    for name in _SINGLE_HEADERS:
-        if len(headers.get(name, ())) > 1:
-            raise MessageError(Reason.HEADER_REPEATED, f"the header {name} is sent more than once", status=400, code=INVALID_REQUEST)
-    if any(name.startswith("mcp-param-") and len(values) > 1 for name, values in headers.items()):
-        raise MessageError(Reason.HEADER_REPEATED, "a header Mcp-Param-* is sent more than once", status=400, code=INVALID_REQUEST)
+    for name, values in headers.items():
+        if len(values) > 1 and (name in _SINGLE_HEADERS or name.startswith("mcp-param-")):
+            told = f"the header {name}" if name in _SINGLE_HEADERS else "a header Mcp-Param-*"
+            raise MessageError(Reason.HEADER_REPEATED, f"{told} is sent more than once", status=400, code=INVALID_REQUEST)
 
 
 def protocol_version(headers: HeaderMap, id_json: str = "null") -> str:

@@ -20,15 +20,16 @@ from extauthz.errors import PolicyError, Reason
 from extauthz.identity.principal import Principal, PrincipalKind
 from extauthz.policy.check import PolicyProblem, check_policies
 from extauthz.policy.compiled import CompiledPolicy, compile_document
-from extauthz.policy.entities import PrincipalView, RoleIndex, is_cedar_principal, principal_view, resource_view
+from extauthz.policy.entities import PrincipalView, ResourceView, RoleIndex, is_cedar_principal, principal_view, resource_view, view_of
 from extauthz.policy.grants import PolicyIndex, Reach
-from extauthz.policy.model import AuthorizationRequest, Evaluation, PolicyDocument, ResourceKind, RoleBinding
+from extauthz.policy.model import Action, AuthorizationRequest, Evaluation, PolicyDocument, ResourceKind, RoleBinding
 from extauthz.policy.schema import RESOURCES_OF_ACTION, SYSTEM_NAMESPACE
 from extauthz.policy.slices import Slices
 
 __all__ = ["CedarEngine", "PolicyProblem", "check_policies"]
 
 _KEPT_PRINCIPALS: Final = 4096
+_KEPT_SCOPES: Final = 8192
 _MAX_ROLES_TRIED: Final = 200
 
 
@@ -47,6 +48,15 @@ class _Bindings:
     index: RoleIndex
 
 
+@dataclass(frozen=True, slots=True)
+class _Scoped:
+    """The policies whose scope matches a question; `answer` when none of them has conditions, so that the call cannot matter."""
+
+    matching: tuple[CompiledPolicy, ...]
+    conditional: tuple[CompiledPolicy, ...]
+    answer: Evaluation | None
+
+
 class CedarEngine:
     """`PolicyEngine` of one revision. Immutable and safe to share between threads; its caches are bounded."""
 
@@ -61,6 +71,7 @@ class CedarEngine:
         self._slices = slices
         self._view = lru_cache(maxsize=_KEPT_PRINCIPALS)(partial(_view, roles.index))
         self._reach = lru_cache(maxsize=_KEPT_PRINCIPALS)(partial(_reach, policies))
+        self._scoped = lru_cache(maxsize=_KEPT_SCOPES)(partial(_scoped, policies, mcp_servers))
 
     @classmethod
     def build(
@@ -124,19 +135,22 @@ class CedarEngine:
             return _failed(problem, roles=principal.roles)
         if request.resource_kind is ResourceKind.TOOL and request.name not in request.mcp_server.tools:
             return Evaluation(allowed=False, reason=Reason.TOOL_UNKNOWN, roles=principal.roles)
-        resource = resource_view(request)
         # (2) which policies' scope matches
-        matching = [p for i in self._indexes(request.mcp_server.namespace) for p in i.matching(principal, request.action, resource)]
-        conditional = tuple(policy for policy in matching if policy.parsed.conditional)
-        satisfied = {policy for policy in matching if not policy.parsed.conditional}
+        scoped = self._scope_of(request, principal)
+        if scoped.answer is not None:
+            return scoped.answer
         # (3) what the conditional ones of them say
-        errors: tuple[str, ...] = ()
-        if conditional:
-            result = self._slices.evaluate(conditional, request, principal, resource)
-            satisfied |= result.satisfied
-            errors = result.errors
+        result = self._slices.evaluate(scoped.conditional, request, principal, resource_view(request))
         # (4) forbid wins, an error denies, no match denies
-        return _combined([policy for policy in matching if policy in satisfied], errors, principal.roles)
+        said = [policy for policy in scoped.matching if not policy.parsed.conditional or policy in result.satisfied]
+        return _combined(said, result.errors, principal.roles)
+
+    def _scope_of(self, request: AuthorizationRequest, principal: PrincipalView) -> _Scoped:
+        """Remembered for the servers of this revision: a scope speaks of names and ancestors only, never of the call."""
+        mcp_server = request.mcp_server
+        if self._mcp_servers.get(mcp_server.id) is mcp_server:
+            return self._scoped(principal, request.action, request.resource_kind, mcp_server.id, request.name)
+        return _scope(self._policies, request.action, principal, resource_view(request))
 
     def _indexes(self, namespace: str) -> Iterator[PolicyIndex]:
         return _indexes(self._policies, namespace)
@@ -219,6 +233,25 @@ def _reach(policies: Mapping[str, _NamespacePolicies], principal: PrincipalView,
     return reach
 
 
+def _scoped(
+    policies: Mapping[str, _NamespacePolicies],
+    mcp_servers: Mapping[str, McpServer],
+    principal: PrincipalView,
+    action: Action,
+    resource_kind: ResourceKind,
+    mcp_server_id: str,
+    name: str,
+) -> _Scoped:
+    return _scope(policies, action, principal, view_of(resource_kind, mcp_servers[mcp_server_id], name))
+
+
+def _scope(policies: Mapping[str, _NamespacePolicies], action: Action, principal: PrincipalView, resource: ResourceView) -> _Scoped:
+    matching = tuple(p for i in _indexes(policies, resource.mcp_server.namespace) for p in i.matching(principal, action, resource))
+    conditional = tuple(policy for policy in matching if policy.parsed.conditional)
+    answer = None if conditional else _combined(matching, (), principal.roles)
+    return _Scoped(matching, conditional, answer)
+
+
 def _unanswerable(request: AuthorizationRequest) -> str:
     """Why policies cannot be asked this at all, or nothing."""
     if request.resource_kind not in RESOURCES_OF_ACTION[request.action]:
@@ -229,7 +262,7 @@ def _unanswerable(request: AuthorizationRequest) -> str:
     return ""
 
 
-def _combined(satisfied: list[CompiledPolicy], errors: tuple[str, ...], roles: tuple[str, ...]) -> Evaluation:
+def _combined(satisfied: Sequence[CompiledPolicy], errors: tuple[str, ...], roles: tuple[str, ...]) -> Evaluation:
     forbids = tuple(policy.id for policy in satisfied if not policy.parsed.permit)
     if forbids:
         return Evaluation(allowed=False, reason=Reason.FORBIDDEN_BY_POLICY, determining_policies=forbids, errors=errors, roles=roles)

@@ -107,20 +107,24 @@ def _principal_json(principal: Principal, own: frozenset[str], of_group: Mapping
 
 def resource_view(request: AuthorizationRequest) -> ResourceView:
     """What the request is for. A tool that the catalog does not know counts as destructive."""
-    mcp_server = request.mcp_server
-    kind = request.resource_kind.value
+    return view_of(request.resource_kind, request.mcp_server, request.name)
+
+
+def view_of(resource_kind: ResourceKind, mcp_server: McpServer, name: str) -> ResourceView:
+    """The same from its parts."""
+    kind = resource_kind.value
     server_keys = (("in", "McpServer", mcp_server.id), ("in", "Namespace", mcp_server.namespace))
-    if request.resource_kind is ResourceKind.MCP_SERVER:
+    if resource_kind is ResourceKind.MCP_SERVER:
         keys = (("All",), ("is", kind), ("==", kind, mcp_server.id), *server_keys)
         return ResourceView(kind=kind, id=mcp_server.id, keys=keys, mcp_server=mcp_server, name="")
-    own_id = f"{mcp_server.id}/{request.name}"
+    own_id = f"{mcp_server.id}/{name}"
     own_keys: tuple[tuple[str, ...], ...] = (("All",), ("is", kind), ("==", kind, own_id), ("in", kind, own_id))
     effect = None
-    if request.resource_kind is ResourceKind.TOOL:
-        tool = mcp_server.tools.get(request.name)
+    if resource_kind is ResourceKind.TOOL:
+        tool = mcp_server.tools.get(name)
         effect = tool.effect if tool is not None else Effect.DESTRUCTIVE
         own_keys += (("in", "Effect", effect.value),)
-    return ResourceView(kind=kind, id=own_id, keys=own_keys + server_keys, mcp_server=mcp_server, name=request.name, effect=effect)
+    return ResourceView(kind=kind, id=own_id, keys=own_keys + server_keys, mcp_server=mcp_server, name=name, effect=effect)
 
 
 def is_cedar_principal(principal: Principal) -> bool:
