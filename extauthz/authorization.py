@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from extauthz.catalog.server import McpServer, Tool
 from extauthz.errors import Reason
-from extauthz.identity.principal import PROBER, Principal
+from extauthz.identity.principal import Principal, is_prober
 from extauthz.mcp.request import McpRequest, Target
 from extauthz.policy.model import Action, AuthorizationRequest, Caller, Evaluation, ResourceKind
 from extauthz.state import AuthorizationState
@@ -44,7 +44,7 @@ def authorize(
     mcp_server = state.mcp_servers.get(mcp_server_id)
     if mcp_server is None:
         return Verdict(allowed=False, reason=Reason.SERVER_NOT_FOUND)
-    if principal == PROBER:
+    if is_prober(principal):
         return _for_prober(mcp_server, request)
     if not state.policy.visible(principal, mcp_server):
         return Verdict(

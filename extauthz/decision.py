@@ -33,7 +33,7 @@ from extauthz.errors import AuditError, AuthenticationError, CredentialError, Me
 from extauthz.facts import describe_request, open_record
 from extauthz.identity.binding import Presentation
 from extauthz.identity.dpop import nonces_at
-from extauthz.identity.principal import PROBER, Principal
+from extauthz.identity.principal import PROBER, Principal, is_prober
 from extauthz.mcp.era import Era
 from extauthz.mcp.parameter_header import check_parameter_headers
 from extauthz.mcp.request import McpRequest, parse_request
@@ -296,7 +296,7 @@ class Decider:
         check, state, place = case.check, case.state, case.place
         assert state is not None and place is not None  # noqa: S101, PT018 - _enter has set them
         mcp_server = state.mcp_servers.get(place.mcp_server_id)
-        if mcp_server is None or not (principal == PROBER or state.policy.visible(principal, mcp_server)):
+        if mcp_server is None or not (is_prober(principal) or state.policy.visible(principal, mcp_server)):
             # The answer is 404 whatever the body says; a small one is still read, for the id and for the record.
             if len(check.body) > SMALL_BODY_BYTES:
                 raise _Refused(Reason.SERVER_NOT_FOUND)

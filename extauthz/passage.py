@@ -32,6 +32,7 @@ class Passage:
     set_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     remove_headers: tuple[str, ...] = ()
     session_binding: str = ""
+    of_session: bool = False  # differs from one session to the next; others repeat themselves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,7 @@ def make_passage(
         set_headers=(*credential_headers, *session_headers, *_resilience(mcp_server, tool, request, session)),
         remove_headers=tuple(remove),
         session_binding=session.binding,
+        of_session=session is not NO_SESSION,
     )
 
 

@@ -52,3 +52,8 @@ class Principal:
 
 PROBER = Principal(kind=PrincipalKind.SYSTEM, id="system/prober", provider="system", subject="prober")
 """Reads catalogs through the egress listener; list methods only."""
+
+
+def is_prober(principal: Principal) -> bool:
+    """Whether it is `PROBER`; asked for every call, so the kind is looked at first."""
+    return principal.kind is PrincipalKind.SYSTEM and principal == PROBER
