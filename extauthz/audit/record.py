@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 
 from extauthz.catalog.server import McpServer
 from extauthz.identity.principal import Principal
@@ -125,6 +126,7 @@ def encode_record(record: AuditRecord, *, writer_id: str, sequence: int) -> byte
     return message.SerializeToString()
 
 
+@lru_cache(maxsize=4096)  # the same few callers ask again and again; the messages are only read
 def _principal_message(principal: Principal, roles: tuple[str, ...]) -> pb.AuditPrincipal:
     return pb.AuditPrincipal(
         kind=principal.kind,
