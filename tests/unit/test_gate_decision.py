@@ -387,6 +387,7 @@ def test_a_challenge_names_the_scopes_of_the_call_or_those_to_begin_with() -> No
         ({"mcp_server_id": ""}, Reason.ALLOWED),
         ({"mcp_server_id": "demo/other"}, Reason.EGRESS_CONTEXT_INVALID),
         ({"kind": "prober", "principal": PROBER}, Reason.NO_MATCHING_PERMIT),
+        ({"kind": "prober"}, Reason.NO_MATCHING_PERMIT),  # whoever else it names
     ],
 )
 async def test_a_signed_context_says_who_calls_which_server(changes: dict[str, object], reason: Reason) -> None:
@@ -401,7 +402,7 @@ async def test_a_signed_context_says_who_calls_which_server(changes: dict[str, o
     assert decision.reason is reason
     (record,) = audit.records
     if reason is not Reason.EGRESS_CONTEXT_INVALID:
-        assert (record.parent_decision_id, record.principal and record.principal.id) == ("outer", context.principal.id)
+        assert (record.parent_decision_id, record.principal) == ("outer", PROBER if context.kind == "prober" else ANN)
 
 
 async def test_a_body_is_read_up_to_its_limit_and_not_beyond() -> None:
