@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from extauthz.errors import MessageError, Reason
-from extauthz.look_alike import could_be_taken_for, folded
+from extauthz.look_alike import could_be_taken_for, folded, too_foreign
 from extauthz.mcp.document import INVALID_REQUEST, parse_document
 
 METHOD_NOT_FOUND = -32601
@@ -83,6 +83,8 @@ def _refuse_twins(document: dict[str, object], id_json: str) -> None:
     if isinstance(params, dict):
         places.append(params)
         places.extend(part for key in ("_meta", "ref", "notifications") if isinstance(part := params.get(key), dict))
+    if too_foreign(key for place in places for key in place):
+        raise _refused(Reason.INVALID_REQUEST, "the keys of the protocol's objects hold too many letters outside ASCII", id_json)
     for place in places:
         if len(place) > MAX_MEMBERS:
             raise _refused(Reason.INVALID_REQUEST, f"an object of the protocol holds more than {MAX_MEMBERS} members", id_json)

@@ -16,7 +16,7 @@ from decimal import Decimal
 from typing import Final
 
 from extauthz.catalog.server import ArgumentType
-from extauthz.look_alike import could_be_taken_for, folded
+from extauthz.look_alike import could_be_taken_for, folded, too_foreign
 from extauthz.policy.compiled import Reads
 from extauthz.policy.model import Action, AuthorizationRequest, Caller
 from extauthz.policy.schema import declarable
@@ -66,6 +66,8 @@ def _refuse_look_alikes(sent: Mapping[str, object], names: AbstractSet[str], dec
     """Refuse an argument that some servers take for one that a policy reads (Go ignores case): the policy would not see it."""
     if not names or sent.keys() <= names:
         return
+    if too_foreign(key for key in sent if key not in names and key not in declared):
+        raise UnreadableArgumentError("the names of other arguments hold too many letters outside ASCII to be compared")
     read = {folded(name) for name in names}
     if any(key not in names and key not in declared and could_be_taken_for(key, read) for key in sent):
         raise UnreadableArgumentError("an argument could be taken for one that a policy reads, but is spelt differently")

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from extauthz.errors import MessageError
-from extauthz.look_alike import could_be_taken_for, folded
+from extauthz.look_alike import MAX_FOREIGN_CHARACTERS, could_be_taken_for, folded, too_foreign
 from extauthz.mcp.document import MAX_DEPTH, MAX_NODES, parse_document
 from extauthz.mcp.headers import META_CAPABILITIES, META_VERSION
 from extauthz.mcp.jsonrpc import MessageClass, parse_message
@@ -208,3 +208,21 @@ def test_a_key_that_could_be_anything_could_be_any_of_them() -> None:
     assert could_be_taken_for("NAME", {"name"})
     assert not could_be_taken_for("x" * 256, {"name"})
     assert not could_be_taken_for("nam\u0435", {"name"})  # Cyrillic: no parser takes it for e
+
+
+def test_letters_outside_ascii_are_looked_at_up_to_a_bound() -> None:
+    """One of them becomes up to 18 when it is normalised: a quarter of a megabyte of such keys took half a second of everybody's time."""
+    most = MAX_FOREIGN_CHARACTERS // 64
+    assert not too_foreign(["\ufdfa" * 64] * most)
+    assert too_foreign(["\ufdfa" * 64] * most + ["\xe4"])
+    assert not too_foreign(["x" * 64] * 20_000)
+
+
+@pytest.mark.parametrize("place", ["", "params", "_meta"])
+def test_a_message_with_too_many_keys_outside_ascii_is_refused_unread(place: str) -> None:
+    keys = {f"{number}" + "\ufdfa" * 200: 0 for number in range(20)}
+    params: dict[str, object] = {"_meta": keys} if place == "_meta" else keys if place == "params" else {}
+    document = {"jsonrpc": "2.0", "id": 1, "method": "ping", "params": params} | (keys if not place else {})
+
+    with pytest.raises(MessageError, match="outside ASCII"):
+        parse_message(json.dumps(document).encode())

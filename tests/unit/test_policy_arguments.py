@@ -173,3 +173,15 @@ def test_arguments_that_differ_in_case_are_two_where_the_tool_declares_both():
     request = make_request(make_principal(), "x", mcp_server=server, arguments={"a": 1, "A": 2})
 
     assert typed_arguments(request, Reads(arguments=frozenset({"a"}))) == {"a": 1}
+
+
+def test_other_arguments_with_too_many_letters_outside_ascii_deny():
+    """Each is compared with what the policy reads, by a form that may be 18 times as long."""
+    server = make_mcp_server("demo", "crm", make_tool("x", amount=L, **{"\xe4" * 300: L}))
+    few = {"\ufdfa" * 100: 1, "\xe4" * 300: 1, "amount": 1}
+    many = few | {f"{number}" + "\ufdfa" * 100: 1 for number in range(20)}
+    reads = Reads(arguments=frozenset({"amount"}))
+
+    assert typed_arguments(make_request(make_principal(), "x", mcp_server=server, arguments=few), reads) == {"amount": 1}
+    with pytest.raises(UnreadableArgumentError, match="outside ASCII"):
+        typed_arguments(make_request(make_principal(), "x", mcp_server=server, arguments=many), reads)
