@@ -147,7 +147,7 @@ class Authenticator:
         # (5) presented by whom it was issued to
         if verified.binding.bound or scheme != "bearer" or verified.provider.token_binding is not TokenBinding.NONE:
             if not verified.provider.dpop_nonce:
-                presentation = replace(presentation, nonces=())
+                presentation = replace(presentation, nonces=None)
             self._binding_check.check(
                 verified.binding,
                 verified.provider.token_binding,

@@ -25,14 +25,15 @@ class Presentation:
     """How a token came: the request that it came with, beside the Authorization header.
 
     `url` is the gateway's own name of what was asked for, without query. `certificate` is the client's, as Envoy gives it
-    (PEM, percent-encoded), "" when there was none. `nonces` are those that a proof may hold; none: it needs no nonce.
+    (PEM, percent-encoded), "" when there was none. `nonces` are those that a proof may hold: of an empty list none, None asks for
+    none. No key to make nonces of must not mean that none is needed.
     """
 
     http_method: str = ""
     url: str = ""
     proofs: Sequence[str] = field(default=(), repr=False)
     certificate: str = field(default="", repr=False)
-    nonces: Sequence[str] = ()
+    nonces: Sequence[str] | None = None
 
 
 PLAIN = Presentation()

@@ -63,9 +63,19 @@ class ProofMemory:
 
 
 def verify_proof(
-    proofs: Sequence[str], *, http_method: str, url: str, access_token: str, key_thumbprint: str, nonces: Sequence[str], now: float
+    proofs: Sequence[str],
+    *,
+    http_method: str,
+    url: str,
+    access_token: str,
+    key_thumbprint: str,
+    nonces: Sequence[str] | None,
+    now: float,
 ) -> VerifiedProof:
-    """The proof of this request and of this token, by the key that the token is bound to; else `AuthenticationError`."""
+    """The proof of this request and of this token, by the key that the token is bound to; else `AuthenticationError`.
+
+    `nonces`: it must hold one of these, of an empty list none does; None asks for none.
+    """
     # (1) exactly one, a signed JWT of the right type
     if len(proofs) != 1:
         raise _invalid("a token that is bound by DPoP needs exactly one DPoP header")
@@ -95,7 +105,7 @@ def verify_proof(
         raise _invalid("the DPoP proof is for another access token (ath)")
     # (4) made now, and once
     _check_time(claims.get("iat"), now)
-    if nonces and claims.get("nonce") not in nonces:
+    if nonces is not None and claims.get("nonce") not in nonces:
         raise AuthenticationError(Reason.USE_DPOP_NONCE, "the DPoP proof lacks the nonce that is demanded, or holds an old one")
     jti = claims.get("jti")
     if not isinstance(jti, str) or not 0 < len(jti) <= MAX_JTI_LENGTH:

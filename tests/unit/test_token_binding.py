@@ -297,6 +297,13 @@ async def test_a_provider_that_demands_a_nonce_takes_those_of_this_minute_and_th
     assert await World("dpop").send(BOUND, proof(BOUND), nonces=nonces) == OK
 
 
+async def test_without_a_key_to_make_nonces_of_no_proof_is_good_where_one_is_demanded() -> None:
+    """Keys may run out while the control plane is away."""
+    assert await World("dpop", dpop_nonce=True).send(BOUND, proof(BOUND), nonces=()) == "use_dpop_nonce"
+    assert await World("dpop", dpop_nonce=True).send(BOUND, proof(BOUND, nonce=""), nonces=()) == "use_dpop_nonce"
+    assert await World("dpop").send(BOUND, proof(BOUND), nonces=()) == OK
+
+
 # --- what clients are told
 
 
