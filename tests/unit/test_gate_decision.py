@@ -416,6 +416,33 @@ async def test_a_body_is_read_up_to_its_limit_and_not_beyond() -> None:
         assert body_of(decision)["id"] == ("q1" if known else None)
 
 
+async def test_what_was_wrong_with_a_message_is_on_the_record_in_words() -> None:
+    for body, request_id in ((b"{", ""), (b'{"jsonrpc":"2.0","id":7,"method":5}', "7")):
+        audit = Audit()
+        decision = await decider(Policies("update"), audit).decide(call(body=body))
+        (record,) = audit.records
+        assert record.request_id_json == request_id
+        assert record.sentence == body_of(decision)["error"]["message"]  # type: ignore[index]
+    assert audit.records[0].sentence == 'the member "method" must be a string'
+
+
+async def test_who_must_prove_with_a_nonce_is_given_one() -> None:
+    state = State(Policies(), error=AuthenticationError(Reason.USE_DPOP_NONCE, "no"))
+
+    decision = await decider(Policies(), Audit(), state=state).decide(call())
+
+    assert decision.answer is not None
+    assert dict(decision.answer.headers)["dpop-nonce"]
+
+
+async def test_why_nobody_was_authenticated_is_on_the_record_in_words() -> None:
+    audit = Audit()
+
+    await decider(Policies(), audit, state=State(Policies(), error=AuthenticationError(Reason.ISSUER_UNKNOWN, "of whom?"))).decide(call())
+
+    assert audit.records[0].sentence == "of whom?"
+
+
 async def test_the_limit_of_a_server_holds_for_the_prober_whom_no_policy_knows() -> None:
     context = EgressContext(
         decision_id="", principal=PROBER, mcp_server_id="demo/crm", revision=1, kind="prober", expires_at_unix=time.time() + 60

@@ -10,6 +10,7 @@ from extauthz.catalog.server import ArgumentType
 from extauthz.errors import PolicyError, Reason
 from extauthz.policy.arguments import UnreadableArgumentError, typed_arguments
 from extauthz.policy.compiled import Reads, parse_policy
+from extauthz.policy.model import Caller
 from tests.unit.policy_world import engine_of, make_mcp_server, make_principal, make_request, make_tool
 
 S, L, D, B, SET = ArgumentType.STRING, ArgumentType.LONG, ArgumentType.DECIMAL, ArgumentType.BOOL, ArgumentType.STRING_SET
@@ -185,3 +186,13 @@ def test_other_arguments_with_too_many_letters_outside_ascii_deny():
     assert typed_arguments(make_request(make_principal(), "x", mcp_server=server, arguments=few), reads) == {"amount": 1}
     with pytest.raises(UnreadableArgumentError, match="outside ASCII"):
         typed_arguments(make_request(make_principal(), "x", mcp_server=server, arguments=many), reads)
+
+
+@pytest.mark.parametrize(
+    ("address", "allowed"), [("2001:db8::1", True), ("::ffff:10.0.0.1", True), ("10.0.0.1", True), ("2001:db8::2", False), ("", False)]
+)
+def test_an_address_is_read_in_the_form_that_policies_name(address, allowed):
+    either = 'context.caller.address == ip("2001:db8::1") || context.caller.address == ip("10.0.0.1")'
+    engine = engine_of(f"permit (principal, action, resource) when {{ context.caller has address && ({either}) }};")
+
+    assert engine.evaluate(make_request(make_principal(), caller=Caller(era="modern", address=address))).allowed is allowed
