@@ -22,6 +22,7 @@ from extauthz.wire import auth_pb2, common_pb2
 SERVICE = "envoy.service.auth.v3.Authorization"
 PATH = f"/{SERVICE}/Check"
 _KEPT_ANSWERS = 1024
+_MAX_KEPT_NAMES = 512  # of headers to remove, in characters: callers choose them
 _ANY_ID = "\x00legation-decision-id\x00"  # as long as an id, and stands in no header, path or name
 _ANY_ID_BYTES = _ANY_ID.encode("ascii")
 _OVERWRITE = 2  # HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
@@ -69,11 +70,16 @@ def check_method(decider: Decides) -> Method:
             raise CallRefused(Status.UNKNOWN, "the message is no CheckRequest") from error
         decision = await decider.decide(check_input(request))
         passage, decision_id = decision.passage, decision.decision_id
-        if passage is None or passage.of_session or len(decision_id) != len(_ANY_ID):
+        if passage is None or not _is_kept(passage) or len(decision_id) != len(_ANY_ID):
             return check_response(decision).SerializeToString()
         return allowed(passage, decision.reason, decision.revision).replace(_ANY_ID_BYTES, decision_id.encode("ascii"))
 
     return check
+
+
+def _is_kept(passage: Passage) -> bool:
+    """Whether others may repeat it, and what is kept of it is not what a caller made long."""
+    return not passage.of_session and sum(map(len, passage.remove_headers)) <= _MAX_KEPT_NAMES
 
 
 def _allowed_answer(passage: Passage, reason: Reason, revision: int) -> bytes:

@@ -30,6 +30,7 @@ __all__ = ["CedarEngine", "PolicyProblem", "check_policies"]
 
 _KEPT_PRINCIPALS: Final = 4096
 _KEPT_SCOPES: Final = 8192
+_MAX_KEPT_NAME: Final = 200  # names of prompts and resources are the callers' choice
 _MAX_ROLES_TRIED: Final = 200
 
 
@@ -148,7 +149,7 @@ class CedarEngine:
     def _scope_of(self, request: AuthorizationRequest, principal: PrincipalView) -> _Scoped:
         """Remembered for the servers of this revision: a scope speaks of names and ancestors only, never of the call."""
         mcp_server = request.mcp_server
-        if self._mcp_servers.get(mcp_server.id) is mcp_server:
+        if len(request.name) <= _MAX_KEPT_NAME and self._mcp_servers.get(mcp_server.id) is mcp_server:
             return self._scoped(principal, request.action, request.resource_kind, mcp_server.id, request.name)
         return _scope(self._policies, request.action, principal, resource_view(request))
 

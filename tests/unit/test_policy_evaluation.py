@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -374,3 +375,25 @@ def test_arguments_are_present_and_empty_when_none_are_sent():
 
     assert engine.evaluate(make_request(AGENT, "x", mcp_server=server)).allowed
     assert not engine.evaluate(make_request(AGENT, "x", mcp_server=server, arguments={"amount": 1})).allowed
+
+
+def test_long_names_that_a_caller_made_up_are_not_remembered():
+    """Thousands of them, of kilobytes each, would stay in memory as long as the revision does."""
+    engine = engine_of(UPDATE)
+
+    def ask(numbers):
+        for number in numbers:
+            name = f"test://{number}/" + "x" * 1900
+            question = make_request(AGENT, name, action=Action.RESOURCES_READ, resource_kind=ResourceKind.MCP_RESOURCE)
+            assert not engine.evaluate(question).allowed
+
+    ask(range(1))
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        ask(range(1, 301))
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+
+    assert grown < 300 * 1900 / 4
