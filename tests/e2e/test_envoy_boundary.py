@@ -114,6 +114,40 @@ async def test_a_redirect_of_an_upstream_never_reaches_a_client(world: EnvoyWorl
     assert "location" not in response.headers
 
 
+SWITCHES = (
+    b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: else\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nyes"
+)
+
+
+async def _switches(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(SWITCHES)
+    await writer.drain()
+    await reader.read()
+    writer.close()
+
+
+async def test_an_upstream_that_changes_the_protocol_never_reaches_a_client(tmp_path: Path) -> None:
+    """A 101 that nobody asked for has a client, or a proxy that others share, read the next answer as something else."""
+    async with await asyncio.start_server(_switches, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with envoy_world(tmp_path, state_of(1, server_entry("crm", f"http://127.0.0.1:{port}/mcp"))) as world:
+            world.answer = world.allow_by_path
+
+            response = await world.post()
+
+    assert response.status == 502
+    assert reason_of(response.body) == (50204, "upstream_switched")
+
+
+async def test_what_is_said_to_a_proxy_stays_at_the_gateway(world: EnvoyWorld) -> None:
+    """Nor could the authorizer take it away, if it were a copy of the caller's token."""
+    response = await world.post(headers={"proxy-authorization": "Bearer t", "proxy-anything": "t"})
+
+    asked = [header.key for header in world.checks[0].attributes.request.http.header_map.headers]
+    assert not [name for name in (*asked, *json.loads(response.body)["headers"]) if name.lower().startswith("proxy-")]
+
+
 async def test_what_acts_on_the_gateways_origin_is_taken_from_an_answer(world: EnvoyWorld) -> None:
     response = await world.post()
 

@@ -44,6 +44,7 @@ REFUSAL = REFUSAL_LISTENER
 _CONNECTION_MANAGER = "envoy.filters.network.http_connection_manager"
 _ONLY_OURS = ("x-legation-", "x-envoy-")
 _IDENTITY_OF_PROXIES = ("x-forwarded-", "forwarded", "x-real-ip")
+_OF_THE_CONNECTION = ("proxy-",)  # to a proxy, not to what is behind it; no authorizer may touch these, so they go before it
 _IDENTITY_ELSEWHERE = (
     # who calls, as other proxies tell their servers
     *("remote-", "x-remote-", "impersonate-", "x-authenticated-", "x-gw-", "x-webauth-", "x-user", "x-group", "x-role"),
@@ -153,7 +154,7 @@ def _connection_manager(name: str, settings: GatewaySettings, stripped: tuple[st
 
 
 def _early_mutation(prefixes: tuple[str, ...]) -> core.TypedExtensionConfig:
-    matchers = [matcher.StringMatcher(prefix=prefix, ignore_case=True) for prefix in (*prefixes, *_IDENTITY_ELSEWHERE)]
+    matchers = [matcher.StringMatcher(prefix=prefix, ignore_case=True) for prefix in (*prefixes, *_OF_THE_CONNECTION, *_IDENTITY_ELSEWHERE)]
     removals = [
         mutation_rules.HeaderMutation(remove_on_match=mutation_rules.HeaderMutationRemoveOnMatch(key_matcher=each)) for each in matchers
     ]

@@ -28,6 +28,8 @@ _MCP_PATH = r"/*(servers/|\.well-known/oauth-protected-resource/servers/).*"
 """Where MCP is spoken, and where it was meant to be."""
 UPSTREAM_REDIRECTED = 530
 """Between the lane's policy and the mapper of its words only; no client sees it."""
+UPSTREAM_SWITCHED = 532
+"""The same, for an upstream that changes to another protocol."""
 SESSION_GONE = 531
 """The endpoint of a legacy session is no more: from the session filter to the mapper of its words."""
 SESSION_NOT_SEALED = envoy_type.StatusCode.InsufficientStorage
@@ -81,6 +83,13 @@ LOCAL_ERRORS = (
         reason="upstream_redirected",
         message="The MCP server answered with a redirect, which the gateway does not follow.",
         status=UPSTREAM_REDIRECTED,
+        answered_status=502,
+    ),
+    LocalError(
+        code=50204,
+        reason="upstream_switched",
+        message="The MCP server answered by changing to another protocol, which nobody asked for.",
+        status=UPSTREAM_SWITCHED,
         answered_status=502,
     ),
     LocalError(
@@ -152,11 +161,13 @@ def make_lane_policy() -> custom_response.CustomResponse:
     """On lanes: what an upstream says to the gateway and not to its caller becomes a 502.
 
     Its 401 or 403 is about the gateway's credential. Its redirect would have the caller's client send the call, and the token
-    that is meant for the gateway, somewhere else. The mappers above see the status that is set here (Envoy's own errors with
+    that is meant for the gateway, somewhere else. Its 101 would have the client, or a proxy before us, read what follows as another
+    protocol, and breaks an HTTP/2 connection with all that is on it. The mappers above see the status that is set here (Envoy's own errors with
     a flag come first) and give it its words.
     """
     refused, redirected = _becomes("refused-credential", 502), _becomes("redirected", UPSTREAM_REDIRECTED)
-    actions = {str(status): redirected for status in _REDIRECTS} | {"401": refused, "403": refused}
+    switched = _becomes("switched", UPSTREAM_SWITCHED)
+    actions = {str(status): redirected for status in _REDIRECTS} | {"101": switched, "401": refused, "403": refused}
     by_status = xds_matcher.MatcherMatcherTree(
         input=xds_core.TypedExtensionConfig(name="status", typed_config=pack(matcher.HttpResponseStatusCodeMatchInput())),
         exact_match_map=xds_matcher.MatcherMatcherTreeMatchMap(map=dict(sorted(actions.items()))),
