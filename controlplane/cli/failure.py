@@ -10,7 +10,7 @@ from controlplane.client import ApiError, UnreachableError
 from extauthz.errors import LegationError
 
 _REMEDIES = {
-    401: "the gateway does not know this credential: use the data directory of this deployment, or renew the token file",
+    401: "the gateway does not know this credential: log in again, use the data directory of this deployment, or renew the token file",
     403: "ask an administrator for a RoleBinding with a legation: role",
     412: "somebody changed it meanwhile: look at it again and repeat",
     428: "this is a fault of the command line; please report it",

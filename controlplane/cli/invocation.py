@@ -22,15 +22,18 @@ from controlplane.cli.terminal import warn
 from extauthz.runtime import Deployment, deployment_of
 
 if TYPE_CHECKING:
+    from controlplane.cli.context_file import Context, ContextFile
     from controlplane.client import ApiClient
 
-START_HINT = "start a deployment with `legation up`, or name one with --gateway-url and --token-file"
+START_HINT = "start a deployment with `legation up`, or log in to one: legation login --gateway-url URL --client-id ID"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invocation:
-    """The global options of one run."""
+    """The global options of one run. `chosen` are the names of those that were given, on the command line or in the environment."""
 
+    chosen: frozenset[str] = frozenset()
+    context: str = ""
     data_dir: Path = Path(".legation")
     gateway_url: str = ""
     token_file: Path | None = None
@@ -49,14 +52,50 @@ class Invocation:
         return self.output != "table"
 
     def reachable_gateway_url(self) -> str:
-        """The gateway's public URL: as given, else as the running deployment of the data directory says."""
-        gateway_url = self.gateway_url.rstrip("/") or self._running_gateway_url()
+        """The gateway's public URL: as given, else that of the context, else as the running deployment of the data directory says."""
+        name = self.context_in_use()
+        if name:
+            return self.protected(self._entry(name).gateway_url)
+        return self.protected(self.gateway_url.rstrip("/") or self._running_gateway_url())
+
+    def protected(self, gateway_url: str) -> str:
+        """`gateway_url`, unless tokens would cross the network in clear on the way there."""
         if urlsplit(gateway_url).scheme == "http" and not is_loopback(gateway_url) and not self.insecure_http:
             raise CommandError(
                 f"{gateway_url} is neither https nor this machine: the access token would cross the network in clear",
                 remedy="use an https:// address, or --insecure-http for a trial",
             )
         return gateway_url
+
+    def context_in_use(self) -> str:
+        """The name of the context that this run is about; empty when it is about a gateway or a data directory.
+
+        What was named counts. Else the deployment that runs in this folder does, and only then the current context: a command that
+        was meant for a trial here must not reach another deployment.
+        """
+        elsewhere = self.chosen & {"gateway_url", "data_dir"}
+        if self.context:
+            gateway_url = self._entry(self.context).gateway_url
+            if "data_dir" in elsewhere or self.gateway_url.rstrip("/") not in ("", gateway_url):
+                options = " and ".join(_OPTION[name] for name in sorted(elsewhere))
+                raise CommandError(
+                    f"the context {self.context} and {options} name two deployments",
+                    remedy="leave one of them out; LEGATION_CONTEXT, LEGATION_GATEWAY_URL and LEGATION_DATA_DIR count too",
+                )
+            return self.context
+        if elsewhere or self.deployment.state_file.exists():
+            return ""
+        return self.context_file().read().current
+
+    @staticmethod
+    def context_file() -> ContextFile:
+        """The contexts of this user."""
+        from controlplane.cli.context_file import context_file  # noqa: PLC0415 - most runs need none
+
+        return context_file()
+
+    def _entry(self, name: str) -> Context:
+        return self.context_file().read().get(name)
 
     def _running_gateway_url(self) -> str:
         state_file = self.deployment.state_file
@@ -79,11 +118,16 @@ class Invocation:
         token_file = self.token_file
         if token_file is not None:
             return lambda: read_token_file(token_file)
+        name = self.context_in_use()
+        if name:
+            from controlplane.cli.operator_session import access_token_of  # noqa: PLC0415 - contexts only
+
+            return lambda: access_token_of(self.context_file(), name)
         credential_file = self.deployment.admin_credential_file
         if not credential_file.exists():
             raise CommandError(
                 f"there is no credential: {credential_file} does not exist",
-                remedy="name the data directory with --data-dir, or a file that holds an access token with --token-file",
+                remedy="log in with `legation login`, or name the data directory (--data-dir) or a token file (--token-file)",
             )
 
         def mint() -> str:
@@ -124,6 +168,7 @@ def warn_if_others_can_read(file: Path) -> None:
         warn(f"{file} can be read by other users (mode {mode:04o}); run: chmod 600 {file}")
 
 
+_OPTION = {"data_dir": "--data-dir", "gateway_url": "--gateway-url"}
 pass_invocation = click.make_pass_decorator(Invocation, ensure=True)
 
 
@@ -146,6 +191,9 @@ def global_options(*, after_command: bool) -> list[click.Parameter]:
         )
 
     return [
+        option(
+            "--context", envvar="LEGATION_CONTEXT", metavar="NAME", help="A deployment that you logged in to (`legation context list`)."
+        ),
         option(
             "--data-dir",
             envvar="LEGATION_DATA_DIR",
@@ -171,7 +219,7 @@ def _remember(context: click.Context, parameter: click.Parameter, value: object)
     if value is None or parameter.name is None or context.resilient_parsing:
         return
     known = context.find_object(Invocation) or Invocation()
-    changed: dict[str, Any] = {parameter.name: value}
+    changed: dict[str, Any] = {parameter.name: value, "chosen": known.chosen | {parameter.name}}
     context.obj = dataclasses.replace(known, **changed)
     if parameter.name == "no_color" and value:
         context.color = False

@@ -23,7 +23,15 @@ SAMPLE_PORTS: Mapping[str, int] = MappingProxyType({"crm": 9101, "engineering-db
 """Preferred ports of the sample MCP servers of the demo, by their names in its registry."""
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _COMMAND_LINE_ONLY = frozenset(
-    {"LEGATION_DATA_DIR", "LEGATION_DEBUG", "LEGATION_TOKEN", "LEGATION_TOKEN_FILE"}
+    {
+        "LEGATION_CLIENT_ID",
+        "LEGATION_CLIENT_SECRET",
+        "LEGATION_CONTEXT",
+        "LEGATION_DATA_DIR",
+        "LEGATION_DEBUG",
+        "LEGATION_TOKEN",
+        "LEGATION_TOKEN_FILE",
+    }
 )  # processes would refuse them
 _MAX_ENVOY_THREADS = 2
 

@@ -76,7 +76,7 @@ def running_api(data_dir: Path, port: int) -> Iterator[RunningApi]:
     ready, stop = threading.Event(), threading.Event()
 
     async def serve() -> None:
-        async with KeySource(AddressRules()) as key_source:
+        async with KeySource(AddressRules(("127.0.0.0/8",))) as key_source:
             authentication = OperatorAuthenticator(
                 state=lambda: live.state,
                 key_source=key_source,
