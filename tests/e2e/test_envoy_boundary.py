@@ -145,7 +145,8 @@ async def test_what_is_said_to_a_proxy_stays_at_the_gateway(world: EnvoyWorld) -
     response = await world.post(headers={"proxy-authorization": "Bearer t", "proxy-anything": "t"})
 
     asked = [header.key for header in world.checks[0].attributes.request.http.header_map.headers]
-    assert not [name for name in (*asked, *json.loads(response.body)["headers"]) if name.lower().startswith("proxy-")]
+    received = [name for name, _ in json.loads(response.body)["headers"]]
+    assert not [name for name in (*asked, *received) if name.lower().startswith("proxy-")]
 
 
 async def test_what_acts_on_the_gateways_origin_is_taken_from_an_answer(world: EnvoyWorld) -> None:

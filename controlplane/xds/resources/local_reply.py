@@ -162,8 +162,8 @@ def make_lane_policy() -> custom_response.CustomResponse:
 
     Its 401 or 403 is about the gateway's credential. Its redirect would have the caller's client send the call, and the token
     that is meant for the gateway, somewhere else. Its 101 would have the client, or a proxy before us, read what follows as another
-    protocol, and breaks an HTTP/2 connection with all that is on it. The mappers above see the status that is set here (Envoy's own errors with
-    a flag come first) and give it its words.
+    protocol, and breaks an HTTP/2 connection with all that is on it. The mappers above see the status that is set here (Envoy's own
+    errors with a flag come first) and give it its words.
     """
     refused, redirected = _becomes("refused-credential", 502), _becomes("redirected", UPSTREAM_REDIRECTED)
     switched = _becomes("switched", UPSTREAM_SWITCHED)
