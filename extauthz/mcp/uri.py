@@ -18,6 +18,7 @@ _AUTHORITY = re.compile(rf"(?:(?P<user>{_USER})@)?(?P<host>\[[0-9a-f:.]+\]|[^@:\
 _HOST_OF_THE_WEB = re.compile(r"(?!.*\.\.)[a-z0-9_](?:[-a-z0-9_.]*[a-z0-9_])?")
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _DOT_SEGMENT = re.compile(r"(?:\.|%2[Ee]){1,2}")
+_SEPARATOR = re.compile(r"/|%2[Ff]|%5[Cc]")  # the escaped ones are separators to a server that decodes a path and opens the file
 _DEFAULT_PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443", "ftp": "21", "file": ""}
 _ASCII = "".join(map(chr, range(128)))
 
@@ -35,7 +36,7 @@ def is_normal(uri: str) -> bool:
     if not hierarchy.startswith("//"):
         return not web and not _has_dot_segment(hierarchy)
     authority, slash, path = hierarchy[2:].partition("/")
-    if _has_dot_segment(path) or (web and not slash):
+    if _has_dot_segment(hierarchy[2:]) or (web and not slash):
         return False
     if scheme == "file" and (path.startswith("/") or (authority and re.match("[A-Za-z]:", path))):
         return False
@@ -48,7 +49,7 @@ def in_ascii(uri: str) -> str:
 
 
 def _has_dot_segment(path: str) -> bool:
-    return any(_DOT_SEGMENT.fullmatch(segment) for segment in path.split("/"))
+    return any(_DOT_SEGMENT.fullmatch(segment) for segment in _SEPARATOR.split(path))
 
 
 def _is_normal_authority(scheme: str, authority: str) -> bool:
