@@ -39,14 +39,29 @@ def prepare(file: Path) -> None:
 def turn_over(file: Path, admin_socket: Path, max_bytes: int = MAX_BYTES) -> bool:
     """Begin a new file when this one is larger; True when it was. Raises OSError when the file or Envoy cannot be reached.
 
-    What was not read of the file before is lost then: at most two files are ever kept.
+    What was not read of the file before is lost then: at most two files are ever kept. When Envoy could not be told, the next look
+    tells it: what it goes on writing into the file before would grow without end.
     """
-    if not file.exists() or file.stat().st_size <= max_bytes:
+    if not file.exists():
         return False
-    file.replace(previous_log(file))
-    prepare(file)
+    large = file.stat().st_size > max_bytes
+    if large:
+        file.replace(previous_log(file))
+        prepare(file)
+    elif not _is_untold(file):
+        return False
     _reopen_logs(admin_socket)
-    return True
+    os.utime(file)
+    return large
+
+
+def _is_untold(file: Path) -> bool:
+    """Whether Envoy wrote into the file before since this one was made, and nothing into this one."""
+    try:
+        found, before = file.stat(), previous_log(file).stat()
+    except FileNotFoundError:
+        return False
+    return found.st_size == 0 and before.st_mtime_ns > found.st_mtime_ns
 
 
 def _reopen_logs(admin_socket: Path) -> None:

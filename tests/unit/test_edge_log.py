@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -386,3 +387,23 @@ def test_a_small_log_stays_and_a_refusing_envoy_is_an_error(tmp_path: Path) -> N
     assert not edge_log.turn_over(file, name, max_bytes=100)
     with admin(name, b"HTTP/1.1 503 no\r\n\r\n"), pytest.raises(ConnectionError):
         edge_log.turn_over(file, name, max_bytes=99)
+
+
+def test_an_envoy_that_could_not_be_told_of_the_new_log_is_told_at_the_next_look(tmp_path: Path) -> None:
+    """It goes on writing into the file that was renamed, which nobody would look at again."""
+    file, name = tmp_path / "edge.jsonl", tmp_path / "a.sock"
+    file.write_bytes(b"x" * 101)
+    with pytest.raises(OSError):
+        edge_log.turn_over(file, name, max_bytes=100)
+    assert not edge_log.turn_over(file, name, max_bytes=100), "nothing was written since"
+    later = file.stat().st_mtime_ns + 1_000_000_000
+    edge_log.previous_log(file).write_bytes(b"x" * 500)
+    os.utime(edge_log.previous_log(file), ns=(later, later))
+
+    with admin(name, b"HTTP/1.1 200 OK\r\n\r\nOK\n") as asked:
+        assert not edge_log.turn_over(file, name, max_bytes=100)
+
+    assert asked[0].startswith(b"POST /reopen_logs HTTP/1.1\r\n")
+    assert edge_log.previous_log(file).stat().st_size == 500
+    os.utime(edge_log.previous_log(file), ns=(0, 0))
+    assert not edge_log.turn_over(file, name, max_bytes=100), "it was told"
