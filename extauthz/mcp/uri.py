@@ -54,7 +54,7 @@ def _has_dot_segment(path: str) -> bool:
 
 def _is_normal_authority(scheme: str, authority: str) -> bool:
     found = _AUTHORITY.fullmatch(authority)
-    if found is None or ((found["port"] or "0").isdecimal() and int(found["port"] or 0) > 65_535):
+    if found is None or int(found["port"] or 0) > 65_535:
         return False
     user, host, port = found["user"], found["host"], found["port"]
     if port is not None and port == _DEFAULT_PORTS.get(scheme):
