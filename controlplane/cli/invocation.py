@@ -122,7 +122,7 @@ class Invocation:
         if name:
             from controlplane.cli.operator_session import access_token_of  # noqa: PLC0415 - contexts only
 
-            return lambda: access_token_of(self.context_file(), name)
+            return lambda: access_token_of(self.context_file(), name, gateway_url)
         credential_file = self.deployment.admin_credential_file
         if not credential_file.exists():
             raise CommandError(

@@ -148,7 +148,7 @@ def _endpoint(body: Mapping[str, Any], name: str, issuer: str) -> str:
     if url is None:
         return ""
     if not isinstance(url, str) or not is_usable_url(url) or (issuer.startswith("https:") and not url.startswith("https:")):
-        raise CommandError(f"the issuer {issuer} has a {name} that cannot be used: {url!r}", outcome=Outcome.REFUSED)
+        raise CommandError(f"the issuer {issuer} names an unusable {name}: {url!r}", outcome=Outcome.REFUSED)
     return url
 
 

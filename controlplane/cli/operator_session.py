@@ -22,13 +22,13 @@ def is_usable(session: Session | None) -> bool:
     return session is not None and bool(session.access_token) and session.expires_at - time.time() > _MARGIN_SECONDS
 
 
-def access_token_of(file: ContextFile, name: str) -> str:
-    """An access token that is good now; raises `CommandError` saying how to log in again."""
-    session = file.read().get(name).session
+def access_token_of(file: ContextFile, name: str, gateway_url: str) -> str:
+    """An access token for this gateway that is good now; raises `CommandError` saying how to log in again."""
+    session = _context_for(gateway_url, file, name).session
     if session is not None and is_usable(session):
         return session.access_token
     with file.locked(f"renewal-{name}"):
-        context = file.read().get(name)
+        context = _context_for(gateway_url, file, name)
         if context.session is not None and is_usable(context.session):
             return context.session.access_token
         try:
@@ -40,6 +40,14 @@ def access_token_of(file: ContextFile, name: str) -> str:
             raise
         _store(file, name, context, session)
     return session.access_token
+
+
+def _context_for(gateway_url: str, file: ContextFile, name: str) -> Context:
+    """The context as it is now; somebody may have made it one of another gateway, which this one's requests must not show tokens of."""
+    context = file.read().get(name)
+    if context.gateway_url != gateway_url:
+        raise CommandError(f"the context {name} is now for {context.gateway_url}", remedy="repeat the command")
+    return context
 
 
 def endpoint_of(context: Context, metadata: IssuerMetadata) -> TokenEndpoint:

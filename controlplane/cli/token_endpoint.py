@@ -132,7 +132,7 @@ def _session_of(body: Mapping[str, Any], issuer: str) -> Session:
 
 def _lifetime_seconds(said: object) -> float:
     try:
-        seconds = float(said) if isinstance(said, int | str) and not isinstance(said, bool) else 0.0
+        seconds = float(said) if isinstance(said, int | float | str) and not isinstance(said, bool) else 0.0
     except ValueError:
         seconds = 0.0
     return min(seconds, 366 * 86_400.0) if seconds > 0 else _UNSAID_SECONDS

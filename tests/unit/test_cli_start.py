@@ -64,6 +64,7 @@ def test_help_is_fast_and_imports_nothing_heavy():
 def test_commands_of_the_registry_start_without_pydantic():
     code = (
         "import sys\nfrom controlplane.cli import apply, registry, delete, status, explain, audit, accept, call, token\n"
+        "from controlplane.cli import login, context, operator_session, browser_login, device_login\n"
         "print([name for name in ('pydantic', 'rich', 'cryptography', 'mcp', 'grpc', 'aiohttp', 'sqlmodel') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -100,6 +101,8 @@ def test_no_command_shows_the_help():
         (("delete", "servers"), "name KIND and NAME, or files with -f"),
         (("apply", "-f", "x", "--dry-run", "--accept"), "exclude each other"),
         (("explain", "--as", "ann", "demo/crm"), "name the TOOL"),
+        (("login", "--device", "--port", "x"), "'x' is not a valid integer"),
+        (("context", "use"), "Missing argument 'NAME'"),
     ],
 )
 def test_a_wrong_command_is_one_line_and_code_2(args: tuple[str, ...], said: str):
