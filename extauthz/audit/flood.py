@@ -1,8 +1,9 @@
 """Keeps strangers from filling the audit disk: requests of nobody are recorded up to a rate, and counted exactly beyond it.
 
 A strict log that is full stops every call, so whoever needs no token to write to it could stop the gateway. Decisions about
-authenticated principals always pass. What is not recorded singly is counted in `suppressed` of the next record of nobody,
-and a record of its own says the count when no other comes (reference: docs/security.md, "A flood of strangers").
+authenticated principals always pass, but for revoked ones: a token that was stolen and revoked must not fill the disk either, and
+has a rate of its own, which strangers cannot use up. What is not recorded singly is counted in `suppressed` of the next record of
+either, and a record of its own says the count when no other comes (reference: docs/security.md, "A flood of strangers").
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from extauthz.audit.record import AuditRecord
-from extauthz.errors import AuditError
+from extauthz.errors import AuditError, Reason
 
 PER_SECOND = 50.0
 BURST = 500.0
@@ -56,14 +57,16 @@ class FloodGuard:
         self, log: Log, *, per_second: float = PER_SECOND, burst: float = BURST, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._log = log
-        self._budget = TokenBucket(per_second=per_second, burst=burst, clock=clock)
+        self._strangers = TokenBucket(per_second=per_second, burst=burst, clock=clock)
+        self._revoked = TokenBucket(per_second=per_second, burst=burst, clock=clock)
         self._suppressed = 0
 
     async def append(self, record: AuditRecord) -> None:
-        """Durable when this returns, unless nobody was authenticated and the rate is used up: then it is counted."""
-        if record.principal is not None:
+        """Durable when this returns, unless the caller is nobody or revoked and the rate is used up: then it is counted."""
+        known = record.principal is not None
+        if known and record.reason != Reason.REVOKED.value:
             await self._log.append(record)
-        elif self._budget.take():
+        elif (self._revoked if known else self._strangers).take():
             await self._append_with_count(record)
         else:
             self._suppressed += 1
@@ -78,7 +81,7 @@ class FloodGuard:
         """Write the count now, if there is one."""
         if self._suppressed:
             record = AuditRecord(decision_id=secrets.token_urlsafe(16), at_unix_us=time.time_ns() // 1000, reason="suppressed")
-            record.sentence = "Requests without an authenticated caller that have no record of their own."
+            record.sentence = "Requests of nobody or of revoked callers that have no record of their own."
             try:
                 await self._append_with_count(record)
             except AuditError:

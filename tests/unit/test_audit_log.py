@@ -19,7 +19,8 @@ from extauthz.identity.principal import Principal, PrincipalKind
 
 
 def record(number: int, **facts: object) -> AuditRecord:
-    return AuditRecord(decision_id=f"d{number}", at_unix_us=1_700_000_000_000_000 + number, reason="allowed", **facts)  # type: ignore[arg-type]
+    given: dict[str, object] = {"reason": "allowed", **facts}
+    return AuditRecord(decision_id=f"d{number}", at_unix_us=1_700_000_000_000_000 + number, **given)  # type: ignore[arg-type]
 
 
 async def test_what_was_appended_can_be_read_back_with_every_fact(tmp_path: Path) -> None:
@@ -198,6 +199,23 @@ async def test_decisions_about_known_callers_are_never_suppressed() -> None:
         await guard.append(record(number, principal=ann))
 
     assert len(collected.records) == 50
+
+
+async def test_a_flood_of_a_revoked_caller_is_counted_and_keeps_nobody_elses_record_away() -> None:
+    """A stolen token must not fill the disk once it is revoked; nor can strangers hide what it is used for."""
+    collected = Collected()
+    guard = FloodGuard(collected, per_second=1, burst=3, clock=lambda: 0.0)
+    ann = Principal(kind=PrincipalKind.USER, id="okta/ann", provider="okta", subject="ann")
+
+    for number in range(10):
+        await guard.append(record(number))
+    for number in range(10, 110):
+        await guard.append(record(number, principal=ann, reason="revoked"))
+    await guard.append(record(200, principal=ann))
+    await guard.flush()
+
+    assert [r.decision_id for r in collected.records[:7]] == ["d0", "d1", "d2", "d10", "d11", "d12", "d200"]
+    assert sum(r.suppressed for r in collected.records) == 7 + 97
 
 
 @pytest.mark.parametrize("way", ["deleted", "moved away", "replaced"])
