@@ -336,6 +336,20 @@ async def test_the_api_is_reached_without_asking_and_keeps_its_authorization(wor
         assert world.checks == []
 
 
+async def test_the_metadata_of_the_api_comes_from_the_api_and_nothing_beside_it_does(world: EnvoyWorld) -> None:
+    path = "/.well-known/oauth-protected-resource/v1"
+    world.answer = lambda _request: deny(404, "{}", content_type=JSON_RPC)
+
+    async with api_server(world, echo):
+        metadata = await world.request("GET", path)
+        assert world.checks == []
+        beside = [await world.request("GET", path + more) for more in ("/", "/servers/demo/crm/mcp", "0")]
+
+    assert json.loads(metadata.body)["path"] == path
+    assert [response.status for response in beside] == [404] * 3
+    assert len(world.checks) == 3
+
+
 async def test_an_api_that_is_down_is_a_problem_that_names_no_address(world: EnvoyWorld) -> None:
     response = await world.request("GET", "/healthz")
 

@@ -1,4 +1,4 @@
-"""Operators log in at a real OpenID provider (npm `oidc-provider`) and use the real API with what they get.
+"""Operators log in at a real OpenID provider (npm `oidc-provider`), by the recipe of docs/identity.md, and use the real API.
 
 A browser, a terminal without one, and CI; what renews, what ends, and what is refused. Skipped, with the reason, without Node.
 """
@@ -13,7 +13,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,20 +32,8 @@ OIDC_PROVIDER = "oidc-provider@9.13.3"
 LEGATION = Path(sys.executable).parent / "legation"
 HERE = Path(__file__).parent
 SECRET = "a secret: +%/"
-REGISTRY = """
-apiVersion: legation/v1
-kind: IdentityProvider
-metadata: {{namespace: system, name: staff}}
-spec: {{issuer: "{issuer}", operatorsOnly: true, allowInsecureHttp: true, scopes: [registry]}}
----
-apiVersion: legation/v1
-kind: RoleBinding
-metadata: {{namespace: system, name: staff}}
-spec:
-  role: legation:administrator
-  subjects: [{{kind: User, name: staff/ann}}, {{kind: User, name: staff/ci}}]
-"""
-Run = Callable[..., subprocess.CompletedProcess[str]]
+PAGE = (HERE.parents[1] / "docs" / "identity.md").read_text()
+RECIPE = re.findall(r"```yaml\n(.*?)```", PAGE.split("## Operators")[1].split("\n## ")[0], re.DOTALL)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +115,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             with running_api(tmp_path_factory.mktemp("deployment"), port) as api:
                 applied = subprocess.run(
                     [LEGATION, "--data-dir", api.data_dir, "apply", "-f", "-"],
-                    input=REGISTRY.format(issuer=issuer),
+                    input=RECIPE.replace("https://sso.example.com", f"{issuer}\n  allowInsecureHttp: true"),
                     capture_output=True,
                     text=True,
                     check=False,

@@ -32,7 +32,7 @@ from tests.functional.registry import Registry, open_registry
 PAGE = (Path(__file__).parents[2] / "docs" / "identity.md").read_text()
 RECIPES: dict[str, dict[str, Any]] = {
     document["spec"]["preset"]: document
-    for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    for text in re.findall(r"```yaml\n(.*?)```", PAGE.split("## Presets")[1], re.DOTALL)
     if (document := yaml.safe_load(text))["kind"] == "IdentityProvider"
 }
 

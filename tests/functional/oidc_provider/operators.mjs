@@ -30,6 +30,7 @@ http.listen(0, '127.0.0.1', () => {
     scopes: ['openid', 'offline_access', 'registry'],
     findAccount: (_, id) => ({ accountId: id, claims: () => ({ sub: id }) }),
     rotateRefreshToken: true,
+    extraTokenClaims: (_, token) => ({ groups: token.accountId === 'ann' ? ['platform'] : [] }),
     features: {
       clientCredentials: { enabled: true },
       deviceFlow: { enabled: true },
