@@ -24,7 +24,9 @@ _SERVER_PATH = re.compile(r"(?:/\.well-known/oauth-protected-resource)?/servers/
 _API_PATH = re.compile(r"/v1(/.*)?|/healthz|/readyz", re.DOTALL)
 _BEYOND_ENVOY = frozenset({"UF", "UH", "UC", "UT", "URX", "UR", "LR", "UO", "NC", "UPE"})
 
+_RESET = "http2.remote_reset"
 _CANCELLED = b'"details":"http2.remote_reset","flags":"DR"'
+_UNANSWERED = b'"status":0,'
 _PERHAPS_THE_API = (b'"path":"/v1', b'"path":"/healthz"', b'"path":"/readyz"')
 
 _BY_FLAG = {"UAEX": "authorizer_unavailable", "RL": "rate_limited", "OM": "gateway_overloaded"}
@@ -90,7 +92,7 @@ def is_refusal(line: bytes) -> bool | None:
 
     Members stand in the order of their names, and what strangers wrote cannot hold a quotation mark.
     """
-    if _CANCELLED in line:
+    if _CANCELLED in line and _UNANSWERED in line:  # one that was refused is a refusal, whatever its sender did then
         return False
     return None if any(path in line for path in _PERHAPS_THE_API) else True
 
@@ -105,7 +107,7 @@ def parse_edge_line(line: bytes, *, decision_id: str) -> AuditRecord | None:
     numbers = {name: int(fields.get(name) or 0) for name in _NUMBERS}
     path = texts["path"].partition("?")[0]
     flags = frozenset(texts["flags"].split(","))
-    if _API_PATH.fullmatch(path) and (texts["details"] == "via_upstream" or flags & _BEYOND_ENVOY):
+    if _API_PATH.fullmatch(path) and (texts["details"] in {"via_upstream", _RESET} or flags & _BEYOND_ENVOY):
         return None
     reason = _reason(texts, flags, numbers["status"])
     record = edge_record(reason, decision_id=decision_id, at_unix_us=_microseconds(texts["at"]))

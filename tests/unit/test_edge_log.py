@@ -98,6 +98,7 @@ def test_why_envoy_refused_becomes_a_stable_reason(fields: dict[str, object], re
         {"path": "/v1/status", "details": "via_upstream", "flags": "-", "status": 401},
         {"path": "/healthz", "details": "upstream_reset_before_response_started", "flags": "UF", "status": 503},
         {"path": "/v1", "details": "via_upstream", "flags": "-", "status": 404},
+        {"path": "/v1/status", "details": "http2.remote_reset", "flags": "DR", "status": 401},
     ],
 )
 def test_what_the_api_answered_or_could_not_is_no_refusal_of_the_edge(fields: dict[str, object]) -> None:
@@ -262,6 +263,17 @@ async def test_a_flood_is_counted_exactly_and_not_stored(tmp_path: Path) -> None
     singly = [record for record in records if "path" in record]
     assert len(singly) == 5
     assert sum(int(str(record.get("suppressed", 0))) for record in records) == 3000 - 5
+
+
+async def test_a_refusal_whose_sender_resets_the_stream_is_still_one(tmp_path: Path) -> None:
+    """Who probes could otherwise do so unseen: headers and a reset in one packet, and Envoy names only the reset."""
+    reset = [line(details="http2.remote_reset", flags="DR", status=status, path="/probe") for status in (404, 400)]
+    (tmp_path / "edge.jsonl").write_text("".join(json.dumps(json.loads(each), separators=(",", ":")) + "\n" for each in reset))
+
+    async with reading(tmp_path) as (reader, _):
+        await read_all(reader)
+
+    assert [record["reason"] for record in recorded(tmp_path)] == ["not_found", "http_malformed"]
 
 
 async def test_neither_cancelled_requests_nor_answers_of_the_api_count_as_refusals(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ _FIELDS = {
 
 _OF_THE_EDGE = ("DPE", "RL", "OM", "IH", "DR")
 """Response flags of refusals without a status of their own: protocol error, rate limit, overload, a malformed x-envoy header, a
-reset stream. With the last come requests that clients cancel; the reader leaves them out."""
+reset stream. With the last come requests that clients cancel before anybody answers; the reader leaves them out."""
 
 
 def make_edge_log(file: str) -> list[accesslog.AccessLog]:
