@@ -449,6 +449,7 @@ _NEVER_UPSTREAM = (b"spoofed", b"203.0.113.9", b"legation-api", b"x-legation-", 
 
 
 async def test_identity_and_forwarding_headers_of_a_client_never_survive(world: World) -> None:
+    """63: an upstream would take them for ours, or for a proxy's that it trusts."""
     before = await world.mark()
 
     answer = await world.send(call(*SPOOFED)(world))
@@ -462,6 +463,7 @@ async def test_identity_and_forwarding_headers_of_a_client_never_survive(world: 
 
 
 async def test_they_do_not_survive_over_http_2_either(world: World) -> None:
+    """63: the same by the other protocol."""
     spoofed = [(name.lower(), value) for name, value in SPOOFED if name != "Proxy-Connection"]
     before = await world.mark()
 
@@ -473,6 +475,7 @@ async def test_they_do_not_survive_over_http_2_either(world: World) -> None:
 
 
 async def test_they_do_not_survive_as_trailers(world: World) -> None:
+    """63: the same behind the body."""
     trailers = b"".join(f"{name}: {value}\r\n".encode() for name, value in SPOOFED)
     before = await world.mark()
 
