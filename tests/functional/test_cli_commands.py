@@ -399,7 +399,7 @@ def test_explain_names_what_decided_and_ends_with_the_answer(api: ScriptedApi, r
     assert yes.exit_code == Outcome.DONE
     assert "decided by: demo/crm#0" in yes.stdout
     assert json.loads(api.bodies("POST /v1/explain")[0]) == {
-        "principal": {"as": "ann", "groups": ["g"], "kind": "User", "provider": "local"},
+        "principal": {"as": "ann", "groups": ["g"], "claims": [], "tenant": "", "kind": "User", "provider": "local"},
         "method": "tools/call",
         "arguments": {"id": 1},
         "tool": "update_contact",
