@@ -97,16 +97,8 @@ NOT_FOR_CREDENTIALS = frozenset(
         *("last-modified", "link", "location", "max-forwards", "mcp-method", "mcp-name", "mcp-protocol-version", "mcp-session-id"),
         *("origin", "pragma", "priority", "range", "referer", "server", "set-cookie", "te", "traceparent", "tracestate"),
         *("baggage", "trailer", "transfer-encoding", "upgrade", "upgrade-insecure-requests", "user-agent", "vary", "via", "warning"),
-        *(
-            "dpop",
-            "x-http-method",
-            "x-http-method-override",
-            "x-method-override",
-            "x-original-url",
-            "x-real-ip",
-            "x-request-id",
-            "x-rewrite-url",
-        ),
+        *("dpop", "host-override", "x-host", "x-http-host-override", "x-http-method", "x-http-method-override", "x-method-override"),
+        *("x-original-host", "x-original-uri", "x-original-url", "x-real-ip", "x-request-id", "x-rewrite-url"),
     }
 )
 """Headers that frame a message, route it, or say who sent it: a credential there would break the call or be believed."""

@@ -19,7 +19,7 @@ from extauthz.mcp.uri import in_ascii, is_normal
 from extauthz.policy.model import Action, ResourceKind
 
 MAX_NAME_CHARACTERS = 2000
-MAX_TARGETS = 100
+MAX_TARGETS = 32  # each is a decision of its own, in a row
 MAX_INPUT_RESPONSES = 100
 _JSON = re.compile(r'application/json[ \t]*(?:;[ \t]*(?:charset=("?)utf-?8\1[ \t]*)?)?', re.ASCII | re.IGNORECASE)
 _TAKE_INPUT = frozenset({"tools/call", "prompts/get", "resources/read", "tasks/update"})  # may answer a server's `input_required`

@@ -53,7 +53,8 @@ _NOT_FOR_UPSTREAMS = [
     *("cookie", "cookie2", "dpop", "origin", "proxy-authorization", "referer"),
     *("expect", "forwarded", "te", "trailer", "via", "x-forwarded-for", "x-envoy-external-address", "x-envoy-internal"),
     # what would have the upstream read another request than the one that was decided about
-    *("x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-rewrite-url"),
+    *("x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-original-uri", "x-rewrite-url"),
+    *("host-override", "http2-settings", "x-host", "x-http-host-override", "x-original-host"),
 ]
 """A static credential may use none of these names (`registry.spec`), since it would be removed as well."""
 
