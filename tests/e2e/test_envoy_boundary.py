@@ -47,6 +47,8 @@ HARMFUL_REQUEST = {
     "referer": "https://page.example/secret",
     "via": "1.1 inner-proxy",
     "x-http-method-override": "DELETE",
+    "x-host": "inner.example",
+    "x-original-uri": "/admin",
     "x-original-url": "/admin",
     "x-rewrite-url": "/admin",
 }
