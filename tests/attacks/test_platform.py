@@ -129,6 +129,7 @@ async def test_g98_no_way_of_asking_reaches_what_only_the_machines_operators_may
     world.nothing_reached_upstreams(before)
     assert world.stack.children()["envoy"] == envoy
     assert (await world.post(LEGACY_CALL)).status == 200
+    await world.settle()
 
 
 async def test_g98_they_are_there_for_who_owns_the_socket(world: World) -> None:

@@ -66,13 +66,17 @@ class _FieldsOnDemand:
 def _completed_later(cls: Untyped, options: dict[str, Untyped]) -> type:  # noqa: ANN401 - attributes of a class are set
     """The class, made a dataclass by its first instance or by the first look at its fields, in whatever thread that is."""
 
+    whole = False  # the table of fields is there before the constructor is: it says nothing to another thread
+
     def complete() -> None:
+        nonlocal whole
         with _completing:
-            if isinstance(cls.__dict__[_FIELDS], _FieldsOnDemand):
+            if not whole:
                 dataclasses.dataclass(**options)(cls)
+                whole = True
 
     def new(kind: Untyped, *_: Untyped, **__: Untyped) -> Untyped:  # noqa: ANN401 - `__new__` of any class
-        if isinstance(cls.__dict__[_FIELDS], _FieldsOnDemand):
+        if not whole:
             complete()
         return object.__new__(kind)
 
