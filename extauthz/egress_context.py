@@ -7,8 +7,6 @@ is strict: one encoding, every member present and of its type, nothing else. The
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import hmac
 import json
@@ -17,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from extauthz import base64url
 from extauthz.errors import AuthenticationError, Reason
 from extauthz.identity.principal import Principal, PrincipalKind
 from extauthz.state import ContextKey
@@ -74,8 +73,8 @@ def sign_egress_context(context: EgressContext, key: ContextKey) -> str:
         "rev": context.revision,
         "srv": context.mcp_server_id,
     }
-    body = _encode(_canonical(payload))
-    header = f"{body}.{_encode(_mac(body, key))}"
+    body = base64url.encode(_canonical(payload))
+    header = f"{body}.{base64url.encode(_mac(body, key))}"
     if len(header) > MAX_HEADER_BYTES:
         raise ValueError(f"an egress context must not be larger than {MAX_HEADER_BYTES} bytes")
     return header
@@ -192,18 +191,11 @@ def _mac(body: str, key: ContextKey) -> bytes:
     return hmac.new(key.key, _PURPOSE + body.encode("ascii"), hashlib.sha256).digest()
 
 
-def _encode(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
-
-
 def _decode(text: str) -> bytes:
     try:
-        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError) as error:
+        return base64url.decode(text)
+    except ValueError as error:
         raise _invalid("is malformed") from error
-    if _encode(raw) != text:
-        raise _invalid("is malformed")
-    return raw
 
 
 def _invalid(what: str) -> AuthenticationError:

@@ -7,7 +7,6 @@ A token that says it is bound (`cnf`) is never taken as a plain bearer token, wh
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import ssl
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import unquote
 
+from extauthz import base64url
 from extauthz.errors import AuthenticationError, Reason
 from extauthz.identity.dpop import ProofMemory, verify_proof
 from extauthz.identity.provider import TokenBinding
@@ -109,7 +109,7 @@ def certificate_thumbprint(certificate: str) -> str:
         der = ssl.PEM_cert_to_DER_cert(unquote(certificate))
     except ValueError:
         return ""
-    return base64.urlsafe_b64encode(hashlib.sha256(der).digest()).rstrip(b"=").decode("ascii")
+    return base64url.encode(hashlib.sha256(der).digest())
 
 
 def _refused_kind(what: str) -> AuthenticationError:

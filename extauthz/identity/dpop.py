@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import jwt
 
+from extauthz import base64url
 from extauthz.errors import AuthenticationError, ConfigurationError, Reason
 from extauthz.identity.jwks import VerificationKey, parse_key_set
 from extauthz.identity.signature import verified_payload
@@ -100,7 +101,7 @@ def verify_proof(
     asked, proved = normalised_url(url), normalised_url(claims.get("htu"))
     if not asked or asked != proved:
         raise _invalid("the DPoP proof is for another URL (htu)")
-    digest = base64.urlsafe_b64encode(hashlib.sha256(access_token.encode("ascii")).digest()).rstrip(b"=").decode("ascii")
+    digest = base64url.encode(hashlib.sha256(access_token.encode("ascii")).digest())
     if claims.get("ath") != digest:
         raise _invalid("the DPoP proof is for another access token (ath)")
     # (4) made now, and once
@@ -119,7 +120,7 @@ def thumbprint(jwk: Mapping[str, object]) -> str:
     if not members or not all(isinstance(jwk.get(member), str) for member in members):
         return ""
     text = json.dumps({member: jwk[member] for member in members}, separators=(",", ":"), sort_keys=True)
-    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode("ascii")
+    return base64url.encode(hashlib.sha256(text.encode()).digest())
 
 
 def normalised_url(url: object) -> str:
