@@ -20,8 +20,9 @@ from extauthz.discovery import MAX_MESSAGE_BYTES
 from extauthz.errors import AuthenticationError, ConfigurationError
 from extauthz.transport import LinkIdentity, parse_link_address, peer_identity, role_of
 
+MAX_REQUEST_BYTES = 16 * 1024 * 1024  # a node that comes back names what it holds: a hundred bytes for each of a hundred thousand
 SERVER_OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),

@@ -21,7 +21,7 @@ import structlog
 from controlplane.xds.cache import View, ViewCache
 from controlplane.xds.node import TYPES_OF_KIND, NodeKind
 from controlplane.xds.rollout import NodeRecord, Rollout
-from controlplane.xds.subscription import Response
+from controlplane.xds.subscription import MAX_ERROR_CHARACTERS, Response
 from extauthz.discovery import DISCOVERY_SERVICE, REVISION
 from extauthz.wire import discovery_pb2 as wire
 
@@ -48,7 +48,7 @@ class NodeStream:
                 "xDS resource refused by node",
                 node=self._record.node_id,
                 type_url=request.type_url,
-                error=request.error_detail.message,
+                error=request.error_detail.message[:MAX_ERROR_CHARACTERS],
             )
 
     def responses(self, view: View) -> Iterator[wire.DeltaDiscoveryResponse]:

@@ -17,6 +17,9 @@ from dataclasses import dataclass, field
 from controlplane.xds.cache import View, XdsResource
 from extauthz.wire import discovery_pb2 as wire
 
+MAX_ERROR_CHARACTERS = 2000
+"""Of a node's words about what it refused: they are logged and shown by `status`."""
+
 ABSENT = ""
 """Stands for the version of a resource that the node was told does not exist."""
 
@@ -65,7 +68,7 @@ class Subscription:
         if self.pending is not None and request.response_nonce == self.pending.nonce:
             pending, self.pending = self.pending, None
             if request.HasField("error_detail"):
-                self._refused(pending, request.error_detail.message)
+                self._refused(pending, request.error_detail.message[:MAX_ERROR_CHARACTERS])
             else:
                 self._accepted(pending)
         if not self.started:

@@ -22,7 +22,6 @@ PENDING: Mapping[int, str] = MappingProxyType(
         94: "virtual servers: lists filtered by caller",
         95: "guardrails: streams of servers",
         96: "guardrails: secrets and personal data in results",
-        97: "platform: floods and oversize resources of discovery (who may be which node: tests/functional/test_xds_discovery.py)",
     }
 )
 """Number → the subject of the work that owns it."""
