@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
@@ -22,6 +23,7 @@ HEAD_REVISION = "0001"
 WRITE_OPTION = "legation_write"
 """Execution option of connections that are going to write: SQLite takes its write lock at once (BEGIN IMMEDIATE)."""
 
+_WAL_SECONDS = 10.0
 _MIGRATION_LOCK = 5_317_642_901  # pg_advisory_xact_lock: any constant that is ours
 
 
@@ -81,8 +83,23 @@ def _create_private(path: Path) -> None:
 
 def _prepare_sqlite(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # transactions begin where `_begin_sqlite` says, not at the driver's discretion
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
+    for pragma in ("busy_timeout=10000", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
+    _use_wal(connection)
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """The first process to open a file changes its journal; SQLite does not wait for a lock there (busy_timeout), so we do."""
+    give_up_at = time.monotonic() + _WAL_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def _begin_sqlite(connection: Connection) -> None:

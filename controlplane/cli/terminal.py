@@ -52,7 +52,7 @@ def json_text(value: object, *, indent: int | None = 2) -> str:
 
 
 def yaml_text(documents: Sequence[object]) -> str:
-    """`documents` as YAML, several of them separated by `---`; multi-line strings as blocks."""
+    """`documents` as YAML, several of them separated by `---`; multi-line strings as blocks. Without the last line's end."""
     import yaml  # noqa: PLC0415 - 28 ms that --help does not need
 
     class Dumper(yaml.SafeDumper):
@@ -69,7 +69,7 @@ def yaml_text(documents: Sequence[object]) -> str:
     text: str = yaml.dump_all(documents, allow_unicode=True, **options)
     if _OBEYED_BUT_NEWLINE.search(text):
         text = yaml.dump_all(documents, allow_unicode=False, **options)
-    return text.rstrip("\n")
+    return text.removesuffix("\n")
 
 
 def say(text: str, style: str = "") -> None:

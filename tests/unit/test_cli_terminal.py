@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from controlplane.cli.terminal import json_text, printable, say_table, yaml_text
@@ -51,8 +51,10 @@ def test_json_keys_are_sorted_so_that_output_is_stable():
 
 
 @given(st.dictionaries(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8"))))
+@example({"": "0\n"})
+@example({"a": "b\n\n"})
 def test_yaml_says_the_same_and_holds_nothing_that_a_terminal_obeys(value: dict[str, str]):
-    text = yaml_text([value])
+    text = yaml_text([value]) + "\n"  # as `say` prints it
 
     assert list(read_yaml_documents(text)) == [value]
     assert yaml.safe_load(text) == value
