@@ -5,25 +5,17 @@ Both listen on the same addresses, demand the same certificates and answer the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Protocol
-
-import grpc
-import grpc.aio
 
 from extauthz import transport
 from extauthz.check import PATH, Decides, check_method, check_service
 from extauthz.errors import AuthenticationError, ConfigurationError
+from extauthz.grpcio_server import GrpcioServer
 from extauthz.unary.server import UnaryServer
-from extauthz.unary.stream import MAX_MESSAGE_BYTES
 
 OWN, GRPCIO = "own", "grpcio"
-_SERVER_OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),  # above Envoy's whole-body limit: the answer is 413 and never 503
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.so_reuseport", 0),
-)
+_SETTING = "LEGATION_AUTHORIZER_LISTEN"
 
 
 class CheckServer(Protocol):
@@ -40,10 +32,11 @@ class CheckServer(Protocol):
 
 def make_check_server(kind: str, listen: str, link: transport.LinkIdentity, decider: Decides) -> CheckServer:
     """The server of this kind (`own`, `grpcio`), not listening yet. Raises `ConfigurationError`."""
-    kinds: dict[str, Callable[[str, transport.LinkIdentity, Decides], CheckServer]] = {OWN: _OwnServer, GRPCIO: _GrpcioServer}
-    if kind not in kinds:
-        raise ConfigurationError(f"LEGATION_CHECK_SERVER must be one of {', '.join(kinds)}, got {kind!r}")
-    return kinds[kind](listen, link, decider)
+    if kind == OWN:
+        return _OwnServer(listen, link, decider)
+    if kind == GRPCIO:
+        return GrpcioServer(listen, _SETTING, link, lambda require_envoy: check_service(decider, require_envoy=require_envoy))
+    raise ConfigurationError(f"LEGATION_CHECK_SERVER must be one of {OWN}, {GRPCIO}, got {kind!r}")
 
 
 class _OwnServer:
@@ -62,31 +55,7 @@ class _OwnServer:
                 await self._server.listen_tcp(self._address.host, self._address.port)
                 self.port = self._server.port
         except ConfigurationError as error:
-            raise ConfigurationError(f"LEGATION_AUTHORIZER_LISTEN: {error}") from error
-
-    async def stop(self, grace_seconds: float) -> None:
-        await self._server.stop(grace_seconds)
-
-
-class _GrpcioServer:
-    def __init__(self, listen: str, link: transport.LinkIdentity, decider: Decides) -> None:
-        self._address = transport.parse_link_address(listen)
-        self._credentials = link.server_credentials(listen)
-        self._server = grpc.aio.server(options=_SERVER_OPTIONS)
-        self._server.add_generic_rpc_handlers((check_service(decider, require_envoy=self._credentials is not None),))
-        self.port = 0
-
-    async def start(self) -> None:
-        target = self._address.target
-        try:
-            if self._credentials is None:
-                self.port = self._server.add_insecure_port(target)
-            else:
-                self.port = self._server.add_secure_port(target, self._credentials)
-        except RuntimeError as error:
-            raise ConfigurationError(f"LEGATION_AUTHORIZER_LISTEN: cannot listen on {target}") from error
-        _keep_private(self._address)
-        await self._server.start()
+            raise ConfigurationError(f"{_SETTING}: {error}") from error
 
     async def stop(self, grace_seconds: float) -> None:
         await self._server.stop(grace_seconds)
@@ -103,8 +72,3 @@ def is_envoy(certificate: Mapping[str, Any] | None) -> bool:
 def _is_anybody(_certificate: Mapping[str, Any] | None) -> bool:
     """A Unix socket in a private directory, or TCP for a trial (`LEGATION_INSECURE`)."""
     return True
-
-
-def _keep_private(address: transport.LinkAddress) -> None:
-    if address.is_unix:
-        Path(address.path).chmod(0o600)  # its directory is private already

@@ -11,9 +11,7 @@ import contextlib
 import os
 import signal
 import time
-from pathlib import Path
 
-import grpc
 import structlog
 
 from extauthz import transport
@@ -27,20 +25,14 @@ from extauthz.credentials import CredentialSource
 from extauthz.decision import Decider
 from extauthz.discovery import DiscoveryClient, StagedResources
 from extauthz.door import Door
-from extauthz.errors import ConfigurationError
+from extauthz.grpcio_server import GrpcioServer
 from extauthz.identity.jwks import KeySource
 from extauthz.process import process_service
 from extauthz.subscription import Subscription
 
 logger = structlog.get_logger(__name__)
 
-MAX_CHECK_BYTES = 8 * 1024 * 1024  # above Envoy's whole-body limit, so that the answer is 413 and never 503
 STOP_GRACE_SECONDS = 2.0
-_SERVER_OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_CHECK_BYTES),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.so_reuseport", 0),
-)
 
 
 async def run(settings: AuthorizerSettings) -> None:
@@ -71,10 +63,12 @@ async def run(settings: AuthorizerSettings) -> None:
             session_max_age_seconds=settings.session_max_age_seconds,
         )
         server = make_check_server(settings.check_server, settings.listen, link, decider)
-        processor = grpc.aio.server(options=_SERVER_OPTIONS)
-        processor_credentials = link.server_credentials(settings.processor_listen)
-        processor.add_generic_rpc_handlers((process_service(subscription, require_envoy=processor_credentials is not None),))
-        _listen(processor, "LEGATION_PROCESSOR_LISTEN", settings.processor_listen, processor_credentials)
+        processor = GrpcioServer(
+            settings.processor_listen,
+            "LEGATION_PROCESSOR_LISTEN",
+            link,
+            lambda require_envoy: process_service(subscription, require_envoy=require_envoy),
+        )
         keeper = LastGoodKeeper(subscription)
         discovery = DiscoveryClient(
             address=settings.xds_address,
@@ -100,19 +94,6 @@ async def run(settings: AuthorizerSettings) -> None:
                 await task
         await guard.flush()
         audit.close()
-
-
-def _listen(server: grpc.aio.Server, setting: str, listen: str, credentials: grpc.ServerCredentials | None) -> None:
-    address = transport.parse_link_address(listen)
-    try:
-        if credentials is None:
-            server.add_insecure_port(address.target)
-        else:
-            server.add_secure_port(address.target, credentials)
-    except RuntimeError as error:
-        raise ConfigurationError(f"{setting}: cannot listen on {address.target}") from error
-    if address.is_unix:
-        Path(address.path).chmod(0o600)  # its directory is private already
 
 
 class LastGoodKeeper:
