@@ -28,6 +28,8 @@ DISCOVERY_SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 DELTA_METHOD = f"/{DISCOVERY_SERVICE}/DeltaAggregatedResources"
 
 TYPE_PREFIX = "type.googleapis.com/"
+GATEWAY = TYPE_PREFIX + "legation.v1.Gateway"
+TRUST_DOMAIN = TYPE_PREFIX + "legation.v1.TrustDomain"
 IDENTITY_PROVIDER = TYPE_PREFIX + "legation.v1.IdentityProvider"
 REVOCATION = TYPE_PREFIX + "legation.v1.Revocation"
 CONTEXT_KEY = TYPE_PREFIX + "legation.v1.ContextKey"

@@ -23,7 +23,15 @@ from controlplane.api.routes import (
 )
 from controlplane.api.write_slots import WriteSlots
 from controlplane.registry.entry import EntryKey, Json
-from controlplane.registry.permissions import WRITE_OF_KIND, Operator, Permission, require, require_any_write, write_scope_of
+from controlplane.registry.permissions import (
+    WRITE_OF_KIND,
+    WRITTEN_IN_SYSTEM,
+    Operator,
+    Permission,
+    require,
+    require_any_write,
+    write_scope_of,
+)
 from controlplane.registry.reader import RegistryReader
 from controlplane.registry.service import ApplyResult, Precondition, RegistryService
 from controlplane.registry.spec import PLURAL_OF_KIND, Kind
@@ -55,7 +63,7 @@ class EntryRoutes:
             body="Manifest",
             answer="ApplyResult",
             query=_DRY_RUN | {"message": "why, for the history"},
-            permission="the write permission of each document's kind, in its namespace (of an IdentityProvider or Revocation: in `system`)",
+            permission="the write permission of each document's kind, in its namespace (some kinds: in `system`, see each kind's PUT)",
             statuses=(400, 401, 403, 409, 413, 415, 422, 429),
         )
 
@@ -65,7 +73,7 @@ class EntryRoutes:
         namespaced = kind is not Kind.NAMESPACE
         one = f"/v1/namespaces/{{namespace}}/{plural}/{{name}}" if namespaced else "/v1/namespaces/{name}"
         write, read = WRITE_OF_KIND[kind].value, Permission.REGISTRY_READ.value
-        if kind in (Kind.IDENTITY_PROVIDER, Kind.REVOCATION):
+        if kind in WRITTEN_IN_SYSTEM:
             write += " in `system`"
         routes = [
             _route("GET", f"/v1/{plural}", f"list{noun}s", f"Every {noun} that you may read", self._list(kind), f"{noun}List", read),

@@ -25,6 +25,8 @@ _SHORT = {
     Kind.ROLE_BINDING: ("binding", "bindings", "role", "roles"),
     Kind.IDENTITY_PROVIDER: ("provider", "providers", "idp"),
     Kind.REVOCATION: (),
+    Kind.GATEWAY: (),
+    Kind.TRUST_DOMAIN: (),
 }
 
 

@@ -123,12 +123,28 @@ def _revocation_row(item: JsonObject) -> list[Cell]:
     return [id_of(item), what, tokens, until, str(spec.get("reason") or "-"), _revision(item)]
 
 
+def _gateway_row(item: JsonObject) -> list[Cell]:
+    spec = item.get("spec") or {}
+    tls = spec.get("tls") or {}
+    clients = (tls.get("clientCertificates") or {}).get("mode", "none")
+    secured = f"{tls.get('minimumVersion', '1.3')} and up" if tls else "none"
+    return [id_of(item), str(spec.get("url") or "-"), str(spec.get("listen") or "-"), secured, clients, _revision(item)]
+
+
+def _trust_domain_row(item: JsonObject) -> list[Cell]:
+    spec = item.get("spec") or {}
+    source = next(iter(spec.get("bundle") or {}), "")
+    return [id_of(item), str(spec.get("trustDomain") or ""), source, ", ".join(spec.get("trustedNamespaces") or []) or "-", _revision(item)]
+
+
 _TABLES: dict[Kind, tuple[list[str], Any]] = {
     Kind.NAMESPACE: (["NAME", "DESCRIPTION", "REVISION"], _namespace_row),
     Kind.MCP_SERVER: (["NAME", "ENDPOINT", "PROBED", "ERA", "ACCEPTED", "REVISION"], _server_row),
     Kind.POLICY_SET: (["NAME", "DESCRIPTION", "POLICIES", "REVISION"], _policy_row),
     Kind.ROLE_BINDING: (["NAME", "ROLE", "SUBJECTS", "REVISION"], _binding_row),
     Kind.REVOCATION: (["NAME", "REVOKED", "TOKENS", "UNTIL", "REASON", "REVISION"], _revocation_row),
+    Kind.GATEWAY: (["NAME", "URL", "LISTEN", "TLS", "CLIENT CERTIFICATES", "REVISION"], _gateway_row),
+    Kind.TRUST_DOMAIN: (["NAME", "TRUST DOMAIN", "BUNDLE", "NAMESPACES", "REVISION"], _trust_domain_row),
     Kind.IDENTITY_PROVIDER: (["NAME", "ISSUER", "KEYS", "FOR", "REVISION"], _provider_row),
 }
 

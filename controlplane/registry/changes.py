@@ -22,6 +22,8 @@ FIELD_OF_KIND: Mapping[Kind, str] = {
     Kind.ROLE_BINDING: "role_bindings",
     Kind.IDENTITY_PROVIDER: "identity_providers",
     Kind.REVOCATION: "revocations",
+    Kind.GATEWAY: "gateways",
+    Kind.TRUST_DOMAIN: "trust_domains",
 }
 
 

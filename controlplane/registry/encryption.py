@@ -21,6 +21,8 @@ from extauthz.errors import ConfigurationError, CredentialError
 SEALED_PREFIX = "sealed:v1:"
 STATIC_HEADER_SECRET = "spec.credential.staticHeader.secret"  # noqa: S105 - a path
 CLIENT_SECRET = "spec.credential.clientCredentials.clientSecret"  # noqa: S105 - a path
+LISTENER_KEY = "spec.tls.certificates.*.stored.key"
+"""Private keys of a Gateway's certificates; `*` is the certificate's name."""
 
 _KEY_BYTES = 32
 _NONCE_BYTES = 12

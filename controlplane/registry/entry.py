@@ -6,12 +6,12 @@ Secrets are sealed in `StoredEntry.spec` and absent from every document.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from controlplane.registry.encryption import CLIENT_SECRET, STATIC_HEADER_SECRET
+from controlplane.registry.encryption import CLIENT_SECRET, LISTENER_KEY, STATIC_HEADER_SECRET
 from controlplane.registry.spec import API_VERSION, SPEC_OF_KIND, Document, Kind
 from controlplane.registry.state import Entry
 
@@ -19,8 +19,11 @@ Json = dict[str, Any]
 EntryKey = tuple[Kind, str, str]
 """Kind, namespace (empty for kind Namespace), name: unique among live entries."""
 
-SECRET_PATHS: Mapping[Kind, tuple[str, ...]] = {Kind.MCP_SERVER: (STATIC_HEADER_SECRET, CLIENT_SECRET)}
-"""Where secrets may stand in a document of a kind; a test finds every `SecretReference` of `registry.spec` in here."""
+SECRET_PATHS: Mapping[Kind, tuple[str, ...]] = {
+    Kind.MCP_SERVER: (STATIC_HEADER_SECRET, CLIENT_SECRET),
+    Kind.GATEWAY: (LISTENER_KEY,),
+}
+"""Where secrets may stand in a document of a kind (`*`: any name); a test finds every `SecretReference` of `registry.spec` in here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +49,18 @@ class StoredEntry:
 def secret_references(kind: Kind, spec: Json) -> Iterator[tuple[str, Json]]:
     """The path and the (mutable) secret reference of each secret in this spec."""
     for path in SECRET_PATHS.get(kind, ()):
-        found: Any = {"spec": spec}
-        for step in path.split("."):
-            found = found.get(step) if isinstance(found, dict) else None
-        if isinstance(found, dict):
-            yield path, found
+        yield from _found_at(path.split("."), {"spec": spec}, "")
+
+
+def _found_at(steps: Sequence[str], value: Any, path: str) -> Iterator[tuple[str, Json]]:  # noqa: ANN401 - any JSON
+    """Every object that is reached by `steps`, with its whole path."""
+    if not isinstance(value, dict):
+        return
+    if not steps:
+        yield path, value
+        return
+    for name in sorted(value) if steps[0] == "*" else (steps[0],):
+        yield from _found_at(steps[1:], value.get(name), f"{path}.{name}" if path else name)
 
 
 def without_secrets(kind: Kind, spec: Json) -> Json:

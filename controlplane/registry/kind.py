@@ -14,6 +14,8 @@ class Kind(StrEnum):
     ROLE_BINDING = "RoleBinding"
     IDENTITY_PROVIDER = "IdentityProvider"
     REVOCATION = "Revocation"
+    GATEWAY = "Gateway"
+    TRUST_DOMAIN = "TrustDomain"
 
 
 PLURAL_OF_KIND: dict[Kind, str] = {
@@ -23,4 +25,6 @@ PLURAL_OF_KIND: dict[Kind, str] = {
     Kind.ROLE_BINDING: "role-bindings",
     Kind.IDENTITY_PROVIDER: "identity-providers",
     Kind.REVOCATION: "revocations",
+    Kind.GATEWAY: "gateways",
+    Kind.TRUST_DOMAIN: "trust-domains",
 }

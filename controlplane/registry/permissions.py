@@ -22,6 +22,7 @@ class Permission(StrEnum):
     AUDIT_READ = "audit:read"
     CATALOG_ACCEPT = "catalog:accept"
     POLICY_EXPLAIN = "policy:explain"
+    REGISTRY_GATEWAY_WRITE = "registry:gateway:write"
     REGISTRY_IDENTITY_PROVIDER_WRITE = "registry:identity-provider:write"
     REGISTRY_MCP_SERVER_WRITE = "registry:mcp-server:write"
     REGISTRY_NAMESPACE_WRITE = "registry:namespace:write"
@@ -29,15 +30,18 @@ class Permission(StrEnum):
     REGISTRY_READ = "registry:read"
     REGISTRY_REVOCATION_WRITE = "registry:revocation:write"
     REGISTRY_ROLE_BINDING_WRITE = "registry:role-binding:write"
+    REGISTRY_TRUST_DOMAIN_WRITE = "registry:trust-domain:write"
 
 
 OPERATOR_ROLE_PREFIX = "legation:"
 ADMINISTRATOR = "legation:administrator"
 
 _EDITOR = frozenset(Permission) - {
+    Permission.REGISTRY_GATEWAY_WRITE,
     Permission.REGISTRY_IDENTITY_PROVIDER_WRITE,
     Permission.REGISTRY_NAMESPACE_WRITE,
     Permission.REGISTRY_REVOCATION_WRITE,
+    Permission.REGISTRY_TRUST_DOMAIN_WRITE,
 }
 
 PERMISSIONS_OF_ROLE: Mapping[str, frozenset[Permission]] = MappingProxyType(
@@ -58,8 +62,13 @@ WRITE_OF_KIND: Mapping[Kind, Permission] = MappingProxyType(
         Kind.ROLE_BINDING: Permission.REGISTRY_ROLE_BINDING_WRITE,
         Kind.IDENTITY_PROVIDER: Permission.REGISTRY_IDENTITY_PROVIDER_WRITE,
         Kind.REVOCATION: Permission.REGISTRY_REVOCATION_WRITE,
+        Kind.GATEWAY: Permission.REGISTRY_GATEWAY_WRITE,
+        Kind.TRUST_DOMAIN: Permission.REGISTRY_TRUST_DOMAIN_WRITE,
     }
 )
+
+WRITTEN_IN_SYSTEM = frozenset({Kind.IDENTITY_PROVIDER, Kind.TRUST_DOMAIN, Kind.REVOCATION, Kind.GATEWAY})
+"""Kinds whose write permission must be held in `system`, whatever the entry's namespace (`write_scope_of`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,10 +134,10 @@ def write_scope_of(kind: Kind, namespace: str, name: str) -> str:
     """The namespace in which the write permission of an entry must be held.
 
     For an IdentityProvider always `system`: an issuer means one provider in the whole registry, so a namespace that could
-    register any issuer could take that of everybody's login away, or of another namespace. For a Revocation too: it holds
-    everywhere.
+    register any issuer could take that of everybody's login away, or of another namespace. The same for a TrustDomain. For a
+    Revocation and a Gateway too: they hold everywhere.
     """
-    return SYSTEM_NAMESPACE if kind in (Kind.IDENTITY_PROVIDER, Kind.REVOCATION) else scope_of(kind, namespace, name)
+    return SYSTEM_NAMESPACE if kind in WRITTEN_IN_SYSTEM else scope_of(kind, namespace, name)
 
 
 def require(operator: Operator, permission: Permission, namespace: str) -> None:

@@ -35,7 +35,7 @@ def seal_secrets(
             del reference["encrypted"]
             reference["value"] = kept
         elif "value" in reference:
-            fault = _why_unusable(reference["value"])
+            fault = _why_unusable(reference["value"], lines=kind is Kind.GATEWAY)
             if fault:
                 errors.append(DocumentError(document=document, path=f"{path}.value", message=fault))
                 continue
@@ -50,7 +50,9 @@ def seal_secrets(
 def _why_not_kept(path: str, kept: object, spec: Json, before: StoredEntry | None) -> str:
     if not isinstance(kept, str) or before is None:
         return "there is no stored value to keep; give 'value' or 'file'"
-    if path == CLIENT_SECRET:
+    if before.kind is Kind.GATEWAY:
+        moved = False  # a listener's key is sent to Envoys only
+    elif path == CLIENT_SECRET:
         moved = _origin(spec["credential"]["clientCredentials"]["tokenUrl"]) != _origin(
             before.spec["credential"]["clientCredentials"]["tokenUrl"]
         )
@@ -61,12 +63,14 @@ def _why_not_kept(path: str, kept: object, spec: Json, before: StoredEntry | Non
     return ""
 
 
-def _why_unusable(value: str) -> str:
+def _why_unusable(value: str, *, lines: bool) -> str:
+    """`lines`: a text of several lines, as private keys in PEM are."""
     if not value:
         return "is empty"
     if len(value.encode()) > MAX_SECRET_BYTES:
         return f"is longer than {MAX_SECRET_BYTES} bytes"
-    if any(ord(character) < 0x20 or ord(character) == 0x7F for character in value):
+    line = value.replace("\r\n", "").replace("\n", "") if lines else value
+    if any(ord(character) < 0x20 or ord(character) == 0x7F for character in line):
         return "holds a control character (a line break at its end?)"
     return ""
 

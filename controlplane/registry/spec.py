@@ -9,17 +9,18 @@ from __future__ import annotations
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import AwareDatetime, Field, StringConstraints, field_validator, model_validator
 
+from controlplane.registry.document import Document as Document  # noqa: PLC0414 - part of this vocabulary
+from controlplane.registry.document import Name as Name  # noqa: PLC0414
+from controlplane.registry.document import SecretReference as SecretReference  # noqa: PLC0414
+from controlplane.registry.gateway_spec import GatewaySpec as GatewaySpec  # noqa: PLC0414
 from controlplane.registry.kind import PLURAL_OF_KIND as PLURAL_OF_KIND  # noqa: PLC0414 - part of this vocabulary
 from controlplane.registry.kind import Kind as Kind  # noqa: PLC0414
+from controlplane.registry.trust_domain_spec import TrustDomainSpec as TrustDomainSpec  # noqa: PLC0414
 
 API_VERSION = "legation/v1"
 SYSTEM_NAMESPACE = "system"
-
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
-"""A DNS label: what may stand in a path, a Cedar id and a cluster name without escaping."""
 
 
 LabelKey = Annotated[
@@ -28,12 +29,6 @@ LabelKey = Annotated[
 ]
 LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")]
 AnnotationValue = Annotated[str, StringConstraints(max_length=4096)]
-
-
-class Document(BaseModel):
-    """Base of every part of a document: unknown keys are errors, values are frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
 
 class Metadata(Document):
@@ -70,23 +65,6 @@ class Endpoint(Document):
             raise ValueError("must not hold white space or control characters")
         _ = parts.port  # raises ValueError when it is not a port
         return url
-
-
-class SecretReference(Document):
-    """Where a secret is: a file of the namespace's secrets folder, or a value that is encrypted when stored.
-
-    A value is write-only: reading the document gives `{encrypted: true}` back, and applying that keeps the stored value.
-    """
-
-    file: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")] | None = None
-    value: str | None = Field(default=None, max_length=16384, repr=False)
-    encrypted: Literal[True] | None = None
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> SecretReference:
-        if sum(part is not None for part in (self.file, self.value, self.encrypted)) != 1:
-            raise ValueError("needs exactly one of 'file' and 'value'")
-        return self
 
 
 NOT_FOR_CREDENTIALS = frozenset(
@@ -299,7 +277,9 @@ class RevocationSpec(Document):
         return self
 
 
-Spec = NamespaceSpec | McpServerSpec | PolicySetSpec | RoleBindingSpec | IdentityProviderSpec | RevocationSpec
+Spec = (
+    NamespaceSpec | McpServerSpec | PolicySetSpec | RoleBindingSpec | IdentityProviderSpec | RevocationSpec | GatewaySpec | TrustDomainSpec
+)
 
 SPEC_OF_KIND: dict[Kind, type[Document]] = {
     Kind.NAMESPACE: NamespaceSpec,
@@ -308,4 +288,6 @@ SPEC_OF_KIND: dict[Kind, type[Document]] = {
     Kind.ROLE_BINDING: RoleBindingSpec,
     Kind.IDENTITY_PROVIDER: IdentityProviderSpec,
     Kind.REVOCATION: RevocationSpec,
+    Kind.GATEWAY: GatewaySpec,
+    Kind.TRUST_DOMAIN: TrustDomainSpec,
 }

@@ -11,7 +11,16 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
-from controlplane.registry.spec import IdentityProviderSpec, McpServerSpec, NamespaceSpec, PolicySetSpec, RevocationSpec, RoleBindingSpec
+from controlplane.registry.spec import (
+    GatewaySpec,
+    IdentityProviderSpec,
+    McpServerSpec,
+    NamespaceSpec,
+    PolicySetSpec,
+    RevocationSpec,
+    RoleBindingSpec,
+    TrustDomainSpec,
+)
 
 S = TypeVar("S")
 
@@ -59,4 +68,6 @@ class RegistryState:
     role_bindings: Mapping[str, Entry[RoleBindingSpec]] = field(default_factory=lambda: MappingProxyType({}))
     identity_providers: Mapping[str, Entry[IdentityProviderSpec]] = field(default_factory=lambda: MappingProxyType({}))
     revocations: Mapping[str, Entry[RevocationSpec]] = field(default_factory=lambda: MappingProxyType({}))
+    gateways: Mapping[str, Entry[GatewaySpec]] = field(default_factory=lambda: MappingProxyType({}))
+    trust_domains: Mapping[str, Entry[TrustDomainSpec]] = field(default_factory=lambda: MappingProxyType({}))
     definitions: Mapping[str, tuple[Definition, ...]] = field(default_factory=lambda: MappingProxyType({}))

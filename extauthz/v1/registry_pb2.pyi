@@ -290,6 +290,50 @@ class ClaimRequirement(_message.Message):
     allowed: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, claim: _Optional[str] = ..., allowed: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class Gateway(_message.Message):
+    __slots__ = ("name", "url", "hostnames")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    URL_FIELD_NUMBER: _ClassVar[int]
+    HOSTNAMES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    url: str
+    hostnames: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., url: _Optional[str] = ..., hostnames: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class TrustDomain(_message.Message):
+    __slots__ = ("id", "namespace", "name", "trust_domain", "trusted_namespaces", "x509_authorities", "jwt_authorities_json", "audiences", "max_jwt_svid_seconds", "workloads")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    TRUSTED_NAMESPACES_FIELD_NUMBER: _ClassVar[int]
+    X509_AUTHORITIES_FIELD_NUMBER: _ClassVar[int]
+    JWT_AUTHORITIES_JSON_FIELD_NUMBER: _ClassVar[int]
+    AUDIENCES_FIELD_NUMBER: _ClassVar[int]
+    MAX_JWT_SVID_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    WORKLOADS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    namespace: str
+    name: str
+    trust_domain: str
+    trusted_namespaces: _containers.RepeatedScalarFieldContainer[str]
+    x509_authorities: _containers.RepeatedScalarFieldContainer[bytes]
+    jwt_authorities_json: str
+    audiences: _containers.RepeatedScalarFieldContainer[str]
+    max_jwt_svid_seconds: int
+    workloads: _containers.RepeatedCompositeFieldContainer[WorkloadMapping]
+    def __init__(self, id: _Optional[str] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ..., trust_domain: _Optional[str] = ..., trusted_namespaces: _Optional[_Iterable[str]] = ..., x509_authorities: _Optional[_Iterable[bytes]] = ..., jwt_authorities_json: _Optional[str] = ..., audiences: _Optional[_Iterable[str]] = ..., max_jwt_svid_seconds: _Optional[int] = ..., workloads: _Optional[_Iterable[_Union[WorkloadMapping, _Mapping]]] = ...) -> None: ...
+
+class WorkloadMapping(_message.Message):
+    __slots__ = ("spiffe_id", "owner", "groups")
+    SPIFFE_ID_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    spiffe_id: str
+    owner: str
+    groups: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, spiffe_id: _Optional[str] = ..., owner: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class Revocation(_message.Message):
     __slots__ = ("namespace", "name", "token", "subject", "oauth_client", "spiffe_id", "issued_before_unix", "expires_at_unix")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]

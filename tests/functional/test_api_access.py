@@ -13,15 +13,11 @@ from tests.functional.api import DEMO, GATEWAY_URL, Api, binding, running_api
 PUBLIC = {"readHealth", "readReadiness", "readOpenApi", "readProtectedResourceMetadata"}
 
 # What a viewer of `demo` may do in `demo`, and an editor of `other` anywhere: reads that filter by namespace themselves.
-FILTERED_READS = {"listNamespaces", "listMcpServers", "listPolicySets", "listRoleBindings", "listIdentityProviders", "listRevocations"}
-FILTERED_READS |= {"listNodes", "readRevision", "readStatus"}
+KINDS = ("McpServer", "PolicySet", "RoleBinding", "IdentityProvider", "Revocation", "Gateway", "TrustDomain")
+FILTERED_READS = {"listNodes", "readRevision", "readStatus", "listNamespaces", *(f"list{kind}s" for kind in KINDS)}
 VIEWER = FILTERED_READS | {
-    *(
-        f"{verb}{kind}"
-        for kind in ("Namespace", "McpServer", "PolicySet", "RoleBinding", "IdentityProvider", "Revocation")
-        for verb in ("read", "history")
-    ),
-    *(f"list{kind}sIn" for kind in ("McpServer", "PolicySet", "RoleBinding", "IdentityProvider", "Revocation")),
+    *(f"{verb}{kind}" for kind in ("Namespace", *KINDS) for verb in ("read", "history")),
+    *(f"list{kind}sIn" for kind in KINDS),
     "readTools",
 }
 EDITOR_ELSEWHERE = FILTERED_READS | {"readAudit"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 from hypothesis import given
@@ -86,7 +86,7 @@ def test_every_secret_of_every_kind_is_known_to_be_one():
 def _secret_paths(model: type[Document], path: str) -> list[str]:
     paths: list[str] = []
     for name, field in model.model_fields.items():
-        here = f"{path}.{field.alias or name}"
+        here = f"{path}.{field.alias or name}{'.*' if get_origin(field.annotation) is dict else ''}"
         for part in _models(field.annotation):
             paths += [here] if part is SecretReference else _secret_paths(part, here)
     return paths
