@@ -223,6 +223,8 @@ def _gateway(settings: ControlPlaneSettings, link: LinkIdentity) -> GatewaySetti
         link_tls=link.cert_file is not None,
         requests_per_second=settings.requests_per_second,
         request_timeout_seconds=settings.request_timeout_seconds,
+        max_call_seconds=settings.max_call_seconds,
+        max_stream_seconds=settings.max_stream_seconds,
         edge_log=str(settings.edge_log_file or ""),
         loop_name=f"legation-{hashlib.sha256(settings.gateway_url.encode()).hexdigest()[:12]}",
     )

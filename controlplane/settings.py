@@ -39,6 +39,10 @@ class ControlPlaneSettings:
         "LEGATION_REQUESTS_PER_SECOND", "requests that one Envoy takes, twice as many at once; a shield against abuse", default=20_000
     )
     request_timeout_seconds: int = setting("LEGATION_REQUEST_TIMEOUT_SECONDS", "how long a client may take to send one request", default=30)
+    max_call_seconds: int = setting(
+        "LEGATION_MAX_CALL_SECONDS", "how long a call and its answer may take, where a server has no limit of its own", default=900
+    )
+    max_stream_seconds: int = setting("LEGATION_MAX_STREAM_SECONDS", "how long a stream may be open", default=300)
     probe_interval_seconds: int = setting("LEGATION_PROBE_INTERVAL_SECONDS", "how often each server's definitions are read", default=300)
     audit_dir: Path | None = setting("LEGATION_AUDIT_DIR", "directory of the authorizers' write-ahead audit log, for `audit`", default=None)
     edge_log_file: Path | None = setting(

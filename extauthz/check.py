@@ -79,7 +79,7 @@ def check_method(decider: Decides) -> Method:
 
 def _is_kept(passage: Passage) -> bool:
     """Whether others may repeat it, and what is kept of it is not what a caller made long."""
-    return not passage.of_session and sum(map(len, passage.remove_headers)) <= _MAX_KEPT_NAMES
+    return not passage.of_one and sum(map(len, passage.remove_headers)) <= _MAX_KEPT_NAMES
 
 
 def _allowed_answer(passage: Passage, reason: Reason, revision: int) -> bytes:

@@ -37,7 +37,7 @@ from extauthz.identity.principal import PROBER, Principal, is_prober
 from extauthz.mcp.era import Era
 from extauthz.mcp.parameter_header import check_parameter_headers
 from extauthz.mcp.request import McpRequest, parse_request
-from extauthz.passage import NO_SESSION, Passage, Session, make_passage
+from extauthz.passage import NO_SESSION, Passage, Session, make_passage, stream_limit_ms
 from extauthz.policy.model import Caller
 from extauthz.session import (
     SESSION_HEADER,
@@ -205,7 +205,8 @@ class Decider:
         self._compare(case, verdict.tool, request)
         session = self._session(case, principal, verdict.mcp_server, request)
         # (4) as whom upstream; (5) is `_put_on_record`, for refusals too
-        return await self._upstream(case, verdict.mcp_server, verdict.tool, request, session)
+        stream_ms = stream_limit_ms(principal.expires_at_unix, self._clock()) if request.streaming else 0
+        return await self._upstream(case, verdict.mcp_server, verdict.tool, request, session, stream_ms)
 
     def _enter(self, case: _Case) -> Place:
         """(0) The path names a server, the host and origin are ours, the registry is loaded."""
@@ -364,10 +365,12 @@ class Decider:
         except SessionError as error:
             raise _Refused(error.reason) from error
 
-    async def _upstream(self, case: _Case, mcp_server: McpServer, tool: Tool | None, request: McpRequest, session: Session) -> Passage:
+    async def _upstream(
+        self, case: _Case, mcp_server: McpServer, tool: Tool | None, request: McpRequest, session: Session, stream_ms: int
+    ) -> Passage:
         """(4) The registered address and credential; the caller's own credentials stay here."""
         credential_headers = await self._credential_headers(case, mcp_server) if mcp_server.credential is not None else []
-        passage = make_passage(case.check, mcp_server, tool, request, credential_headers, session)
+        passage = make_passage(case.check, mcp_server, tool, request, credential_headers, session, stream_ms=stream_ms)
         case.record.lane, case.record.cluster = passage.lane, passage.cluster
         return passage
 

@@ -16,6 +16,9 @@ LANE_STREAM = "stream"
 LANE_INSPECT = "inspect"
 """Like `direct`, but `process` sees the headers of the answer."""
 
+MAX_STREAM_SECONDS = 86_400
+"""No lane keeps a stream open for longer (`LEGATION_MAX_STREAM_SECONDS`)."""
+
 _SHORTEST_TOKEN = 16
 _NOT_FOR_US = (":", "proxy-", "x-forwarded-")
 _OF_THE_CONNECTION = frozenset({"connection", "content-length", "host", "keep-alive", "te", "transfer-encoding", "upgrade"})
@@ -32,7 +35,7 @@ class Passage:
     set_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     remove_headers: tuple[str, ...] = ()
     session_binding: str = ""
-    of_session: bool = False  # differs from one session to the next; others repeat themselves
+    of_one: bool = False  # good for one session or one stream; others repeat themselves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +56,10 @@ def make_passage(
     request: McpRequest,
     credential_headers: Sequence[tuple[str, str]],
     session: Session = NO_SESSION,
+    *,
+    stream_ms: int = 0,
 ) -> Passage:
-    """The registered address and credential; the caller's own credentials stay here."""
+    """The registered address and credential; the caller's own credentials stay here. A stream ends after `stream_ms`, if it says so."""
     set_names = {name for name, _ in credential_headers}
     remove = [name for name in ("authorization", EGRESS_CONTEXT_HEADER) if name not in set_names and name in check.headers]
     if request.era is Era.LEGACY:
@@ -70,10 +75,10 @@ def make_passage(
         cluster=mcp_server.cluster,
         lane=_lane(request, session),
         path=mcp_server.path,
-        set_headers=(*credential_headers, *session_headers, *_resilience(mcp_server, tool, request, session)),
+        set_headers=(*credential_headers, *session_headers, *_resilience(mcp_server, tool, request, session, stream_ms)),
         remove_headers=tuple(remove),
         session_binding=session.binding,
-        of_session=session is not NO_SESSION,
+        of_one=session is not NO_SESSION or bool(stream_ms),
     )
 
 
@@ -100,11 +105,26 @@ def _lane(request: McpRequest, session: Session) -> str:
     return LANE_STREAM if request.streaming else LANE_DIRECT
 
 
-def _resilience(mcp_server: McpServer, tool: Tool | None, request: McpRequest, session: Session) -> list[tuple[str, str]]:
-    """Timeouts and retries, as headers that only we can set. A connection that was never made is always safe to try again."""
+def stream_limit_ms(expires_at_unix: float, now_unix: float) -> int:
+    """How long a stream may go on whose caller's credential ends at `expires_at_unix`; 0 = its lane ends it before, or it has no end.
+
+    Never 0 for what ends soon, since that would mean for ever.
+    """
+    remaining = expires_at_unix - now_unix
+    if not expires_at_unix or remaining >= MAX_STREAM_SECONDS:
+        return 0
+    return max(1, int(remaining * 1000))
+
+
+def _resilience(mcp_server: McpServer, tool: Tool | None, request: McpRequest, session: Session, stream_ms: int) -> list[tuple[str, str]]:
+    """Timeouts and retries, as headers that only we can set. A connection that was never made is always safe to try again.
+
+    The timeout is of the whole answer, all tries together. (`x-envoy-upstream-stream-duration-ms` begins anew with each try.)
+    """
     headers: list[tuple[str, str]] = []
-    if mcp_server.timeout_ms and not request.streaming:
-        headers.append(("x-envoy-upstream-rq-timeout-ms", str(mcp_server.timeout_ms)))
+    timeout_ms = stream_ms if request.streaming else mcp_server.timeout_ms
+    if timeout_ms:
+        headers.append(("x-envoy-upstream-rq-timeout-ms", str(timeout_ms)))
     if session.envelope:
         return headers  # Envoy tries again elsewhere, and a session lives at one endpoint only
     retry_on = "connect-failure,refused-stream"

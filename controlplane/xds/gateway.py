@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from extauthz.errors import ConfigurationError
+from extauthz.passage import MAX_STREAM_SECONDS
 from extauthz.transport import parse_link_address
 
 IDENTITY_SECRET = "legation-identity"  # noqa: S105 - a name
@@ -21,6 +22,9 @@ MAX_BODY_BYTES = 4 * 1024 * 1024
 
 Anybody can make Envoy buffer so much; the authorizer refuses at the limit of each server, which may be lower."""
 
+MAX_CALL_SECONDS = 3600
+"""As `spec.timeoutMs` of an MCP server at most."""
+
 _SYSTEM_CA_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem", "/etc/ssl/ca-bundle.pem")
 
 
@@ -29,7 +33,8 @@ class GatewaySettings:
     """Addresses are `unix:/path` or `host:port`. `link_tls`: TCP links between our processes use the bootstrap's secrets.
 
     `loop_name`: this deployment's name in `CDN-Loop` (RFC 8586), by which calls that come back to it are known.
-    `request_timeout_seconds`: how long a client may take to send one request. `edge_log`: file on Envoy's host for what Envoy
+    `request_timeout_seconds`: how long a client may take to send one request; `max_call_seconds` and `max_stream_seconds`: how long it
+    and its answer, or a stream, may go on. `edge_log`: file on Envoy's host for what Envoy
     refuses by itself; empty: none.
     """
 
@@ -43,6 +48,8 @@ class GatewaySettings:
     system_ca_file: str = ""
     requests_per_second: int = 20_000
     request_timeout_seconds: int = 30
+    max_call_seconds: int = 900
+    max_stream_seconds: int = 300
     loop_name: str = "legation"
     edge_log: str = ""
 
@@ -51,6 +58,12 @@ class GatewaySettings:
             raise ConfigurationError("LEGATION_AUTHORIZER_ADDRESSES is empty: Envoy must be told at least one authorizer")
         if not self.processor_addresses:
             raise ConfigurationError("LEGATION_PROCESSOR_ADDRESSES is empty: Envoy must be told who seals legacy sessions")
+        for variable, seconds, most in (
+            ("LEGATION_MAX_CALL_SECONDS", self.max_call_seconds, MAX_CALL_SECONDS),
+            ("LEGATION_MAX_STREAM_SECONDS", self.max_stream_seconds, MAX_STREAM_SECONDS),
+        ):
+            if not 1 <= seconds <= most:
+                raise ConfigurationError(f"{variable} must be between 1 and {most}")
         for address in (self.gateway_listen, self.egress_listen, self.api_address, *self.authorizer_addresses, *self.processor_addresses):
             parse_link_address(address)
 

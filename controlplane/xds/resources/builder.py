@@ -34,7 +34,7 @@ def build_listener(name: str, gateway: GatewaySettings) -> bytes:
 
 def build_routes(name: str, gateway: GatewaySettings, max_body_bytes: int) -> bytes:
     """The routes of a listener."""
-    return serialise(ROUTES[name](name, loop_name=gateway.loop_name, max_body_bytes=max_body_bytes))
+    return serialise(ROUTES[name](name, gateway, max_body_bytes=max_body_bytes))
 
 
 def build_cluster(name: str, spec: McpServerSpec, authority: str | bytes) -> bytes:

@@ -21,6 +21,7 @@ from envoy_data_plane.envoy.extensions.retry.host.previous_hosts import v3 as pr
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.google.protobuf import Any
 
+from controlplane.xds.gateway import GatewaySettings
 from controlplane.xds.resources.cluster import API_CLUSTER, REFUSAL_CLUSTER
 from controlplane.xds.resources.filter_name import CUSTOM_RESPONSE, EXT_AUTHZ, EXT_PROC, HEADER_MUTATION, STATEFUL_SESSION
 from controlplane.xds.resources.local_reply import SESSION_GONE, make_lane_policy
@@ -42,7 +43,8 @@ GOVERNED_PREFIXES = ("/servers/", "/.well-known/oauth-protected-resource/")
 
 CALL_IDLE = timedelta(minutes=15)
 STREAM_IDLE = timedelta(hours=1)
-STREAM_DURATION = timedelta(hours=24)
+LONGEST_CALL = timedelta(hours=1)
+"""As `spec.timeoutMs` at most: a call that is allowed so long may be silent as long."""
 
 LOOP_HEADER = "cdn-loop"
 """RFC 8586. Lanes append this deployment's name; the ingress refuses what carries it already."""
@@ -69,17 +71,18 @@ _NOT_FOR_CLIENTS = [
 _NOT_FOR_CLIENTS_PREFIXES = ("access-control-", "legation-", "x-envoy-", "x-legation-")
 
 
-def make_ingress_routes(name: str, *, loop_name: str, max_body_bytes: int) -> route.RouteConfiguration:
+def make_ingress_routes(name: str, gateway: GatewaySettings, *, max_body_bytes: int) -> route.RouteConfiguration:
     """What the public listener serves."""
+    loop_name = gateway.loop_name
     refused = [*_refused_paths(), *_refused_grpc(), _refused_loop(loop_name)]
     metadata = _api_route("api-metadata", route.RouteMatch(path=API_METADATA_PATH))
-    routes = [*_lanes(loop_name), *refused, metadata, *_governed(), *_api_routes(), _not_found()]
+    routes = [*_lanes(gateway), *refused, metadata, *_governed(), *_api_routes(), _not_found()]
     return _route_configuration(name, "ingress", routes, max_body_bytes)
 
 
-def make_egress_routes(name: str, *, loop_name: str, max_body_bytes: int) -> route.RouteConfiguration:
+def make_egress_routes(name: str, gateway: GatewaySettings, *, max_body_bytes: int) -> route.RouteConfiguration:
     """What our own processes reach upstreams through: the same lanes and the same authorizer, and nothing else."""
-    return _route_configuration(name, "egress", [*_lanes(loop_name), *_refused_paths(), *_governed()[:1], _not_found()], max_body_bytes)
+    return _route_configuration(name, "egress", [*_lanes(gateway), *_refused_paths(), *_governed()[:1], _not_found()], max_body_bytes)
 
 
 def _route_configuration(name: str, listener: str, routes: list[route.Route], max_body_bytes: int) -> route.RouteConfiguration:
@@ -92,10 +95,23 @@ def _route_configuration(name: str, listener: str, routes: list[route.Route], ma
     return route.RouteConfiguration(name=name, virtual_hosts=[virtual_host])
 
 
-def _lanes(loop_name: str) -> list[route.Route]:
-    direct = _lane_action(idle=CALL_IDLE, priority=core.RoutingPriority.DEFAULT)
-    stream = _lane_action(idle=STREAM_IDLE, priority=core.RoutingPriority.HIGH, duration=STREAM_DURATION)
-    return [_lane(LANE_DIRECT, direct, loop_name), _lane(LANE_STREAM, stream, loop_name), _inspect_lane(direct, loop_name)]
+def _lanes(gateway: GatewaySettings) -> list[route.Route]:
+    """A call may take as long as all calls may, or as its server's `timeoutMs` says (the authorizer's header overrules the route).
+
+    A stream has two limits that do not know of each other: the route's for all streams, and the authorizer's header for when its
+    caller's access token ends.
+    """
+    direct = _lane_action(
+        timeout=timedelta(seconds=gateway.max_call_seconds), idle=LONGEST_CALL, flush=CALL_IDLE, priority=core.RoutingPriority.DEFAULT
+    )
+    stream = _lane_action(
+        timeout=timedelta(0),
+        idle=STREAM_IDLE,
+        priority=core.RoutingPriority.HIGH,
+        duration=timedelta(seconds=gateway.max_stream_seconds),
+    )
+    name = gateway.loop_name
+    return [_lane(LANE_DIRECT, direct, name), _lane(LANE_STREAM, stream, name), _inspect_lane(direct, name)]
 
 
 def _lane(name: str, action: route.RouteAction, loop_name: str) -> route.Route:
@@ -186,12 +202,20 @@ def _without_prefixes() -> list[mutation_rules.HeaderMutation]:
     ]
 
 
-def _lane_action(*, idle: timedelta, priority: core.RoutingPriority, duration: timedelta | None = None) -> route.RouteAction:
+def _lane_action(
+    *,
+    timeout: timedelta,
+    idle: timedelta,
+    priority: core.RoutingPriority,
+    flush: timedelta | None = None,
+    duration: timedelta | None = None,
+) -> route.RouteAction:
     """Retries and timeouts are per call: headers that only the authorizer can set. Here only how a retry is done."""
     return route.RouteAction(
         cluster_header=CLUSTER_HEADER,
-        timeout=timedelta(0),
+        timeout=timeout,
         idle_timeout=idle,
+        flush_timeout=flush,
         auto_host_rewrite=True,
         priority=priority,
         max_stream_duration=route.RouteActionMaxStreamDuration(max_stream_duration=duration) if duration else None,
