@@ -55,7 +55,7 @@ class RegisteredClient:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetadataDocumentRules:
-    """Client ID metadata documents. `trusted_domains`: hosts, `*.example.com` for those below one, `*` for any; none = none."""
+    """Client ID metadata documents. `trusted_domains`: see `trust.is_trusted`; none = no document is taken."""
 
     trusted_domains: tuple[str, ...] = ()
     max_bytes: int = 5 * 1024
