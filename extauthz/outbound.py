@@ -28,6 +28,7 @@ class OutboundResponse:
     status: int
     content_type: str
     body: bytes = field(repr=False)
+    cache_control: str = ""
 
 
 class CheckedResolver(AbstractResolver):
@@ -116,6 +117,7 @@ class OutboundHttp:
                     status=response.status,
                     content_type=response.content_type,
                     body=await _read_bounded(response, url, max_bytes),
+                    cache_control=", ".join(response.headers.getall("Cache-Control", [])),
                 )
         except TimeoutError as error:
             raise FetchError(f"{url} did not answer in time") from error
