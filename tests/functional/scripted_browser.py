@@ -1,9 +1,9 @@
 """A person at a browser, as a script: opens a page, fills in each form that comes, and follows where it leads.
 
-    python scripted_browser.py [--state TEXT] [--iss TEXT] URL
+    python scripted_browser.py [--person NAME] [--state TEXT] [--iss TEXT] URL
 
-With an option the answer to the login is tampered with on its way back to the command line (an empty text leaves it out). `--before`
-knocks at the port of the login with a foreign answer first.
+With `--state` or `--iss` the answer to the login is tampered with on its way back to the command line (an empty text leaves it
+out). `--before` knocks at the port of the login with a foreign answer first.
 """
 
 from __future__ import annotations
@@ -77,13 +77,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--state")
     parser.add_argument("--iss")
+    parser.add_argument("--person", default="ann")
     parser.add_argument("--before", action="store_true")
     parser.add_argument("url")
     said = parser.parse_args()
     if said.before:
         redirect_uri = parse_qs(urlsplit(said.url).query)["redirect_uri"][0]
         visit(f"{redirect_uri}?code=stolen&state=guessed")
-    visit(said.url, changes={name: value for name in ("state", "iss") if (value := getattr(said, name)) is not None})
+    visit(said.url, person=said.person, changes={name: value for name in ("state", "iss") if (value := getattr(said, name)) is not None})
 
 
 if __name__ == "__main__":
