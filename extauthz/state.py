@@ -24,6 +24,8 @@ from extauthz.catalog.server import (
 )
 from extauthz.identity.provider import ClaimRules, IdentityProvider, TokenBinding
 from extauthz.identity.revocation import Revocation, RevocationIndex, RevokedKind
+from extauthz.identity.spiffe_pattern import parse_spiffe_pattern
+from extauthz.identity.trust_domain import TrustDomain, WorkloadMapping
 from extauthz.policy.model import PolicyDocument, PolicyEngine, RoleBinding
 from extauthz.v1 import registry_pb2 as pb
 
@@ -63,6 +65,7 @@ class AuthorizationState:
     policy: PolicyEngine
     identity_providers: tuple[IdentityProvider, ...]
     context_keys: tuple[ContextKey, ...]
+    trust_domains: tuple[TrustDomain, ...] = ()
     revocations: RevocationIndex = field(default_factory=RevocationIndex)
     committed_at_unix: float = 0.0
 
@@ -190,6 +193,30 @@ def _rules_from_message(message: pb.ClaimRules) -> ClaimRules:
         agent_without=tuple(message.agent_without),
         required=tuple((requirement.claim, tuple(requirement.allowed)) for requirement in message.required),
         id_tokens=message.id_tokens,
+    )
+
+
+def trust_domain_from_message(message: pb.TrustDomain) -> TrustDomain:
+    """One trust domain; a mapping that is no pattern raises ValueError, for a group that is missing could lift a `forbid`."""
+    return TrustDomain(
+        id=message.id,
+        namespace=message.namespace,
+        name=message.name,
+        trust_domain=message.trust_domain,
+        trusted_namespaces=tuple(message.trusted_namespaces),
+        x509_authorities=tuple(message.x509_authorities),
+        jwt_authorities_json=message.jwt_authorities_json,
+        audiences=tuple(message.audiences),
+        max_jwt_svid_seconds=message.max_jwt_svid_seconds,
+        workloads=tuple(
+            WorkloadMapping(
+                pattern=parse_spiffe_pattern(mapping.spiffe_id),
+                owner=mapping.owner,
+                groups=tuple(mapping.groups),
+                scopes=tuple(mapping.scopes),
+            )
+            for mapping in message.workloads
+        ),
     )
 
 

@@ -40,6 +40,7 @@ from extauthz.state import (
     policy_document_from_message,
     revocation_from_message,
     role_binding_from_message,
+    trust_domain_from_message,
 )
 from extauthz.v1 import registry_pb2 as pb
 
@@ -97,6 +98,7 @@ class Subscription:
         self._documents = _Decoded(lambda data: policy_document_from_message(pb.PolicySet.FromString(data)))
         self._bindings = _Decoded(lambda data: role_binding_from_message(pb.RoleBinding.FromString(data)))
         self._providers = _Decoded(lambda data: identity_provider_from_message(pb.IdentityProvider.FromString(data)))
+        self._trust_domains = _Decoded(lambda data: trust_domain_from_message(pb.TrustDomain.FromString(data)))
 
     def current(self) -> AuthorizationState | None:
         """The state to decide by, None before the first revision."""
@@ -135,6 +137,7 @@ class Subscription:
         documents = self._documents.updated(resources.get(discovery.POLICY_SET, {}))
         bindings = self._bindings.updated(resources.get(discovery.ROLE_BINDING, {}))
         providers = self._providers.updated(resources.get(discovery.IDENTITY_PROVIDER, {}))
+        trust_domains = self._trust_domains.updated(resources.get(discovery.TRUST_DOMAIN, {}))
         state = AuthorizationState(
             revision=revision,
             mcp_servers=MappingProxyType(servers.values),
@@ -143,12 +146,13 @@ class Subscription:
             context_keys=context_keys_from_messages(
                 pb.ContextKey.FromString(data) for data in resources.get(discovery.CONTEXT_KEY, {}).values()
             ),
+            trust_domains=tuple(trust_domains.values.values()),
             revocations=self._revocation_index(revocations),
         )
         if self._state is None or self._state.identity_providers != state.identity_providers:
             self._replace_authenticator(state.identity_providers)
         self._servers, self._documents, self._bindings, self._providers = servers, documents, bindings, providers
-        self._revocations = revocations
+        self._trust_domains, self._revocations = trust_domains, revocations
         self._state = state
         self._last_contact = self._clock()
 

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from controlplane.registry.document import Document, FileName, Name
+from extauthz.identity.spiffe_pattern import parse_spiffe_pattern
 
 TrustDomainName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9._-]{1,255}$")]
 """SPIFFE-ID section 2.1."""
@@ -79,11 +80,20 @@ class JwtSvidsSpec(Document):
 
 
 class WorkloadMappingSpec(Document):
-    """What the workloads are whose SPIFFE ID has this form: who owns them, their groups, whether they are agents."""
+    """What the workloads are whose SPIFFE ID has this form: who owns them, their groups, and which OAuth scopes they count as having."""
 
     spiffe_id: SpiffePattern
     owner: str = Field(default="", max_length=200)
     groups: Annotated[tuple[Annotated[str, StringConstraints(min_length=1, max_length=200)], ...], Field(max_length=50)] = ()
+    scopes: Annotated[
+        tuple[Annotated[str, StringConstraints(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$", max_length=200)], ...], Field(max_length=50)
+    ] = ()
+
+    @field_validator("spiffe_id")
+    @classmethod
+    def _readable(cls, spiffe_id: str) -> str:
+        parse_spiffe_pattern(spiffe_id)
+        return spiffe_id
 
 
 class TrustDomainSpec(Document):

@@ -50,6 +50,7 @@ from extauthz.discovery import (
     REVISION_NAME,
     REVOCATION,
     ROLE_BINDING,
+    TRUST_DOMAIN,
     version_of,
 )
 from extauthz.quick_import import quick_imports
@@ -311,6 +312,7 @@ def _authorizer_resources(
         IDENTITY_PROVIDER: _told(
             state.identity_providers, then.identity_providers, held[IDENTITY_PROVIDER], authorizer.make_identity_provider
         ),
+        TRUST_DOMAIN: {},
         CONTEXT_KEY: held[CONTEXT_KEY] if same_day else _context_keys(inputs),
         POLICY_SET: _told(state.policy_sets, then.policy_sets, held[POLICY_SET], authorizer.make_policy_set),
         ROLE_BINDING: _told(state.role_bindings, then.role_bindings, held[ROLE_BINDING], authorizer.make_role_binding),

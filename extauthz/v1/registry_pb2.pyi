@@ -325,14 +325,16 @@ class TrustDomain(_message.Message):
     def __init__(self, id: _Optional[str] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ..., trust_domain: _Optional[str] = ..., trusted_namespaces: _Optional[_Iterable[str]] = ..., x509_authorities: _Optional[_Iterable[bytes]] = ..., jwt_authorities_json: _Optional[str] = ..., audiences: _Optional[_Iterable[str]] = ..., max_jwt_svid_seconds: _Optional[int] = ..., workloads: _Optional[_Iterable[_Union[WorkloadMapping, _Mapping]]] = ...) -> None: ...
 
 class WorkloadMapping(_message.Message):
-    __slots__ = ("spiffe_id", "owner", "groups")
+    __slots__ = ("spiffe_id", "owner", "groups", "scopes")
     SPIFFE_ID_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
+    SCOPES_FIELD_NUMBER: _ClassVar[int]
     spiffe_id: str
     owner: str
     groups: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, spiffe_id: _Optional[str] = ..., owner: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ...) -> None: ...
+    scopes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, spiffe_id: _Optional[str] = ..., owner: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ..., scopes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Revocation(_message.Message):
     __slots__ = ("namespace", "name", "token", "subject", "oauth_client", "spiffe_id", "issued_before_unix", "expires_at_unix")
