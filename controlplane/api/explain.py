@@ -21,7 +21,7 @@ from controlplane.api.schemas import ExplainRequest
 from controlplane.registry.entry import Json
 from controlplane.registry.permissions import Operator, Permission, require
 from controlplane.registry.state import RegistryState
-from controlplane.registry.subjects import SubjectError, only_provider, visible_providers
+from controlplane.registry.subjects import SubjectError, issuers_of, only_provider, visible_providers
 from extauthz.authorization import Verdict, authorize
 from extauthz.errors import MessageError, Reason
 from extauthz.identity.principal import Principal, PrincipalKind
@@ -110,7 +110,7 @@ def _namespace(raw: object) -> str:
 
 def _principal(asked: ExplainRequest, registry: RegistryState, now: float) -> Principal:
     namespace = asked.server.partition("/")[0]
-    visible = visible_providers(registry.identity_providers, namespace)
+    visible = visible_providers(issuers_of(registry), namespace)
     name = asked.principal.subject
     qualifier, slash, rest = name.partition("/")
     provider = asked.principal.provider

@@ -27,6 +27,7 @@ _SHORT = {
     Kind.REVOCATION: (),
     Kind.GATEWAY: (),
     Kind.TRUST_DOMAIN: (),
+    Kind.AUTHORIZATION_SERVER: (),
 }
 
 

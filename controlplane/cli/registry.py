@@ -137,6 +137,14 @@ def _trust_domain_row(item: JsonObject) -> list[Cell]:
     return [id_of(item), str(spec.get("trustDomain") or ""), source, ", ".join(spec.get("trustedNamespaces") or []) or "-", _revision(item)]
 
 
+def _authorization_server_row(item: JsonObject) -> list[Cell]:
+    spec = item.get("spec") or {}
+    registration = spec.get("registration") or {}
+    documents = "yes" if (registration.get("clientIdMetadata") or {}).get("enabled") else "no"
+    login = str((spec.get("login") or {}).get("issuer") or "")
+    return [id_of(item), login, str(len(spec.get("clients") or {})), documents, registration.get("dynamic", "off"), _revision(item)]
+
+
 _TABLES: dict[Kind, tuple[list[str], Any]] = {
     Kind.NAMESPACE: (["NAME", "DESCRIPTION", "REVISION"], _namespace_row),
     Kind.MCP_SERVER: (["NAME", "ENDPOINT", "PROBED", "ERA", "ACCEPTED", "REVISION"], _server_row),
@@ -145,6 +153,7 @@ _TABLES: dict[Kind, tuple[list[str], Any]] = {
     Kind.REVOCATION: (["NAME", "REVOKED", "TOKENS", "UNTIL", "REASON", "REVISION"], _revocation_row),
     Kind.GATEWAY: (["NAME", "URL", "LISTEN", "TLS", "CLIENT CERTIFICATES", "REVISION"], _gateway_row),
     Kind.TRUST_DOMAIN: (["NAME", "TRUST DOMAIN", "BUNDLE", "NAMESPACES", "REVISION"], _trust_domain_row),
+    Kind.AUTHORIZATION_SERVER: (["NAME", "LOGIN", "CLIENTS", "METADATA DOCUMENTS", "REGISTRATION", "REVISION"], _authorization_server_row),
     Kind.IDENTITY_PROVIDER: (["NAME", "ISSUER", "KEYS", "FOR", "REVISION"], _provider_row),
 }
 

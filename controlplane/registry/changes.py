@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from controlplane.registry.spec import Kind
-from controlplane.registry.state import Definition, Entry, RegistryState
+from controlplane.registry.state import Definition, Entry, RegistryState, SigningKey
 
 FIELD_OF_KIND: Mapping[Kind, str] = {
     Kind.NAMESPACE: "namespaces",
@@ -24,6 +24,7 @@ FIELD_OF_KIND: Mapping[Kind, str] = {
     Kind.REVOCATION: "revocations",
     Kind.GATEWAY: "gateways",
     Kind.TRUST_DOMAIN: "trust_domains",
+    Kind.AUTHORIZATION_SERVER: "authorization_servers",
 }
 
 
@@ -32,7 +33,7 @@ class ChangeSet:
     """Everything that differs between the state at `since` and the state at `revision`.
 
     `entries` maps (kind, entry id) to the entry as it is now, None when it is gone; `definitions` maps a server's uid to its
-    catalog as it is now.
+    catalog as it is now, `signing_keys` that of an AuthorizationServer to its keys.
     """
 
     since: int
@@ -40,10 +41,11 @@ class ChangeSet:
     committed_at: datetime
     entries: Mapping[tuple[Kind, str], Entry[Any] | None] = field(default_factory=dict)
     definitions: Mapping[str, tuple[Definition, ...]] = field(default_factory=dict)
+    signing_keys: Mapping[str, tuple[SigningKey, ...]] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
-        return not self.entries and not self.definitions
+        return not self.entries and not self.definitions and not self.signing_keys
 
 
 def entries_of(state: RegistryState, kind: Kind) -> Mapping[str, Entry[Any]]:
@@ -67,12 +69,13 @@ def advance(state: RegistryState, changes: ChangeSet) -> RegistryState:
         else:
             entries[entry_id] = entry
     if changes.definitions:
-        definitions = dict(state.definitions)
-        for uid, catalog in changes.definitions.items():
-            if catalog:
-                definitions[uid] = catalog
-            else:
-                definitions.pop(uid, None)
-        touched["definitions"] = definitions
+        touched["definitions"] = _replaced(state.definitions, changes.definitions)
+    if changes.signing_keys:
+        touched["signing_keys"] = _replaced(state.signing_keys, changes.signing_keys)
     values: dict[str, Any] = {name: MappingProxyType(entries) for name, entries in touched.items()}
     return replace(state, revision=changes.revision, committed_at=changes.committed_at, **values)
+
+
+def _replaced(values: Mapping[str, tuple[Any, ...]], by: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+    """`values` with those of `by` in their place; what is empty now is gone."""
+    return {uid: found for uid, found in {**values, **by}.items() if found}

@@ -21,6 +21,10 @@ from extauthz.errors import ConfigurationError, CredentialError
 SEALED_PREFIX = "sealed:v1:"
 STATIC_HEADER_SECRET = "spec.credential.staticHeader.secret"  # noqa: S105 - a path
 CLIENT_SECRET = "spec.credential.clientCredentials.clientSecret"  # noqa: S105 - a path
+LOGIN_SECRET = "spec.login.clientSecret"  # noqa: S105 - a path
+LOGIN_KEY = "spec.login.privateKeyJwt.key"
+OAUTH_CLIENT_SECRET = "spec.clients.*.secret"  # noqa: S105 - a path
+INITIAL_ACCESS_TOKEN = "spec.registration.initialAccessToken"  # noqa: S105 - a path
 LISTENER_KEY = "spec.tls.certificates.*.stored.key"
 """Private keys of a Gateway's certificates; `*` is the certificate's name."""
 

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from controlplane.registry.encryption import CLIENT_SECRET, LISTENER_KEY, STATIC_HEADER_SECRET
+from controlplane.registry.encryption import (
+    CLIENT_SECRET,
+    INITIAL_ACCESS_TOKEN,
+    LISTENER_KEY,
+    LOGIN_KEY,
+    LOGIN_SECRET,
+    OAUTH_CLIENT_SECRET,
+    STATIC_HEADER_SECRET,
+)
 from controlplane.registry.spec import API_VERSION, SPEC_OF_KIND, Document, Kind
 from controlplane.registry.state import Entry
 
@@ -22,6 +30,7 @@ EntryKey = tuple[Kind, str, str]
 SECRET_PATHS: Mapping[Kind, tuple[str, ...]] = {
     Kind.MCP_SERVER: (STATIC_HEADER_SECRET, CLIENT_SECRET),
     Kind.GATEWAY: (LISTENER_KEY,),
+    Kind.AUTHORIZATION_SERVER: (LOGIN_SECRET, LOGIN_KEY, OAUTH_CLIENT_SECRET, INITIAL_ACCESS_TOKEN),
 }
 """Where secrets may stand in a document of a kind (`*`: any name); a test finds every `SecretReference` of `registry.spec` in here."""
 

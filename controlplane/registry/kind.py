@@ -16,6 +16,7 @@ class Kind(StrEnum):
     REVOCATION = "Revocation"
     GATEWAY = "Gateway"
     TRUST_DOMAIN = "TrustDomain"
+    AUTHORIZATION_SERVER = "AuthorizationServer"
 
 
 PLURAL_OF_KIND: dict[Kind, str] = {
@@ -27,4 +28,5 @@ PLURAL_OF_KIND: dict[Kind, str] = {
     Kind.REVOCATION: "revocations",
     Kind.GATEWAY: "gateways",
     Kind.TRUST_DOMAIN: "trust-domains",
+    Kind.AUTHORIZATION_SERVER: "authorization-servers",
 }

@@ -130,10 +130,23 @@ class ProbeRow(SQLModel, table=True):
     message: str = ""
 
 
+class SigningKeyRow(SQLModel, table=True):
+    """A key with which an AuthorizationServer signs; its private part is sealed."""
+
+    __tablename__ = "signing_key"
+    server_uid: str = Field(primary_key=True)
+    kid: str = Field(primary_key=True)
+    public_jwk: Json = Field(sa_column=Column(JSON, nullable=False))
+    sealed: str
+    created_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
+    signs_from: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
+
+
 # Statements are written on these: rows are read as plain columns, without the ORM's identity map.
 COUNTER: Table = CounterRow.__table__  # type: ignore[attr-defined]
 REVISION: Table = RevisionRow.__table__  # type: ignore[attr-defined]
 ENTRY: Table = EntryRow.__table__  # type: ignore[attr-defined]
 CHANGE: Table = ChangeRow.__table__  # type: ignore[attr-defined]
 DEFINITION: Table = DefinitionRow.__table__  # type: ignore[attr-defined]
+SIGNING_KEY: Table = SigningKeyRow.__table__  # type: ignore[attr-defined]
 PROBE: Table = ProbeRow.__table__  # type: ignore[attr-defined]

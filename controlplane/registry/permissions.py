@@ -22,6 +22,7 @@ class Permission(StrEnum):
     AUDIT_READ = "audit:read"
     CATALOG_ACCEPT = "catalog:accept"
     POLICY_EXPLAIN = "policy:explain"
+    REGISTRY_AUTHORIZATION_SERVER_WRITE = "registry:authorization-server:write"
     REGISTRY_GATEWAY_WRITE = "registry:gateway:write"
     REGISTRY_IDENTITY_PROVIDER_WRITE = "registry:identity-provider:write"
     REGISTRY_MCP_SERVER_WRITE = "registry:mcp-server:write"
@@ -37,6 +38,7 @@ OPERATOR_ROLE_PREFIX = "legation:"
 ADMINISTRATOR = "legation:administrator"
 
 _EDITOR = frozenset(Permission) - {
+    Permission.REGISTRY_AUTHORIZATION_SERVER_WRITE,
     Permission.REGISTRY_GATEWAY_WRITE,
     Permission.REGISTRY_IDENTITY_PROVIDER_WRITE,
     Permission.REGISTRY_NAMESPACE_WRITE,
@@ -64,10 +66,11 @@ WRITE_OF_KIND: Mapping[Kind, Permission] = MappingProxyType(
         Kind.REVOCATION: Permission.REGISTRY_REVOCATION_WRITE,
         Kind.GATEWAY: Permission.REGISTRY_GATEWAY_WRITE,
         Kind.TRUST_DOMAIN: Permission.REGISTRY_TRUST_DOMAIN_WRITE,
+        Kind.AUTHORIZATION_SERVER: Permission.REGISTRY_AUTHORIZATION_SERVER_WRITE,
     }
 )
 
-WRITTEN_IN_SYSTEM = frozenset({Kind.IDENTITY_PROVIDER, Kind.TRUST_DOMAIN, Kind.REVOCATION, Kind.GATEWAY})
+WRITTEN_IN_SYSTEM = frozenset({Kind.IDENTITY_PROVIDER, Kind.TRUST_DOMAIN, Kind.REVOCATION, Kind.GATEWAY, Kind.AUTHORIZATION_SERVER})
 """Kinds whose write permission must be held in `system`, whatever the entry's namespace (`write_scope_of`)."""
 
 

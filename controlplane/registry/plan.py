@@ -15,9 +15,9 @@ from controlplane.registry.encryption import RegistryKey
 from controlplane.registry.entry import EntryKey, Json, StoredEntry, declared_document, spec_json, state_entry_of
 from controlplane.registry.manifest import DocumentError, ParsedDocument
 from controlplane.registry.sealing import seal_secrets
-from controlplane.registry.spec import IdentityProviderSpec, Kind, RevocationSpec, RoleBindingSpec
+from controlplane.registry.spec import AuthorizationServerSpec, IdentityProviderSpec, Kind, RevocationSpec, RoleBindingSpec
 from controlplane.registry.state import Entry, RegistryState
-from controlplane.registry.subjects import SubjectError, resolve_revoked, resolve_subject
+from controlplane.registry.subjects import SubjectError, as_provider, issuers_of, resolve_revoked, resolve_subject
 
 _Dumper: type[yaml.SafeDumper] = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _UNSET = datetime(1970, 1, 1, tzinfo=UTC)
@@ -108,7 +108,7 @@ def _entry(document: ParsedDocument, spec: Json, uid: str, before: StoredEntry |
 def _providers_after(
     documents: Sequence[ParsedDocument], stored: Mapping[EntryKey, StoredEntry], state: RegistryState
 ) -> dict[str, Entry[IdentityProviderSpec]]:
-    providers = dict(state.identity_providers)
+    providers = issuers_of(state)
     for document in documents:
         if isinstance(document.spec, IdentityProviderSpec):
             metadata = document.metadata
@@ -116,6 +116,10 @@ def _providers_after(
             uid = before.uid if before is not None else ""
             entry = Entry(uid=uid, namespace=metadata.namespace, name=metadata.name, spec=document.spec, resource_revision=0)
             providers[entry.id] = entry
+        elif isinstance(document.spec, AuthorizationServerSpec):
+            metadata = document.metadata
+            server = Entry(uid="", namespace=metadata.namespace, name=metadata.name, spec=document.spec, resource_revision=0)
+            providers[server.id] = as_provider(server)
     return providers
 
 

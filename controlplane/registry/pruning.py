@@ -1,4 +1,4 @@
-"""Deletes what holds for nobody any more, so that the registry does not only grow."""
+"""What the registry does by itself as time goes: it forgets what holds for nobody any more, and rotates signing keys."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PRUNE_SECONDS = 60.0
 
 
 async def prune_always(service: RegistryService, *, interval_seconds: float = PRUNE_SECONDS) -> None:
-    """Delete revocations soon after their `until`, until cancelled. Authorizers heed `until` themselves: nothing waits for this."""
+    """Delete revocations soon after their `until`, and rotate signing keys, until cancelled. Authorizers heed `until` themselves."""
     while True:
         await asyncio.sleep(interval_seconds)
         try:
@@ -24,3 +24,7 @@ async def prune_always(service: RegistryService, *, interval_seconds: float = PR
                 pass
         except SQLAlchemyError as error:
             _log.error("revocations cannot be pruned", error=type(error).__name__)
+        try:
+            await asyncio.to_thread(service.rotate_signing_keys, datetime.now(UTC))
+        except SQLAlchemyError as error:
+            _log.error("signing keys cannot be rotated", error=type(error).__name__)

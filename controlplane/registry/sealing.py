@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 from urllib.parse import urlsplit
 
-from controlplane.registry.encryption import CLIENT_SECRET, RegistryKey, secret_aad
+from controlplane.registry.encryption import CLIENT_SECRET, LOGIN_KEY, LOGIN_SECRET, RegistryKey, secret_aad
 from controlplane.registry.entry import Json, StoredEntry, secret_references
 from controlplane.registry.manifest import DocumentError
 from controlplane.registry.spec import Kind
@@ -50,7 +50,9 @@ def seal_secrets(
 def _why_not_kept(path: str, kept: object, spec: Json, before: StoredEntry | None) -> str:
     if not isinstance(kept, str) or before is None:
         return "there is no stored value to keep; give 'value' or 'file'"
-    if before.kind is Kind.GATEWAY:
+    if before.kind is Kind.AUTHORIZATION_SERVER:  # only what proves us to the identity provider ever leaves the registry
+        moved = path in (LOGIN_SECRET, LOGIN_KEY) and _origin(spec["login"]["issuer"]) != _origin(before.spec["login"]["issuer"])
+    elif before.kind is Kind.GATEWAY:
         moved = False  # a listener's key is sent to Envoys only
     elif path == CLIENT_SECRET:
         moved = _origin(spec["credential"]["clientCredentials"]["tokenUrl"]) != _origin(

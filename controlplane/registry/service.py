@@ -7,10 +7,12 @@ Synchronous and thread-safe; the API calls it in threads. Next: `registry.store`
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -21,7 +23,7 @@ from controlplane.registry.authority import AuthorityReader, check_authorities
 from controlplane.registry.catalog import catalog_digest, effect_of
 from controlplane.registry.changes import entries_of
 from controlplane.registry.encryption import RegistryKey
-from controlplane.registry.entry import EntryKey, Json, StoredEntry, document_of
+from controlplane.registry.entry import EntryKey, Json, StoredEntry, document_of, spec_json
 from controlplane.registry.live import LiveState
 from controlplane.registry.manifest import DocumentError, ParsedDocument, parse_document, parse_documents
 from controlplane.registry.own_address import OwnAddresses
@@ -47,8 +49,9 @@ from controlplane.registry.refusal import (
 )
 from controlplane.registry.revocation import over
 from controlplane.registry.server_status import server_status
-from controlplane.registry.spec import SYSTEM_NAMESPACE, Kind, McpServerSpec
-from controlplane.registry.state import Entry, RegistryState
+from controlplane.registry.signing_key import rotated_keys
+from controlplane.registry.spec import SYSTEM_NAMESPACE, AuthorizationServerSpec, Kind, McpServerSpec, RevocationSpec
+from controlplane.registry.state import Entry, RegistryState, SigningKey
 from controlplane.registry.store import RegistryStore, read_entries, read_entry, read_probes
 from controlplane.registry.subjects import provider_id
 from controlplane.registry.transaction import WriteTransaction
@@ -57,6 +60,8 @@ from extauthz.address import AddressRules
 
 MOST_PRUNED = 1000
 """Revocations that end in one revision: a write transaction stays short."""
+REVOKED_LONGER = timedelta(seconds=60)
+"""How much longer than a token is good it stays revoked: clocks differ."""
 
 _log = structlog.get_logger(__name__)
 
@@ -238,6 +243,53 @@ class RegistryService:
                 self._show()
         return len(pruned)
 
+    def rotate_signing_keys(self, now: datetime) -> int:
+        """Publish and retire keys of authorization servers as it falls due; of how many servers."""
+        if not self._due_for_rotation(self._live.state, now):
+            return 0
+        with self._writer:
+            with self._store.transaction(actor="system/signing-keys", message="signing keys of authorization servers") as transaction:
+                due = self._due_for_rotation(self._live.at(transaction), now)
+                for entry, before, keys in due:
+                    server = read_entry(transaction.connection, (Kind.AUTHORIZATION_SERVER, entry.namespace, entry.name))
+                    if server is not None:
+                        transaction.put_signing_keys(server, before, keys)
+            if due:
+                self._show()
+        return len(due)
+
+    def _due_for_rotation(
+        self, state: RegistryState, now: datetime
+    ) -> list[tuple[Entry[AuthorizationServerSpec], tuple[SigningKey, ...], tuple[SigningKey, ...]]]:
+        """The servers whose keys must change, with their keys before and after."""
+        found = []
+        for entry in state.authorization_servers.values():
+            before = state.signing_keys.get(entry.uid, ())
+            keys = rotated_keys(before, now, key=self._key, uid=entry.uid)
+            if keys != before:
+                found.append((entry, before, keys))
+        return found
+
+    def revoke_tokens(self, actor: str, provider: str, tokens: Mapping[str, datetime], *, reason: str, now: datetime) -> int:
+        """Refuse access tokens (by `jti`, with their expiry) of one of our own issuers from now on; how many were still good.
+
+        Called by an authorization server, whose clients need no permission to give up what was issued to them.
+        """
+        good = {jti: expires_at for jti, expires_at in tokens.items() if expires_at > now}
+        if not good:
+            return 0
+        with self._writer:
+            with self._store.transaction(actor=actor, message=reason) as transaction:
+                known = self._live.at(transaction).revocations
+                for jti, expires_at in good.items():
+                    name = f"token-{hashlib.sha256(jti.encode()).hexdigest()[:32]}"
+                    if f"{SYSTEM_NAMESPACE}/{name}" in known:
+                        continue
+                    spec = RevocationSpec(token=f"{provider}/{jti}", until=expires_at + REVOKED_LONGER, reason=reason)
+                    transaction.create(_new_revocation(name, spec, now))
+            self._show()
+        return len(good)
+
     def _show(self) -> None:
         """Let everybody see what was committed. It is committed: when the database is away now, `live.follow` sees it later."""
         try:
@@ -267,7 +319,7 @@ class RegistryService:
                 plan = make_plan(documents, stored, before, self._key)
                 warnings = self._check(before, plan, shape_errors)
                 # (3) commit, with the answer already made
-                written = [(item, item.after) for item in plan.entries] if dry_run else _commit(plan, transaction)
+                written = [(item, item.after) for item in plan.entries] if dry_run else _commit(plan, transaction, self._key)
                 results = tuple(_result(item, entry.resource_revision, warnings) for item, entry in written)
                 shown = None if precondition is None else self._document(written[0][1], before, transaction)
                 answer = ApplyResult(revision=transaction.revision, dry_run=dry_run, results=results, entry=shown)
@@ -342,12 +394,14 @@ def _keep(entry: Entry[McpServerSpec], result: ProbeResult, state: RegistryState
     return True
 
 
-def _commit(plan: Plan, transaction: WriteTransaction) -> list[tuple[PlannedEntry, StoredEntry]]:
+def _commit(plan: Plan, transaction: WriteTransaction, key: RegistryKey) -> list[tuple[PlannedEntry, StoredEntry]]:
     written = []
     for item in plan.entries:
         entry = item.after
         if item.before is None:
             entry = transaction.create(item.after)
+            if entry.kind is Kind.AUTHORIZATION_SERVER:  # it is never seen without a key to sign with
+                transaction.put_signing_keys(entry, (), rotated_keys((), transaction.at, key=key, uid=entry.uid))
         elif item.action == "updated":
             entry = transaction.update(item.before, item.after)
         written.append((item, entry))
@@ -372,7 +426,7 @@ def _refuse_breaking_deletion(entry: StoredEntry, before: RegistryState, after: 
         if entry.name == SYSTEM_NAMESPACE:
             raise ConflictError("the namespace system cannot be deleted")
         _refuse_while_used(f"namespace {entry.name} still holds", entries_in(before, entry.name))
-    if entry.kind is Kind.IDENTITY_PROVIDER:
+    if entry.kind in (Kind.IDENTITY_PROVIDER, Kind.AUTHORIZATION_SERVER):
         provider = provider_id(entry.namespace, entry.name)
         _refuse_while_used(f"subjects of {provider} are named by", bindings_naming(before, provider))
     if locks_out(before, after):
@@ -399,6 +453,21 @@ def _addressed(document: object, key: EntryKey) -> object:
 def _state_entry(state: RegistryState, item: PlannedEntry) -> Entry[Any]:
     entry_id = f"{item.after.namespace}/{item.after.name}" if item.after.namespace else item.after.name
     return entries_of(state, item.after.kind)[entry_id]
+
+
+def _new_revocation(name: str, spec: RevocationSpec, now: datetime) -> StoredEntry:
+    return StoredEntry(
+        uid=secrets.token_hex(10),
+        kind=Kind.REVOCATION,
+        namespace=SYSTEM_NAMESPACE,
+        name=name,
+        spec=spec_json(spec),
+        labels={},
+        annotations={},
+        resource_revision=0,
+        created_at=now,
+        updated_at=now,
+    )
 
 
 def _server_of(entry: Entry[McpServerSpec]) -> StoredEntry:

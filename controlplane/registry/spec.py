@@ -11,6 +11,11 @@ from urllib.parse import urlsplit
 
 from pydantic import AwareDatetime, Field, StringConstraints, field_validator, model_validator
 
+from controlplane.registry.authorization_server_spec import AuthorizationServerSpec as AuthorizationServerSpec  # noqa: PLC0414
+from controlplane.registry.claim_mapping import DEFAULT_ALGORITHMS as DEFAULT_ALGORITHMS  # noqa: PLC0414
+from controlplane.registry.claim_mapping import Algorithm as Algorithm  # noqa: PLC0414
+from controlplane.registry.claim_mapping import ClaimMapping as ClaimMapping  # noqa: PLC0414
+from controlplane.registry.claim_mapping import Preset, Scopes
 from controlplane.registry.document import Document as Document  # noqa: PLC0414 - part of this vocabulary
 from controlplane.registry.document import Name as Name  # noqa: PLC0414
 from controlplane.registry.document import SecretReference as SecretReference  # noqa: PLC0414
@@ -141,12 +146,6 @@ class UpstreamTlsSpec(Document):
     ca_file: Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,99})?$")] = ""
 
 
-Scopes = Annotated[
-    tuple[Annotated[str, StringConstraints(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$", max_length=200)], ...], Field(max_length=50)
-]
-"""OAuth scopes (RFC 6749 section 3.3)."""
-
-
 class RequiredScopesSpec(Document):
     """OAuth scopes that an access token must have, on top of what policies permit: for every request, and more for some tools."""
 
@@ -202,33 +201,6 @@ class RoleBindingSpec(Document):
     subjects: tuple[SubjectSpec, ...] = Field(min_length=1, max_length=10_000)
 
 
-ClaimPath = Annotated[str, StringConstraints(pattern=r"^(/[^=]+|[^/=][^=]*)?$", max_length=500)]
-"""A claim by its name, or by a JSON pointer (RFC 6901) into nested objects: `/realm_access/roles`."""
-
-
-class KindMapping(Document):
-    """A claim whose value tells agents from users."""
-
-    claim: ClaimPath = Field(min_length=1)
-    agents: tuple[str, ...] = Field(min_length=1, max_length=20)
-
-
-class ClaimMapping(Document):
-    """Which claims make the principal; empty: what the preset says, else the standard one."""
-
-    subject: ClaimPath = ""
-    groups: ClaimPath | Annotated[tuple[ClaimPath, ...], Field(max_length=20)] = ""
-    tenant: ClaimPath = ""
-    client: ClaimPath = ""
-    agent: ClaimPath = ""
-    kind: KindMapping | None = None
-    claims: tuple[ClaimPath, ...] = Field(default=(), max_length=20)
-
-
-Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
-DEFAULT_ALGORITHMS: tuple[Algorithm, ...] = ("RS256", "ES256", "EdDSA")
-
-
 class IdentityProviderSpec(Document):
     """An issuer of access tokens: by OIDC discovery, by `jwksUrl`, or with its keys inline (`jwks`)."""
 
@@ -239,7 +211,7 @@ class IdentityProviderSpec(Document):
     audiences: tuple[str, ...] = Field(default=(), max_length=50)
     token_types: tuple[str, ...] = Field(default=(), max_length=10)
     trusted_namespaces: tuple[Name, ...] = Field(default=(), max_length=1000)
-    preset: Literal["okta", "entra", "google", "ping", "keycloak", "auth0"] | None = None
+    preset: Preset | None = None
     accept_id_tokens: bool = False
     scopes: Scopes = ()
     token_binding: Literal["none", "dpop", "mtls", "any", "optional"] = "none"  # noqa: S105 - a word
@@ -278,7 +250,15 @@ class RevocationSpec(Document):
 
 
 Spec = (
-    NamespaceSpec | McpServerSpec | PolicySetSpec | RoleBindingSpec | IdentityProviderSpec | RevocationSpec | GatewaySpec | TrustDomainSpec
+    NamespaceSpec
+    | McpServerSpec
+    | PolicySetSpec
+    | RoleBindingSpec
+    | IdentityProviderSpec
+    | RevocationSpec
+    | GatewaySpec
+    | TrustDomainSpec
+    | AuthorizationServerSpec
 )
 
 SPEC_OF_KIND: dict[Kind, type[Document]] = {
@@ -290,4 +270,5 @@ SPEC_OF_KIND: dict[Kind, type[Document]] = {
     Kind.REVOCATION: RevocationSpec,
     Kind.GATEWAY: GatewaySpec,
     Kind.TRUST_DOMAIN: TrustDomainSpec,
+    Kind.AUTHORIZATION_SERVER: AuthorizationServerSpec,
 }

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Generic, TypeVar
 
 from controlplane.registry.spec import (
+    AuthorizationServerSpec,
     GatewaySpec,
     IdentityProviderSpec,
     McpServerSpec,
@@ -57,8 +58,20 @@ class Definition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SigningKey:
+    """A key of an AuthorizationServer. `sealed` is its private part; it signs from `signs_from` until a newer one does."""
+
+    kid: str
+    public_jwk: Mapping[str, object]
+    sealed: str = field(repr=False)
+    created_at: datetime
+    signs_from: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryState:
-    """Everything at `revision`. Keys are entry ids (`namespace/name`; `definitions` by McpServer uid)."""
+    """Everything at `revision`. Keys are entry ids (`namespace/name`); `definitions` by McpServer uid, `signing_keys` by that of an
+    AuthorizationServer, the oldest first."""
 
     revision: int
     committed_at: datetime
@@ -70,4 +83,6 @@ class RegistryState:
     revocations: Mapping[str, Entry[RevocationSpec]] = field(default_factory=lambda: MappingProxyType({}))
     gateways: Mapping[str, Entry[GatewaySpec]] = field(default_factory=lambda: MappingProxyType({}))
     trust_domains: Mapping[str, Entry[TrustDomainSpec]] = field(default_factory=lambda: MappingProxyType({}))
+    authorization_servers: Mapping[str, Entry[AuthorizationServerSpec]] = field(default_factory=lambda: MappingProxyType({}))
+    signing_keys: Mapping[str, tuple[SigningKey, ...]] = field(default_factory=lambda: MappingProxyType({}))
     definitions: Mapping[str, tuple[Definition, ...]] = field(default_factory=lambda: MappingProxyType({}))

@@ -17,14 +17,16 @@ from sqlalchemy import Connection, Engine, Row, Select, func, select
 from controlplane.database import WRITE_OPTION
 from controlplane.registry.changes import ChangeSet, advance
 from controlplane.registry.entry import EntryKey, Json, StoredEntry, state_entry_of
-from controlplane.registry.models import CHANGE, COUNTER, DEFINITION, ENTRY, PROBE, REVISION
+from controlplane.registry.models import CHANGE, COUNTER, DEFINITION, ENTRY, PROBE, REVISION, SIGNING_KEY
 from controlplane.registry.spec import Kind
-from controlplane.registry.state import Definition, RegistryState
+from controlplane.registry.state import Definition, RegistryState, SigningKey
 from controlplane.registry.transaction import WriteTransaction
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 CATALOG = "Catalog"
 """`change.kind` of what happened to a server's definitions; its `uid` is the server's."""
+SIGNING_KEYS = "SigningKeys"
+"""The same for the keys of an AuthorizationServer."""
 
 _IN_LIMIT = 500  # both databases bind far more; this keeps statements cacheable
 
@@ -92,6 +94,7 @@ class RegistryStore:
                 committed_at=_committed_at(connection, revision),
                 entries=entries,
                 definitions=_definitions(connection, None),
+                signing_keys=_signing_keys(connection, None),
             )
         return advance(empty, changes)
 
@@ -126,7 +129,7 @@ class RegistryStore:
     def read_history(self, key: EntryKey, *, limit: int = 100) -> list[HistoryItem]:
         """What happened to the entry (and to earlier ones of the same name), newest first."""
         kind, namespace, name = key
-        kinds = [kind.value, CATALOG] if kind is Kind.MCP_SERVER else [kind.value]
+        kinds = [kind.value, *({Kind.MCP_SERVER: [CATALOG], Kind.AUTHORIZATION_SERVER: [SIGNING_KEYS]}.get(kind, []))]
         statement = (
             select(CHANGE, REVISION.c.committed_at, REVISION.c.actor, REVISION.c.message)
             .join(REVISION, REVISION.c.id == CHANGE.c.revision)
@@ -221,9 +224,10 @@ def read_changes(connection: Connection, since: int) -> ChangeSet:
     touched = connection.execute(
         select(CHANGE.c.kind, CHANGE.c.namespace, CHANGE.c.name, CHANGE.c.uid).where(CHANGE.c.revision > since).distinct()
     ).all()
-    keys = {(Kind(row.kind), _entry_id(row.namespace, row.name)): row.uid for row in touched if row.kind != CATALOG}
+    keys = {(Kind(row.kind), _entry_id(row.namespace, row.name)): row.uid for row in touched if row.kind not in (CATALOG, SIGNING_KEYS)}
     uids = {row.uid for row in touched}
     servers = {row.uid for row in touched if row.kind in (CATALOG, Kind.MCP_SERVER.value)}
+    issuers = {row.uid for row in touched if row.kind in (SIGNING_KEYS, Kind.AUTHORIZATION_SERVER.value)}
     live: dict[tuple[Kind, str], StoredEntry] = {}
     for part in _chunks(uids):
         for row in connection.execute(_entries().where(ENTRY.c.uid.in_(part), ENTRY.c.deleted_at.is_(None))):
@@ -235,6 +239,7 @@ def read_changes(connection: Connection, since: int) -> ChangeSet:
         committed_at=_committed_at(connection, revision),
         entries={key: state_entry_of(live[key]) if key in live else None for key in keys},
         definitions=_definitions(connection, servers) if servers else {},
+        signing_keys=_signing_keys(connection, issuers) if issuers else {},
     )
 
 
@@ -255,6 +260,18 @@ def _definitions(connection: Connection, uids: Collection[str] | None) -> dict[s
             )
             found.setdefault(row.server_uid, []).append(definition)
     return {uid: tuple(definitions) for uid, definitions in found.items()}
+
+
+def _signing_keys(connection: Connection, uids: Collection[str] | None) -> dict[str, tuple[SigningKey, ...]]:
+    statement = select(SIGNING_KEY).order_by(SIGNING_KEY.c.server_uid, SIGNING_KEY.c.signs_from)
+    found: dict[str, list[SigningKey]] = {} if uids is None else {uid: [] for uid in uids}
+    for part in [None] if uids is None else _chunks(uids):
+        for row in connection.execute(statement if part is None else statement.where(SIGNING_KEY.c.server_uid.in_(part))):
+            key = SigningKey(
+                kid=row.kid, public_jwk=row.public_jwk, sealed=row.sealed, created_at=row.created_at, signs_from=row.signs_from
+            )
+            found.setdefault(row.server_uid, []).append(key)
+    return {uid: tuple(keys) for uid, keys in found.items()}
 
 
 def _entries() -> Select[Any]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from controlplane.registry.spec import SYSTEM_NAMESPACE, IdentityProviderSpec, SubjectSpec
-from controlplane.registry.state import Entry
+from controlplane.registry.claim_mapping import ClaimMapping
+from controlplane.registry.spec import SYSTEM_NAMESPACE, AuthorizationServerSpec, IdentityProviderSpec, SubjectSpec
+from controlplane.registry.state import Entry, RegistryState
 
 Providers = Mapping[str, Entry[IdentityProviderSpec]]
 
@@ -23,6 +24,23 @@ class SubjectError(ValueError):
 def provider_id(namespace: str, name: str) -> str:
     """What qualifies the principals of an identity provider."""
     return name if namespace == SYSTEM_NAMESPACE else f"{namespace}.{name}"
+
+
+def issuers_of(state: RegistryState) -> dict[str, Entry[IdentityProviderSpec]]:
+    """Everything whose principals can be named: identity providers, and authorization servers as the providers that they are."""
+    return {**state.identity_providers, **{entry.id: as_provider(entry) for entry in state.authorization_servers.values()}}
+
+
+def as_provider(entry: Entry[AuthorizationServerSpec]) -> Entry[IdentityProviderSpec]:
+    """An authorization server as the identity provider that it is for everybody who trusts it. Its issuer is known to `xds` only."""
+    spec = entry.spec
+    provider = IdentityProviderSpec(
+        issuer=f"urn:legation:authorization-server:{entry.name}",
+        jwks={"keys": []},
+        trusted_namespaces=spec.trusted_namespaces,
+        mapping=ClaimMapping(claims=spec.login.mapping.claims),
+    )
+    return Entry(uid=entry.uid, namespace=entry.namespace, name=entry.name, spec=provider, resource_revision=entry.resource_revision)
 
 
 def visible_providers(providers: Providers, namespace: str) -> dict[str, Entry[IdentityProviderSpec]]:

@@ -13,11 +13,13 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from controlplane.registry.entry import Json, StoredEntry, declared_document
-from controlplane.registry.models import CHANGE, COUNTER, DEFINITION, ENTRY, PROBE, REVISION
+from controlplane.registry.models import CHANGE, COUNTER, DEFINITION, ENTRY, PROBE, REVISION, SIGNING_KEY
 from controlplane.registry.probe import ProbedDefinition, ProbeResult
+from controlplane.registry.state import SigningKey
 
-CREATED, UPDATED, DELETED, PROBED, ACCEPTED = "created", "updated", "deleted", "probed", "accepted"
+CREATED, UPDATED, DELETED, PROBED, ACCEPTED, ROTATED = "created", "updated", "deleted", "probed", "accepted", "rotated"
 _CATALOG = "Catalog"
+_SIGNING_KEYS = "SigningKeys"
 
 
 class WriteTransaction:
@@ -64,7 +66,26 @@ class WriteTransaction:
         self.connection.execute(ENTRY.update().where(ENTRY.c.uid == entry.uid).values(**values))
         self.connection.execute(DEFINITION.delete().where(DEFINITION.c.server_uid == entry.uid))
         self.connection.execute(PROBE.delete().where(PROBE.c.server_uid == entry.uid))
+        self.connection.execute(SIGNING_KEY.delete().where(SIGNING_KEY.c.server_uid == entry.uid))
         self._record(entry, DELETED, before=shown, after=None)
+
+    def put_signing_keys(self, server: StoredEntry, before: Sequence[SigningKey], keys: Sequence[SigningKey]) -> None:
+        """Replace the keys of an AuthorizationServer; the history says their ids."""
+        self.connection.execute(SIGNING_KEY.delete().where(SIGNING_KEY.c.server_uid == server.uid))
+        rows = [
+            {
+                "server_uid": server.uid,
+                "kid": each.kid,
+                "public_jwk": dict(each.public_jwk),
+                "sealed": each.sealed,
+                "created_at": each.created_at,
+                "signs_from": each.signs_from,
+            }
+            for each in keys
+        ]
+        self.connection.execute(SIGNING_KEY.insert(), rows)
+        told = [{"keys": [each.kid for each in some]} for some in (before, keys)]
+        self._record(server, ROTATED, before=told[0], after=told[1], kind=_SIGNING_KEYS)
 
     def put_definitions(self, server: StoredEntry, probed: Sequence[ProbedDefinition], *, before_digest: str, digest: str) -> None:
         """Replace what the server presents. What was accepted stays accepted, also while it is not presented."""

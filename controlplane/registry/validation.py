@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
+from controlplane.registry.authorization_server_rules import problems_of_authorization_server
 from controlplane.registry.changes import entries_of
 from controlplane.registry.manifest import DocumentError
 from controlplane.registry.own_address import OwnAddresses
@@ -22,6 +23,7 @@ from controlplane.registry.provider_rules import problems_of
 from controlplane.registry.revocation import wholly_revoked_subjects
 from controlplane.registry.spec import (
     SYSTEM_NAMESPACE,
+    AuthorizationServerSpec,
     IdentityProviderSpec,
     Kind,
     McpServerSpec,
@@ -30,7 +32,7 @@ from controlplane.registry.spec import (
     SubjectSpec,
 )
 from controlplane.registry.state import Entry, RegistryState
-from controlplane.registry.subjects import provider_id, visible_providers
+from controlplane.registry.subjects import issuers_of, provider_id, visible_providers
 from extauthz.address import AddressRules, host_of_url, is_loopback_name, parse_host_literal
 from extauthz.errors import AddressError, ConfigurationError
 
@@ -112,6 +114,9 @@ def check_change(
                 _check_revocation(item, spec, findings)
             case IdentityProviderSpec() as spec:
                 _check_identity_provider(item, spec, after, address_rules, findings)
+                _check_own_issuer(item, spec, own_addresses, findings)
+            case AuthorizationServerSpec() as spec:
+                _check_authorization_server(item, spec, after, address_rules, findings)
     if any(item.kind is Kind.POLICY_SET for item in written):
         _check_policies(before, after, written, check_policies, findings)
     return findings
@@ -141,7 +146,7 @@ def bindings_naming(state: RegistryState, provider: str) -> list[str]:
 
 
 def _has_administrator(state: RegistryState) -> bool:
-    known = visible_providers(state.identity_providers, SYSTEM_NAMESPACE)
+    known = visible_providers(state.identity_providers, SYSTEM_NAMESPACE)  # an authorization server issues no tokens for operators
     revoked = wholly_revoked_subjects(state)
     return any(
         binding.namespace == SYSTEM_NAMESPACE
@@ -192,7 +197,7 @@ def _check_role_binding(item: WrittenEntry, spec: RoleBindingSpec, after: Regist
         known = ", ".join(sorted(PERMISSIONS_OF_ROLE))
         message = f"{spec.role} is not an operator role{_suggestion(spec.role, PERMISSIONS_OF_ROLE)}; they are {known}"
         findings.errors.append(DocumentError(document=item.document, path="spec.role", message=message))
-    visible = visible_providers(after.identity_providers, item.entry.namespace)
+    visible = visible_providers(issuers_of(after), item.entry.namespace)
     for index, subject in enumerate(spec.subjects):
         provider = visible.get(subject.name.partition("/")[0])
         if provider is not None and provider.spec.operators_only and not operator_role:
@@ -220,6 +225,8 @@ def _check_identity_provider(
     this = provider_id(item.entry.namespace, item.entry.name)
     if any(p.spec.issuer == spec.issuer and provider_id(p.namespace, p.name) != this for p in after.identity_providers.values()):
         refuse("spec.issuer", "another identity provider is registered for this issuer; a token's issuer must mean one provider")
+    if item.entry.id in after.authorization_servers:
+        refuse("metadata.name", "an AuthorizationServer has this name, which qualifies its principals; choose another one")
     if spec.trusted_namespaces and item.entry.namespace != SYSTEM_NAMESPACE:
         refuse("spec.trustedNamespaces", "only providers of the namespace system are trusted elsewhere; remove it")
     if spec.jwks is not None and spec.jwks_url:
@@ -241,24 +248,58 @@ def _check_identity_provider(
             findings.warn(item.document, f"spec.trustedNamespaces: namespace {namespace} does not exist yet")
 
 
-def _check_key_set(jwks: Mapping[str, object], refuse: Callable[[str, str], None]) -> None:
+def _check_own_issuer(item: WrittenEntry, spec: IdentityProviderSpec, own_addresses: OwnAddresses, findings: Findings) -> None:
+    if urlsplit(spec.issuer).path.startswith("/oauth/") and own_addresses.include(spec.issuer):
+        message = "is this gateway's own: an AuthorizationServer is trusted without a document of kind IdentityProvider"
+        findings.errors.append(DocumentError(document=item.document, path="spec.issuer", message=message))
+
+
+def _check_authorization_server(
+    item: WrittenEntry, spec: AuthorizationServerSpec, after: RegistryState, address_rules: AddressRules, findings: Findings
+) -> None:
+    def refuse(path: str, message: str) -> None:
+        findings.errors.append(DocumentError(document=item.document, path=path, message=message))
+
+    if item.entry.namespace != SYSTEM_NAMESPACE:
+        refuse("metadata.namespace", f"an AuthorizationServer serves the whole gateway and is in the namespace {SYSTEM_NAMESPACE}")
+    if item.entry.id in after.identity_providers:
+        refuse("metadata.name", "an IdentityProvider has this name, which qualifies its principals; choose another one")
+    if item.entry.id in after.trust_domains:
+        refuse("metadata.name", "a TrustDomain has this name, which qualifies its groups; choose another one")
+    insecure = spec.login.allow_insecure_http
+    fetched = [("spec.login.issuer", spec.login.issuer)]
+    fetched += [(f"spec.clients.{name}.jwksUri", client.jwks_uri) for name, client in spec.clients.items() if client.jwks_uri]
+    for path, url in fetched:
+        if not url.startswith("https://") and not (insecure and url.startswith("http://") and _is_loopback(url)):
+            refuse(path, "must be https; plain http needs spec.login.allowInsecureHttp and a loopback address")
+        else:
+            _check_url(url, path, item, address_rules, findings)
+    for name, client in spec.clients.items():
+        if client.jwks is not None:
+            _check_key_set(client.jwks, refuse, f"spec.clients.{name}.jwks")
+    for problem in problems_of_authorization_server(spec):
+        refuse(problem.path, problem.message)
+    for namespace in spec.trusted_namespaces:
+        if namespace not in after.namespaces:
+            findings.warn(item.document, f"spec.trustedNamespaces: namespace {namespace} does not exist yet")
+
+
+def _check_key_set(jwks: Mapping[str, object], refuse: Callable[[str, str], None], path: str = "spec.jwks") -> None:
     from extauthz.identity.jwks import parse_key_set  # noqa: PLC0415 - the verifier's own reading; brings aiohttp with it
 
     unknown = sorted(set(jwks) - {"keys"})
     if unknown:
-        refuse(f"spec.jwks.{unknown[0]}", "is not known: a key set has the member 'keys' only")
+        refuse(f"{path}.{unknown[0]}", "is not known: a key set has the member 'keys' only")
     keys = jwks.get("keys")
     for index, key in enumerate(keys[:_MAX_KEYS_LOOKED_AT] if isinstance(keys, list) else ()):
         # What is secret is called so by the verifier's reading below; what is unknown might be, and is shown to every viewer.
         odd = sorted(set(key) - PUBLIC_KEY_MEMBERS - SECRET_KEY_MEMBERS) if isinstance(key, dict) else []
         if odd:
-            refuse(
-                f"spec.jwks.keys[{index}].{odd[0]}", f"is not known; members of a public key are {', '.join(sorted(PUBLIC_KEY_MEMBERS))}"
-            )
+            refuse(f"{path}.keys[{index}].{odd[0]}", f"is not known; members of a public key are {', '.join(sorted(PUBLIC_KEY_MEMBERS))}")
     try:
         parse_key_set(json.dumps(jwks))
     except ConfigurationError as error:
-        refuse("spec.jwks", str(error))
+        refuse(path, str(error))
 
 
 def _check_policies(
