@@ -1,14 +1,34 @@
-"""What was secret in the suite, and the search for it in everything that was written."""
+"""What was secret, and the search for it in everything that was written or can be read: files, databases, upstreams, Envoy itself."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import re
+import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from urllib.parse import quote
+
+import aiohttp
 
 from tests.attacks.upstreams.recorder import Recorder
 
 SHORTEST = 12
+BEGINNING = 24
+"""So many characters of what has no parts are as bad as all of it: logs shorten what is long."""
+ENVOY_PAGES = (
+    "config_dump?include_eds",
+    "init_dump",
+    "stats",
+    "stats/prometheus",
+    "clusters",
+    "listeners",
+    "certs",
+    "runtime",
+    "server_info",
+    "memory",
+)
 
 
 class Secrets:
@@ -16,33 +36,80 @@ class Secrets:
 
     def __init__(self) -> None:
         self._texts: dict[bytes, str] = {}
+        self._upstreams_may: set[str] = set()
 
-    def add(self, what: str, text: str) -> None:
-        """Remember a secret. Of a token the signature alone is looked for too: without it the rest is worth nothing."""
+    def add(self, what: str, text: str, *, upstreams_may: bool = False) -> None:
+        """Remember a secret. `upstreams_may`: it is the upstream's own, or an argument of a call."""
         assert len(text) >= SHORTEST, "too short to be told from other text"
-        self._texts[text.encode()] = what
-        if text.count(".") == 2:
-            self._texts[text.rsplit(".", 1)[1].encode()] = f"{what} (its signature)"
-        self._texts[base64.b64encode(text.encode()).rstrip(b"=")] = f"{what} (in base64)"
+        self._texts.update({form.encode(): what + note for form, note in _forms_of(text)})
+        if upstreams_may:
+            self._upstreams_may.add(what)
 
     def found_in(self, data: bytes) -> list[str]:
         """Which secrets stand in these bytes."""
         return sorted({what for text, what in self._texts.items() if text in data})
 
     def look_below(self, directory: Path) -> None:
-        """Fail when a file below `directory` holds one of them."""
+        """Fail when a file below `directory` holds one of them, or a row of a database there."""
         assert self._texts, "nothing to look for: the search would always succeed"
         files = list(_files(directory))
         assert {file.suffix for file in files} >= {".log", ".wal"}, "the logs and the audit are not where they are looked for"
-        leaks = [f"{file.relative_to(directory)}: {what}" for file in files for what in self.found_in(file.read_bytes())]
+        leaks = [f"{file.relative_to(directory)}: {what}" for file in files for what in self.found_in(_content(file))]
         assert leaks == [], f"secrets were written: {leaks}"
 
-    def look_at_upstreams(self, recorders: Iterable[Recorder], *, allowed: str) -> None:
-        """Fail when an upstream received a token; its own credential and arguments of calls are its own."""
+    def look_at_upstreams(self, recorders: Iterable[Recorder]) -> None:
+        """Fail when an upstream received what is not its own."""
         for recorder in recorders:
-            found = [what for what in self.found_in(bytes(recorder.received)) if "token" in what and not what.startswith(allowed)]
+            found = [what for what in self.found_in(bytes(recorder.received)) if what not in self._upstreams_may]
             assert found == [], f"{recorder.name} received {found}"
+
+    async def look_at_envoy(self, admin_socket: Path) -> None:
+        """Fail when Envoy tells one of them: its configuration, counters, clusters, certificates."""
+        connector = aiohttp.UnixConnector(path=str(admin_socket))
+        async with aiohttp.ClientSession(connector=connector) as session:
+            for page in ENVOY_PAGES:
+                async with session.get(f"http://envoy/{page}") as answer:
+                    told = await answer.read()
+                assert answer.status == 200, page
+                assert self.found_in(told) == [], f"Envoy tells secrets at /{page}: {self.found_in(told)}"
+
+    def look_at_processes(self, process_ids: Iterable[int]) -> None:
+        """Fail when a command line or an environment holds one of them."""
+        for process_id in process_ids:
+            for name in ("cmdline", "environ"):
+                with contextlib.suppress(FileNotFoundError):
+                    found = self.found_in(Path(f"/proc/{process_id}/{name}").read_bytes())
+                    assert found == [], f"{found} in {name} of a process"
+
+
+def _forms_of(text: str) -> Iterator[tuple[str, str]]:
+    """As what a text may be written, each with a note on which part of it that is."""
+    yield text, ""
+    yield quote(text, safe=""), ""
+    for offset in range(3):  # base64 looks different behind one, two or three other bytes, as in `client:secret`
+        encoded = base64.b64encode(b"\0" * offset + text.encode()).decode()
+        yield encoded[4 * bool(offset) : -4], ""
+    if text.count(".") == 2:
+        _, claims, signature = text.split(".")
+        # without its signature a token is worth nothing, and is still nobody's business
+        yield from ((part, f" ({name})") for part, name in ((claims, "its claims"), (signature, "its signature")) if len(part) >= SHORTEST)
+    elif "\n" in text:
+        yield from ((line, "") for line in text.splitlines() if re.fullmatch(r"[A-Za-z0-9+/=]{32,}", line))
+    else:
+        yield text[:BEGINNING], ""
 
 
 def _files(directory: Path) -> Iterator[Path]:
     return (path for path in sorted(directory.rglob("*")) if path.is_file() and not path.is_symlink())
+
+
+def _content(file: Path) -> bytes:
+    """The bytes of a file; of a database also each value, which pages of the file may cut in two."""
+    content = file.read_bytes()
+    if not content.startswith(b"SQLite format 3\0"):
+        return content
+    with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        rows = (row for table in tables for row in database.execute(f'SELECT * FROM "{table}"'))
+        values = [value if isinstance(value, bytes) else str(value).encode() for row in rows for value in row]
+    return b"\n".join([content, *values])

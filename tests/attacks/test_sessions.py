@@ -335,7 +335,7 @@ async def test_82_neither_id_is_written_anywhere(world: World, caller: Caller, h
     session_id = await caller.opened()
     raw = base64.b64decode(held.open(session_id).partition(";UV:")[2]).decode()
     world.secrets.add("sealed session id", session_id)
-    world.secrets.add("session id of the MCP server", raw)
+    world.secrets.add("session id of the MCP server", raw, upstreams_may=True)
 
     await caller.post(session_id)
     await replace(caller, subject="colleague").post(session_id)

@@ -93,10 +93,10 @@ class World:
             self._tokens[key] = token
         return self._tokens[key]
 
-    def canary(self, what: str = "canary") -> str:
-        """A text to put where only the upstream may see it: found in any log, the suite fails."""
+    def canary(self, what: str = "canary", *, upstreams_may: bool = False) -> str:
+        """A text to put where nobody may see it, or only the upstream: found in any log, the suite fails."""
         text = f"canary-{secrets.token_hex(8)}"
-        self.secrets.add(what, text)
+        self.secrets.add(what, text, upstreams_may=upstreams_may)
         return text
 
     def headers(self, flavour: str = "python", *, version: str | None = None, token: str | None = None) -> list[tuple[str, str]]:
@@ -281,7 +281,7 @@ async def running_world(directory: Path) -> AsyncIterator[World]:
     """Start everything; at the end scan whatever was written for the secrets of the suite."""
     kept = Secrets()
     credential = f"upstream-{secrets.token_hex(16)}"
-    kept.add("upstream credential", credential)
+    kept.add("upstream credential", credential, upstreams_may=True)
     async with running_flavours() as (upstreams, missing):
         environ = {"LEGATION_PROBE_INTERVAL_SECONDS": "86400", "LEGATION_LOG_LEVEL": "debug"}  # no secret stands there either
         async with running_stack(directory, environ=environ) as stack:
@@ -292,4 +292,4 @@ async def running_world(directory: Path) -> AsyncIterator[World]:
             kept.add("administrator's token", stack.admin_headers()["authorization"].removeprefix("Bearer "))
             yield World(stack=stack, upstreams=upstreams, missing=missing, secrets=kept)
         kept.look_below(directory)
-        kept.look_at_upstreams(upstreams.values(), allowed="upstream credential")
+        kept.look_at_upstreams(upstreams.values())
