@@ -7,7 +7,6 @@ from types import MappingProxyType
 
 PENDING: Mapping[int, str] = MappingProxyType(
     {
-        77: "identity: a token that expires while its stream is open (the stream ends at its own limit)",
         81: "identity: SPIFFE",
         84: "OAuth: addresses in metadata",
         85: "OAuth: authorization endpoints that are no web addresses",

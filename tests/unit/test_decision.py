@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
@@ -21,6 +22,7 @@ from extauthz.identity.binding import Presentation
 from extauthz.identity.principal import PROBER, Principal, PrincipalKind
 from extauthz.identity.revocation import Revocation, RevocationIndex, RevokedKind
 from extauthz.mcp.headers import META_CAPABILITIES, META_VERSION
+from extauthz.passage import MAX_STREAM_SECONDS
 from extauthz.policy.model import Action, AuthorizationRequest, Evaluation
 from extauthz.state import AuthorizationState, ContextKey
 
@@ -78,7 +80,9 @@ class State:
         stale: bool = False,
         error: AuthenticationError | None = None,
         revocations: RevocationIndex | None = None,
+        principal: Principal = ANN,
     ) -> None:
+        self._principal = principal
         self._state = AuthorizationState(
             revision=42,
             mcp_servers={"demo/crm": CRM},
@@ -102,7 +106,7 @@ class State:
             raise self._error
         if not authorization_headers:
             raise AuthenticationError(Reason.ACCESS_TOKEN_MISSING, "no token")
-        return ANN
+        return self._principal
 
 
 class Credentials:
@@ -128,10 +132,22 @@ class Audit:
 
 
 def decider(
-    policies: Policies, audit: Audit, *, state: State | None = None, credentials: Credentials | None = None, timeout_ms: int = 60_000
+    policies: Policies,
+    audit: Audit,
+    *,
+    state: State | None = None,
+    credentials: Credentials | None = None,
+    timeout_ms: int = 60_000,
+    clock: Callable[[], float] = time.time,
 ) -> Decider:
-    door = Door(gateway_url="https://gw.example", allowed_origins=("https://app.example",))
-    return Decider(state=state or State(policies), door=door, credentials=credentials or Credentials(), audit=audit, timeout_ms=timeout_ms)
+    return Decider(
+        state=state or State(policies),
+        door=Door(gateway_url="https://gw.example", allowed_origins=("https://app.example",)),
+        credentials=credentials or Credentials(),
+        audit=audit,
+        timeout_ms=timeout_ms,
+        clock=clock,
+    )
 
 
 def call(tool: str = "update", *, modern: bool = False, headers: dict[str, list[str]] | None = None, **changes: object) -> CheckInput:
@@ -468,6 +484,42 @@ async def test_a_legacy_call_loses_headers_that_only_modern_servers_may_trust() 
 
     assert decision.passage is not None
     assert {"mcp-method", "mcp-name", "mcp-param-x"} <= set(decision.passage.remove_headers)
+
+
+@pytest.mark.parametrize(
+    ("seconds_left", "header"),
+    [
+        (30, "30000"),
+        (0.0004, "1"),  # 0 would mean for ever
+        (MAX_STREAM_SECONDS - 1, str((MAX_STREAM_SECONDS - 1) * 1000)),
+        (MAX_STREAM_SECONDS, None),
+        (31 * 86_400, None),
+        (None, None),
+    ],
+)
+async def test_a_stream_is_told_when_its_callers_token_ends(seconds_left: float | None, header: str | None) -> None:
+    now, policies = 1_800_000_000.0, Policies("update")
+    ann = replace(ANN, expires_at_unix=0.0 if seconds_left is None else now + seconds_left)
+
+    decision = await decider(policies, Audit(), state=State(policies, principal=ann), clock=lambda: now).decide(
+        call(http_method="GET", body=b"")
+    )
+
+    assert decision.passage is not None
+    assert dict(decision.passage.set_headers).get("x-envoy-upstream-rq-timeout-ms") == header
+    assert decision.passage.of_one is (header is not None)
+
+
+async def test_a_call_is_not_told_when_its_callers_token_ends() -> None:
+    """It is answered like every other call of the tool, from memory, and is not cut off while it does something."""
+    policies = Policies("read")
+    state = State(policies, principal=replace(ANN, expires_at_unix=time.time() + 3))
+
+    decision = await decider(policies, Audit(), state=state).decide(call("read"))
+
+    assert decision.passage is not None
+    assert "x-envoy-upstream-rq-timeout-ms" not in dict(decision.passage.set_headers)
+    assert not decision.passage.of_one
 
 
 async def test_a_stream_goes_to_its_own_lane_and_only_safe_calls_are_retried() -> None:
