@@ -219,6 +219,7 @@ def _gateway(settings: ControlPlaneSettings, link: LinkIdentity) -> GatewaySetti
         authorizer_addresses=settings.authorizer_addresses,
         processor_addresses=settings.processor_addresses,
         api_address=settings.api_address or settings.api_listen,
+        gateway_url=settings.gateway_url,
         check_timeout_ms=settings.check_timeout_ms,
         link_tls=link.cert_file is not None,
         requests_per_second=settings.requests_per_second,

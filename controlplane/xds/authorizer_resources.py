@@ -16,11 +16,15 @@ from typing import TypeVar
 import structlog
 from google.protobuf.message import Message
 
+from controlplane.registry.authorization_server_rules import issued_rules_of
 from controlplane.registry.catalog import tool_of
 from controlplane.registry.encryption import CLIENT_SECRET, STATIC_HEADER_SECRET, RegistryKey, open_secret
 from controlplane.registry.provider_rules import algorithms_of, claim_rules_of, token_types_of
+from controlplane.registry.public_url import issuer_of, public_url
 from controlplane.registry.revocation import what_is_revoked
+from controlplane.registry.signing_key import ALGORITHM, public_key_set
 from controlplane.registry.spec import (
+    AuthorizationServerSpec,
     IdentityProviderSpec,
     McpServerSpec,
     PolicySetSpec,
@@ -29,7 +33,7 @@ from controlplane.registry.spec import (
     RoleBindingSpec,
     SecretReference,
 )
-from controlplane.registry.state import Definition, Entry, RegistryState
+from controlplane.registry.state import Definition, Entry, RegistryState, SigningKey
 from controlplane.registry.subjects import provider_id
 from controlplane.xds.cluster_name import cluster_name, upstream_path
 from extauthz.catalog.server import ArgumentType, Effect
@@ -76,11 +80,17 @@ _SUBJECT_KINDS = {
 M = TypeVar("M", bound=Message)
 
 
-def build_messages(state: RegistryState, *, key: RegistryKey, now: datetime) -> Messages:
+def build_messages(state: RegistryState, *, key: RegistryKey, now: datetime, gateway_url: str = "") -> Messages:
     """Everything an authorizer gets of this state, by type URL and resource name; the Revision is added by the snapshot."""
     return {
         REVOCATION: {name: make_revocation(entry) for name, entry in state.revocations.items()},
-        IDENTITY_PROVIDER: {name: make_identity_provider(entry) for name, entry in state.identity_providers.items()},
+        IDENTITY_PROVIDER: {
+            **{name: make_identity_provider(entry) for name, entry in state.identity_providers.items()},
+            **{
+                name: make_issued_provider(entry, state.signing_keys.get(entry.uid, ()), gateway_url=public_url(state, gateway_url))
+                for name, entry in state.authorization_servers.items()
+            },
+        },
         CONTEXT_KEY: {message.key_id: message for message in make_context_keys(key, now)},
         POLICY_SET: {name: make_policy_set(entry) for name, entry in state.policy_sets.items()},
         ROLE_BINDING: {name: make_role_binding(entry) for name, entry in state.role_bindings.items()},
@@ -169,6 +179,24 @@ def make_identity_provider(entry: Entry[IdentityProviderSpec]) -> pb.IdentityPro
         token_binding=spec.token_binding,
         dpop_nonce=spec.dpop_nonce,
         rules=_make_rules(claim_rules_of(spec)),
+    )
+
+
+def make_issued_provider(entry: Entry[AuthorizationServerSpec], keys: Sequence[SigningKey], *, gateway_url: str) -> pb.IdentityProvider:
+    """An authorization server of ours as the issuer that it is: its keys are inline, so that its tokens are good while we are away."""
+    spec = entry.spec
+    return pb.IdentityProvider(
+        id=provider_id(entry.namespace, entry.name),
+        namespace=entry.namespace,
+        name=entry.name,
+        issuer=issuer_of(gateway_url, entry.name),
+        jwks_json=json.dumps(public_key_set(keys), sort_keys=True, separators=(",", ":")),
+        algorithms=[ALGORITHM],
+        trusted_namespaces=spec.trusted_namespaces,
+        required_token_types=["at+jwt"],
+        scopes=spec.initial_scopes,
+        token_binding="none",  # noqa: S106 - a word
+        rules=_make_rules(issued_rules_of(spec)),
     )
 
 

@@ -32,6 +32,7 @@ _SYSTEM_CA_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca
 class GatewaySettings:
     """Addresses are `unix:/path` or `host:port`. `link_tls`: TCP links between our processes use the bootstrap's secrets.
 
+    `gateway_url`: the configured base URL, which the Gateway `default` may replace.
     `loop_name`: this deployment's name in `CDN-Loop` (RFC 8586), by which calls that come back to it are known.
     `request_timeout_seconds`: how long a client may take to send one request; `max_call_seconds` and `max_stream_seconds`: how long it
     and its answer, or a stream, may go on. `edge_log`: file on Envoy's host for what Envoy
@@ -43,6 +44,7 @@ class GatewaySettings:
     authorizer_addresses: tuple[str, ...]
     processor_addresses: tuple[str, ...]
     api_address: str
+    gateway_url: str = ""
     check_timeout_ms: int = 2000
     link_tls: bool = False
     system_ca_file: str = ""

@@ -28,7 +28,8 @@ import structlog
 from google.protobuf.message import Message
 
 from controlplane.registry.encryption import RegistryKey
-from controlplane.registry.spec import McpServerSpec
+from controlplane.registry.public_url import public_url
+from controlplane.registry.spec import AuthorizationServerSpec, McpServerSpec
 from controlplane.registry.state import Entry, RegistryState
 from controlplane.xds import authorizer_resources as authorizer
 from controlplane.xds.authority_file import Authorities, authority_of
@@ -100,7 +101,8 @@ def build_snapshot(state: RegistryState, *, inputs: SnapshotInputs, built: Resou
     """The snapshot of `state`; equal inputs give equal bytes and versions on every replica."""
     # (1) what never changes
     max_body_bytes = _max_body_bytes(state)
-    constant = _constant_resources(inputs.gateway, max_body_bytes, built, previous)
+    issuing = bool(state.authorization_servers)
+    constant = _constant_resources(inputs.gateway, max_body_bytes, built, previous, issuing=issuing)
     # (2) a cluster and its endpoints per MCP server
     names, clusters, endpoints = _server_resources(state, inputs, built, previous)
     # (3) what authorizers are told
@@ -169,12 +171,21 @@ def _max_body_bytes(state: RegistryState) -> int:
 
 
 def _constant_resources(
-    gateway: GatewaySettings, max_body_bytes: int, built: ResourceCache, previous: Snapshot | None
+    gateway: GatewaySettings, max_body_bytes: int, built: ResourceCache, previous: Snapshot | None, *, issuing: bool
 ) -> dict[str, dict[str, XdsResource]]:
-    if previous is not None and previous.inputs.gateway == gateway and previous.max_body_bytes == max_body_bytes:
+    if (
+        previous is not None
+        and previous.inputs.gateway == gateway
+        and previous.max_body_bytes == max_body_bytes
+        and bool(previous.state.authorization_servers) == issuing
+    ):
         own = {name: previous.envoy[CLUSTER][name] for name in OWN_CLUSTERS}
         return {CLUSTER: own, LISTENER: dict(previous.envoy[LISTENER]), ROUTE: dict(previous.envoy[ROUTE])}
-    settings = asdict(gateway) | {"upstream_ca_file": gateway.upstream_ca_file, "max_body_bytes": max_body_bytes}
+    settings = (
+        asdict(gateway)
+        | {"upstream_ca_file": gateway.upstream_ca_file, "max_body_bytes": max_body_bytes}
+        | ({"issuing": True} if issuing else {})
+    )
 
     def constant(kind: str, names: tuple[str, ...], build: Callable[[str], bytes]) -> dict[str, XdsResource]:
         return {name: _remembered(name, built, ["constant", kind, name, settings], partial(build, name)) for name in names}
@@ -182,7 +193,7 @@ def _constant_resources(
     return {
         CLUSTER: constant("cluster", OWN_CLUSTERS, lambda name: load_builder().build_own_cluster(name, gateway)),
         LISTENER: constant("listener", LISTENERS, lambda name: load_builder().build_listener(name, gateway)),
-        ROUTE: constant("route", ROUTES, lambda name: load_builder().build_routes(name, gateway, max_body_bytes)),
+        ROUTE: constant("route", ROUTES, lambda name: load_builder().build_routes(name, gateway, max_body_bytes, issuing=issuing)),
     }
 
 
@@ -284,9 +295,7 @@ def policies_of(newest: RegistryState, snapshot: Snapshot) -> dict[str, Mapping[
     then, held = snapshot.state, snapshot.authorizer
     return {
         REVOCATION: _told(newest.revocations, then.revocations, held[REVOCATION], authorizer.make_revocation),
-        IDENTITY_PROVIDER: _told(
-            newest.identity_providers, then.identity_providers, held[IDENTITY_PROVIDER], authorizer.make_identity_provider
-        ),
+        IDENTITY_PROVIDER: _providers(newest, then, held[IDENTITY_PROVIDER], snapshot.inputs.gateway, snapshot.inputs.gateway),
         POLICY_SET: _told(newest.policy_sets, then.policy_sets, held[POLICY_SET], authorizer.make_policy_set),
         ROLE_BINDING: _told(newest.role_bindings, then.role_bindings, held[ROLE_BINDING], authorizer.make_role_binding),
     }
@@ -309,8 +318,8 @@ def _authorizer_resources(
 
     return {
         REVOCATION: _told(state.revocations, then.revocations, held[REVOCATION], authorizer.make_revocation),
-        IDENTITY_PROVIDER: _told(
-            state.identity_providers, then.identity_providers, held[IDENTITY_PROVIDER], authorizer.make_identity_provider
+        IDENTITY_PROVIDER: _providers(
+            state, then, held[IDENTITY_PROVIDER], inputs.gateway, previous.inputs.gateway if previous is not None else inputs.gateway
         ),
         TRUST_DOMAIN: {},
         CONTEXT_KEY: held[CONTEXT_KEY] if same_day else _context_keys(inputs),
@@ -344,6 +353,25 @@ def _told(
         name: held[name] if name in held and then.get(name) is entry and (same is None or same(entry)) else make_resource(name, make(entry))
         for name, entry in now.items()
     }
+
+
+def _providers(
+    now: RegistryState, then: RegistryState, held: Mapping[str, XdsResource], gateway: GatewaySettings, gateway_then: GatewaySettings
+) -> Mapping[str, XdsResource]:
+    """Identity providers, and authorization servers of ours, which are told with their keys and by their URL. No two share a name."""
+    url = public_url(now, gateway.gateway_url)
+    same_url = url == public_url(then, gateway_then.gateway_url)
+
+    def make(entry: Entry[AuthorizationServerSpec]) -> Message:
+        return authorizer.make_issued_provider(entry, now.signing_keys.get(entry.uid, ()), gateway_url=url)
+
+    def same(entry: Entry[AuthorizationServerSpec]) -> bool:
+        return same_url and now.signing_keys.get(entry.uid) is then.signing_keys.get(entry.uid)
+
+    if not now.authorization_servers and not then.authorization_servers:
+        return _told(now.identity_providers, then.identity_providers, held, authorizer.make_identity_provider)
+    registered = _told(now.identity_providers, {}, held, authorizer.make_identity_provider)
+    return {**registered, **_told(now.authorization_servers, then.authorization_servers, held, make, same=same)}
 
 
 def _context_keys(inputs: SnapshotInputs) -> dict[str, XdsResource]:

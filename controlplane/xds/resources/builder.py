@@ -32,9 +32,9 @@ def build_listener(name: str, gateway: GatewaySettings) -> bytes:
     return serialise(LISTENERS[name](gateway))
 
 
-def build_routes(name: str, gateway: GatewaySettings, max_body_bytes: int) -> bytes:
-    """The routes of a listener."""
-    return serialise(ROUTES[name](name, gateway, max_body_bytes=max_body_bytes))
+def build_routes(name: str, gateway: GatewaySettings, max_body_bytes: int, *, issuing: bool = False) -> bytes:
+    """The routes of a listener. `issuing`: there is an authorization server of ours."""
+    return serialise(ROUTES[name](name, gateway, max_body_bytes=max_body_bytes, issuing=issuing))
 
 
 def build_cluster(name: str, spec: McpServerSpec, authority: str | bytes) -> bytes:

@@ -34,6 +34,9 @@ CLUSTER_HEADER = "x-legation-cluster"
 
 API_PREFIXES = ("/v1/",)
 API_PATHS = ("/v1", "/healthz", "/readyz")
+ISSUER_PREFIXES = ("/oauth/", "/.well-known/oauth-authorization-server/oauth/", "/.well-known/openid-configuration/oauth/")
+"""Authorization servers of ours, and where their metadata is looked for (RFC 8414 section 3.1, section 5)."""
+ISSUER_TIMEOUT = timedelta(seconds=30)
 API_METADATA_PATH = "/.well-known/oauth-protected-resource/v1"
 """Matched before the prefix that the authorizer is asked about: the metadata of MCP servers is the authorizer's, this is the API's."""
 _NOT_PLAIN = (r".*//.*", r".*/\.{1,2}(/.*)?", r".*([;\\]|[^!-~]).*", r"(?i).*%([01]|2[035EF]|3[BF]|5C|7F|[89A-F]).*")
@@ -71,16 +74,17 @@ _NOT_FOR_CLIENTS = [
 _NOT_FOR_CLIENTS_PREFIXES = ("access-control-", "legation-", "x-envoy-", "x-legation-")
 
 
-def make_ingress_routes(name: str, gateway: GatewaySettings, *, max_body_bytes: int) -> route.RouteConfiguration:
-    """What the public listener serves."""
+def make_ingress_routes(name: str, gateway: GatewaySettings, *, max_body_bytes: int, issuing: bool = False) -> route.RouteConfiguration:
+    """What the public listener serves. `issuing`: there is an authorization server of ours, which the control plane answers for."""
     loop_name = gateway.loop_name
     refused = [*_refused_paths(), *_refused_grpc(), _refused_loop(loop_name)]
     metadata = _api_route("api-metadata", route.RouteMatch(path=API_METADATA_PATH))
-    routes = [*_lanes(gateway), *refused, metadata, *_governed(), *_api_routes(), _not_found()]
+    own = [*_api_routes(), *(_issuer_routes() if issuing else ())]
+    routes = [*_lanes(gateway), *refused, metadata, *_governed(), *own, _not_found()]
     return _route_configuration(name, "ingress", routes, max_body_bytes)
 
 
-def make_egress_routes(name: str, gateway: GatewaySettings, *, max_body_bytes: int) -> route.RouteConfiguration:
+def make_egress_routes(name: str, gateway: GatewaySettings, *, max_body_bytes: int, issuing: bool = False) -> route.RouteConfiguration:  # noqa: ARG001
     """What our own processes reach upstreams through: the same lanes and the same authorizer, and nothing else."""
     return _route_configuration(name, "egress", [*_lanes(gateway), *_refused_paths(), *_governed()[:1], _not_found()], max_body_bytes)
 
@@ -290,11 +294,19 @@ def _api_routes() -> list[route.Route]:
     return [_api_route(f"api-{number}", match) for number, match in enumerate(matches)]
 
 
-def _api_route(name: str, match: route.RouteMatch) -> route.Route:
+def _issuer_routes() -> list[route.Route]:
+    """Nobody has a token yet who comes here, so that no authorizer is asked; and nothing here takes long."""
+    return [
+        _api_route(f"issuer-{number}", route.RouteMatch(prefix=prefix), timeout=ISSUER_TIMEOUT)
+        for number, prefix in enumerate(ISSUER_PREFIXES)
+    ]
+
+
+def _api_route(name: str, match: route.RouteMatch, *, timeout: timedelta = timedelta(0)) -> route.Route:
     return route.Route(
         name=name,
         match=match,
-        route=route.RouteAction(cluster=API_CLUSTER, timeout=timedelta(0), idle_timeout=CALL_IDLE),
+        route=route.RouteAction(cluster=API_CLUSTER, timeout=timeout, idle_timeout=CALL_IDLE),
         typed_per_filter_config={EXT_AUTHZ: _not_asked()},
     )
 
