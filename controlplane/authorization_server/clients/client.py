@@ -80,12 +80,12 @@ class RegistrationRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientRules:
-    """What one `AuthorizationServer` entry (`server` is its id) says about clients. The default knows none.
+    """What one `AuthorizationServer` entry (of the uid `server_uid`) says about clients. The default knows none.
 
     `grant_types` and `scopes` bound what metadata documents and dynamic clients may ask for; static ones are as written.
     """
 
-    server: str
+    server_uid: str
     static_clients: tuple[RegisteredClient, ...] = ()
     grant_types: frozenset[str] = frozenset({"authorization_code", "refresh_token"})
     scopes: tuple[str, ...] = ()
@@ -105,16 +105,16 @@ class DynamicClient:
 class DynamicClientStore(Protocol):
     """Keeps the clients that registered themselves. Synchronous: callers on the event loop use a thread."""
 
-    def read(self, server: str, client_id: str) -> DynamicClient | None:
+    def read(self, server_uid: str, client_id: str) -> DynamicClient | None:
         """The client of this authorization server, expired or not."""
 
-    def add(self, server: str, client: DynamicClient, rules: RegistrationRules) -> bool:
+    def add(self, server_uid: str, client: DynamicClient, rules: RegistrationRules) -> bool:
         """Keep a new client; expired ones go first, then the oldest that was never used. False: there is no room."""
 
-    def note_use(self, server: str, client_id: str, at: datetime) -> None:
+    def note_use(self, server_uid: str, client_id: str, at: datetime) -> None:
         """A token was issued to it at `at`."""
 
-    def remove(self, server: str, client_id: str) -> None:
+    def remove(self, server_uid: str, client_id: str) -> None:
         """Forget a client."""
 
 

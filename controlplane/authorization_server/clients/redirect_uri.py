@@ -20,7 +20,7 @@ MAX_REDIRECT_URI_LENGTH = 2000
 _LOOPBACK_HOSTS = frozenset({"127.0.0.1", "[::1]", "localhost"})
 _CHARACTERS = re.compile(r"[A-Za-z0-9._~:/?\[\]@!$&'()+,;=%-]+")
 _WEB = re.compile(r"(?P<scheme>https?)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::(?P<port>[1-9][0-9]{0,4}))?(?P<rest>[/?].*)?")
-_PRIVATE_USE = re.compile(r"[a-z][a-z0-9+-]*(?:\.[a-z0-9+-]+)+:(?://[a-z0-9.-]+)?(?P<rest>/.*)?")
+_PRIVATE_USE = re.compile(r"[a-z][a-z0-9+-]*(?:\.[a-z0-9+-]+)+:(?=/)(?://[a-z0-9.-]+)?(?P<rest>/(?!/).*)?")
 _LOOPBACK = re.compile(r"(?P<host>http://(?:127\.0\.0\.1|\[::1\]|localhost))(?::(?P<port>[1-9][0-9]{0,4}))?(?P<rest>[/?].*)?")
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _ESCAPE = re.compile(r"%(..?)?")

@@ -18,6 +18,13 @@ def is_trusted(url: str, trusted_domains: Sequence[str]) -> bool:
     return any(domain in {"*", authority} or (domain.startswith("*.") and authority.endswith(domain[1:])) for domain in trusted_domains)
 
 
+def is_named(url: str, trusted_domains: Sequence[str]) -> bool:
+    """Whether an operator wrote down this domain, or one above it: only then may it be at an address of the networks that
+    LEGATION_ALLOWED_UPSTREAM_NETWORKS adds. `*` is meant for the public Internet, and opens no way to machines within.
+    """
+    return is_trusted(url, [domain for domain in trusted_domains if domain != "*"])
+
+
 def authority_of_url(url: str) -> str:
     """The host of an http(s) URL in lower case, and its port unless it is the usual one. Raises `AddressError`."""
     host = host_of_url(url)
