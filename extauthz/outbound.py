@@ -54,11 +54,13 @@ class CheckedResolver(AbstractResolver):
 class OutboundHttp:
     """One HTTP session for requests of our own. Use as `async with OutboundHttp(rules) as outbound`."""
 
-    def __init__(self, address_rules: AddressRules, *, timeout_seconds: float = 5.0, ca_file: str | None = None) -> None:
+    def __init__(
+        self, address_rules: AddressRules, *, timeout_seconds: float = 5.0, ca_file: str | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._address_rules = address_rules
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
-        self._tls = ssl.create_default_context(cafile=ca_file)
-        self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._tls = tls if tls is not None else ssl.create_default_context(cafile=ca_file)
+        self._tls.minimum_version = max(self._tls.minimum_version, ssl.TLSVersion.TLSv1_2)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> OutboundHttp:

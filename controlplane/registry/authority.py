@@ -31,11 +31,14 @@ class AuthorityReader:
 
     def read(self, namespace: str, file: str) -> bytes:
         """Its certificates as PEM, and nothing else of it. Raises `ConfigurationError`, which shows nothing of the content."""
+        return parse_authorities(self.read_content(namespace, file), f"{namespace}/{file}")
+
+    def read_content(self, namespace: str, file: str) -> bytes:
+        """What stands in it, whatever that is. Raises `ConfigurationError`."""
         try:
-            content = self._secrets.read(Secret(file=f"{namespace}/{file}"))
+            return self._secrets.read(Secret(file=f"{namespace}/{file}"))
         except CredentialError as error:
             raise ConfigurationError(str(error)) from error
-        return parse_authorities(content, f"{namespace}/{file}")
 
 
 def parse_authorities(content: bytes, name: str) -> bytes:
