@@ -5,6 +5,7 @@ docs/audit-fields.md explains each field; a test compares the two.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -68,6 +69,7 @@ class AuditRecord:
     sentence: str = ""
     principal: Principal | None = None
     roles: tuple[str, ...] = ()
+    workload_roles: tuple[str, ...] = ()  # of the workload that calls for the principal
     namespace: str = ""
     mcp_server: str = ""
     server: McpServer | None = None
@@ -113,9 +115,18 @@ _PLAIN_FIELDS = (
 )
 
 
+_OF_CALLERS = ("path", "tool", "prompt", "mcp_resource_uri", "request_id_json", "protocol_version", "user_agent")
+"""Texts that callers make up: a confused one may write its token there."""
+_JWT_BEGINS = "eyJ"
+_JWT = re.compile(r"(?<![\w-])eyJ[\w-]{8,}\.[\w-]{8,}[\w.-]*", re.ASCII)  # also one that was cut off
+
+
 def encode_record(record: AuditRecord, *, writer_id: str, sequence: int) -> bytes:
-    """The record as it is written: an `AuditRecord` message of `protos/extauthz/v1/audit.proto`."""
+    """The record as it is written: an `AuditRecord` message of `protos/extauthz/v1/audit.proto`. No JSON web token stands in it."""
     values = {name: value for name in _PLAIN_FIELDS if (value := getattr(record, name))}
+    for name in _OF_CALLERS:
+        if _JWT_BEGINS in values.get(name, ""):
+            values[name] = _JWT.sub("[token]", values[name])
     message = pb.AuditRecord(
         writer_id=writer_id, sequence=sequence, event=_EVENTS[record.event], decision=_DECISIONS[record.decision], **values
     )
@@ -123,6 +134,8 @@ def encode_record(record: AuditRecord, *, writer_id: str, sequence: int) -> byte
         message.mcp_server_uid = record.server.uid
     if record.principal is not None:
         message.principal.CopyFrom(_principal_message(record.principal, record.roles))
+        if record.principal.workload is not None:
+            message.workload.CopyFrom(_principal_message(record.principal.workload, record.workload_roles))
     return message.SerializeToString()
 
 
@@ -141,6 +154,7 @@ def _principal_message(principal: Principal, roles: tuple[str, ...]) -> pb.Audit
         actor=principal.actor,
         tenant=principal.tenant,
         earlier_actors=principal.earlier_actors,
+        owner=principal.owner,
     )
 
 

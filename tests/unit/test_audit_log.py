@@ -12,7 +12,7 @@ import pytest
 
 from extauthz.audit.flood import FloodGuard
 from extauthz.audit.reader import AuditReader
-from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord
+from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord, encode_record, record_to_json
 from extauthz.audit.wal import AuditLog
 from extauthz.errors import AuditError
 from extauthz.identity.principal import Principal, PrincipalKind
@@ -37,6 +37,28 @@ async def test_what_was_appended_can_be_read_back_with_every_fact(tmp_path: Path
         "kind": "User", "id": "okta/ann", "provider": "okta", "subject": "ann", "groups": ["okta/marketing"], "roles": ["demo/marketing"],
     }  # fmt: skip
     assert str(found["at"]).startswith("2023-11-14T22:13:20.000001")
+
+
+TOKEN = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJl"
+
+
+@pytest.mark.parametrize(
+    ("field", "written", "kept"),
+    [
+        ("path", f"/servers/demo/{TOKEN}/mcp", "/servers/demo/[token]/mcp"),
+        ("path", f"/{TOKEN[:30]}", "/[token]"),
+        ("tool", TOKEN, "[token]"),
+        ("user_agent", f"client/{TOKEN} (Linux)", "client/[token] (Linux)"),
+        ("request_id_json", f'"{TOKEN}"', '"[token]"'),
+        ("mcp_resource_uri", f"crm://{TOKEN}/{TOKEN}", "crm://[token]/[token]"),
+        ("prompt", "eyJ-is-a-name", "eyJ-is-a-name"),
+        ("tool", "crm.eyJ.update", "crm.eyJ.update"),
+    ],
+)
+def test_a_token_that_a_caller_writes_into_a_name_is_not_kept(field: str, written: str, kept: str) -> None:
+    payload = encode_record(record(1, **{field: written}), writer_id="a-1", sequence=1)
+
+    assert record_to_json(payload)[field] == kept
 
 
 async def test_records_are_on_disk_when_append_returns(tmp_path: Path) -> None:
