@@ -17,6 +17,7 @@ from sqlmodel import SQLModel
 
 from controlplane import registry as package
 from controlplane.authorization_server import tables as _tables  # noqa: F401 - part of the schema
+from controlplane.authorization_server.clients import tables as _client_tables  # noqa: F401 - part of the schema
 from controlplane.database import HEAD_REVISION, open_database
 from controlplane.registry.own_address import OwnAddresses
 from controlplane.registry.refusal import InvalidDocumentsError
