@@ -32,12 +32,14 @@ from controlplane.registry.spec import (
     RevocationSpec,
     RoleBindingSpec,
     SecretReference,
+    TrustDomainSpec,
 )
 from controlplane.registry.state import Definition, Entry, RegistryState, SigningKey
 from controlplane.registry.subjects import provider_id
+from controlplane.registry.trust_bundle import TrustBundle
 from controlplane.xds.cluster_name import cluster_name, upstream_path
 from extauthz.catalog.server import ArgumentType, Effect
-from extauthz.discovery import CONTEXT_KEY, IDENTITY_PROVIDER, MCP_SERVER, POLICY_SET, REVOCATION, ROLE_BINDING
+from extauthz.discovery import CONTEXT_KEY, IDENTITY_PROVIDER, MCP_SERVER, POLICY_SET, REVOCATION, ROLE_BINDING, TRUST_DOMAIN
 from extauthz.errors import CredentialError
 from extauthz.identity.provider import ClaimRules
 from extauthz.identity.revocation import RevocationIndex
@@ -50,6 +52,7 @@ from extauthz.state import (
     policy_document_from_message,
     revocation_from_message,
     role_binding_from_message,
+    trust_domain_from_message,
 )
 from extauthz.v1 import registry_pb2 as pb
 
@@ -81,7 +84,10 @@ M = TypeVar("M", bound=Message)
 
 
 def build_messages(state: RegistryState, *, key: RegistryKey, now: datetime, gateway_url: str = "") -> Messages:
-    """Everything an authorizer gets of this state, by type URL and resource name; the Revision is added by the snapshot."""
+    """Everything an authorizer gets of this state, by type URL and resource name; the Revision is added by the snapshot.
+
+    But for trust bundles, which verify a certificate or token that `explain` only imagines.
+    """
     return {
         REVOCATION: {name: make_revocation(entry) for name, entry in state.revocations.items()},
         IDENTITY_PROVIDER: {
@@ -91,6 +97,7 @@ def build_messages(state: RegistryState, *, key: RegistryKey, now: datetime, gat
                 for name, entry in state.authorization_servers.items()
             },
         },
+        TRUST_DOMAIN: {name: make_trust_domain(entry, None) for name, entry in state.trust_domains.items()},
         CONTEXT_KEY: {message.key_id: message for message in make_context_keys(key, now)},
         POLICY_SET: {name: make_policy_set(entry) for name, entry in state.policy_sets.items()},
         ROLE_BINDING: {name: make_role_binding(entry) for name, entry in state.role_bindings.items()},
@@ -120,6 +127,7 @@ def build_authorization_state(
         policy=build(documents, bindings, servers),
         identity_providers=tuple(identity_provider_from_message(m) for m in _of(messages[IDENTITY_PROVIDER], pb.IdentityProvider)),
         context_keys=context_keys_from_messages(_of(messages[CONTEXT_KEY], pb.ContextKey)),
+        trust_domains=tuple(map(trust_domain_from_message, _of(messages[TRUST_DOMAIN], pb.TrustDomain))),
         revocations=RevocationIndex(map(revocation_from_message, _of(messages[REVOCATION], pb.Revocation))),
         committed_at_unix=state.committed_at.timestamp(),
     )
@@ -204,6 +212,28 @@ def _make_rules(rules: ClaimRules) -> pb.ClaimRules:
     plain = {field.name: getattr(rules, field.name) for field in fields(rules) if field.name != "required"}
     required = [pb.ClaimRequirement(claim=claim, allowed=allowed) for claim, allowed in rules.required]
     return pb.ClaimRules(required=required, **plain)
+
+
+def make_trust_domain(entry: Entry[TrustDomainSpec], bundle: TrustBundle | None) -> pb.TrustDomain:
+    """One TrustDomain with its authorities; without them no SVID of it is believed."""
+    spec = entry.spec
+    known = bundle if bundle is not None and bundle.trust_domain == spec.trust_domain else TrustBundle(trust_domain=spec.trust_domain)
+    mappings = [
+        pb.WorkloadMapping(spiffe_id=mapping.spiffe_id, owner=mapping.owner, groups=mapping.groups, scopes=mapping.scopes)
+        for mapping in spec.workloads
+    ]
+    return pb.TrustDomain(
+        id=provider_id(entry.namespace, entry.name),
+        namespace=entry.namespace,
+        name=entry.name,
+        trust_domain=spec.trust_domain,
+        trusted_namespaces=spec.trusted_namespaces,
+        x509_authorities=known.x509_authorities,
+        jwt_authorities_json=known.jwt_authorities_json if spec.jwt_svids.accepted else "",
+        audiences=spec.jwt_svids.audiences,
+        max_jwt_svid_seconds=spec.jwt_svids.max_lifetime_seconds,
+        workloads=mappings,
+    )
 
 
 def make_revocation(entry: Entry[RevocationSpec]) -> pb.Revocation:

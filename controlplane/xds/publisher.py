@@ -38,6 +38,7 @@ from controlplane.xds.retirement import Retirement
 from controlplane.xds.revocation import governed, keeping_refused, revoked
 from controlplane.xds.rollout import NodeRecord, Rollout
 from controlplane.xds.snapshot import Snapshot, SnapshotInputs, build_snapshot, is_builder_loaded, warm_up_builder
+from controlplane.xds.trust_bundle import NO_BUNDLES, BundleFollower, TrustBundles
 
 logger = structlog.get_logger(__name__)
 
@@ -104,6 +105,7 @@ class Publisher:
         key: RegistryKey,
         resolver: Resolver,
         authorities: AuthorityFiles,
+        bundles: BundleFollower | None = None,
         built: FileResourceCache | MemoryResourceCache | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         pace: Pace = Pace(),
@@ -115,6 +117,7 @@ class Publisher:
         self._key = key
         self._resolver = resolver
         self._authorities = authorities
+        self._bundles = bundles
         self._built = built if built is not None else MemoryResourceCache()
         self._clock = clock
         self._pace = pace
@@ -138,6 +141,9 @@ class Publisher:
             tasks.create_task(self._refresh())
             tasks.create_task(self._tick())
             tasks.create_task(self._warm_up())
+            if self._bundles is not None:
+                tasks.create_task(self._bundles.run())
+                tasks.create_task(self._follow_bundles(self._bundles))
 
     # what wakes the publisher
 
@@ -146,10 +152,28 @@ class Publisher:
         revision = self._source.state.revision
         while True:
             revision = (await self._source.wait(revision)).revision
+            await self._learn_bundles()
             if self._busy_since is not None:
                 self._revoke()
             self._lose_patience()
             self._wake.set()
+
+    async def _follow_bundles(self, bundles: BundleFollower) -> None:
+        """An authority that is gone from its bundle is revoked, and waits for nobody either."""
+        seen: TrustBundles = NO_BUNDLES
+        while True:
+            seen = await bundles.wait(seen)
+            if self._busy_since is not None:
+                self._revoke()
+            if self.published is None or self.published.inputs.bundles is not seen:
+                self._publish_again()
+
+    async def _learn_bundles(self) -> None:
+        if self._bundles is not None:
+            await self._bundles.learn(self._source.state.trust_domains)
+
+    def _known_bundles(self) -> TrustBundles:
+        return self._bundles.known if self._bundles is not None else NO_BUNDLES
 
     async def _refresh(self) -> None:
         """What is read outside the registry may change without an edit: names and certificate authorities."""
@@ -223,6 +247,7 @@ class Publisher:
             key=self._key,
             now=self._clock(),
             authorities=self._authorities.known,
+            bundles=self._known_bundles(),
         )
         build = partial(build_snapshot, state, inputs=inputs, built=self._built, previous=self.published)
         snapshot = await asyncio.to_thread(build) if first or not is_builder_loaded() else build()
@@ -237,6 +262,7 @@ class Publisher:
 
     async def _learn_names(self, state: RegistryState) -> None:
         """New names are resolved first, which may take a moment; what cannot wait does not wait for it."""
+        await self._learn_bundles()
         then = self.published.state.mcp_servers if self.published is not None else {}
         changed = [entry for name, entry in state.mcp_servers.items() if then.get(name) is not entry]
         if changed:
@@ -297,9 +323,9 @@ class Publisher:
         resources, named = keeping_refused(snapshot, refused, before.resources if before else None)
         self._retirement.hold(named)
         newest = self._source.state
-        resources = revoked(resources, snapshot.state, newest, key=self._key)
+        resources = revoked(resources, snapshot.state, newest, key=self._key, bundles=self._known_bundles())
         if self._ahead:
-            resources = governed(resources, snapshot, newest)
+            resources = governed(resources, snapshot, newest, bundles=self._known_bundles())
             self._ahead = newest.revision > snapshot.revision
         self._switched = snapshot
         view = self._cache.publish(NodeKind.AUTHORIZER, resources, revision=snapshot.revision)
@@ -313,7 +339,7 @@ class Publisher:
         view, snapshot = self._cache.view(NodeKind.AUTHORIZER), self._switched
         if view is None or snapshot is None:
             return
-        resources = revoked(view.resources, snapshot.state, self._source.state, key=self._key)
+        resources = revoked(view.resources, snapshot.state, self._source.state, key=self._key, bundles=self._known_bundles())
         if resources is not view.resources:
             self._cache.publish(NodeKind.AUTHORIZER, resources, revision=view.revision)
 
@@ -322,7 +348,7 @@ class Publisher:
         view, snapshot = self._cache.view(NodeKind.AUTHORIZER), self._switched
         if self._busy_since is None or _now() - self._busy_since < PATIENCE_SECONDS or view is None or snapshot is None:
             return
-        resources = governed(view.resources, snapshot, self._source.state)
+        resources = governed(view.resources, snapshot, self._source.state, bundles=self._known_bundles())
         if resources is not view.resources:
             self._ahead = True
             self._cache.publish(NodeKind.AUTHORIZER, resources, revision=view.revision)

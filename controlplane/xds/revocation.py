@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 
 from controlplane.registry.encryption import RegistryKey
 from controlplane.registry.state import RegistryState
-from controlplane.xds.authorizer_resources import make_mcp_server, make_revocation
+from controlplane.xds.authorizer_resources import make_mcp_server, make_revocation, make_trust_domain
 from controlplane.xds.cache import Resources, XdsResource
 from controlplane.xds.snapshot import Snapshot, make_resource, make_revision_again, policies_of
-from extauthz.discovery import MCP_SERVER, REVISION, REVISION_NAME, REVOCATION
+from controlplane.xds.trust_bundle import NO_BUNDLES, TrustBundles
+from extauthz.discovery import MCP_SERVER, REVISION, REVISION_NAME, REVOCATION, TRUST_DOMAIN
 from extauthz.v1 import registry_pb2 as pb
 
 
-def revoked(resources: Resources, state: RegistryState, newest: RegistryState, *, key: RegistryKey) -> Resources:
-    """`resources` (made from `state`) with what `newest` takes away: servers it removed or suspended, tokens and subjects it revoked.
+def revoked(
+    resources: Resources, state: RegistryState, newest: RegistryState, *, key: RegistryKey, bundles: TrustBundles = NO_BUNDLES
+) -> Resources:
+    """`resources` (made from `state`) with what `newest` takes away: servers it removed or suspended, tokens and subjects it revoked,
+    trust domains it removed, and authorities that are in their bundles (`bundles`) no more.
 
     Nothing is ever widened: everything else stays as it is in `resources`. The same object when nothing was revoked.
     """
@@ -23,6 +28,8 @@ def revoked(resources: Resources, state: RegistryState, newest: RegistryState, *
         told[MCP_SERVER] = _without_revoked_servers(resources, state, newest, key)
     if newest.revocations is not state.revocations:
         told[REVOCATION] = _with_revocations(resources[REVOCATION], newest)
+    if resources[TRUST_DOMAIN]:
+        told[TRUST_DOMAIN] = _without_revoked_authorities(resources[TRUST_DOMAIN], newest, bundles)
     return resources if all(resources[type_url] == named for type_url, named in told.items()) else _with(resources, told)
 
 
@@ -47,12 +54,42 @@ def _without_revoked_servers(
     return told
 
 
-def governed(resources: Resources, snapshot: Snapshot, newest: RegistryState) -> Resources:
+def _without_revoked_authorities(
+    told: Mapping[str, XdsResource], newest: RegistryState, bundles: TrustBundles
+) -> Mapping[str, XdsResource]:
+    left: dict[str, XdsResource] = {}
+    for name, resource in told.items():
+        entry, then = newest.trust_domains.get(name), pb.TrustDomain.FromString(resource.value)
+        if entry is None or entry.spec.trust_domain != then.trust_domain:
+            continue
+        now = make_trust_domain(entry, bundles.get(name))
+        x509 = [authority for authority in then.x509_authorities if authority in now.x509_authorities]
+        jwt = _keys_in_both(then.jwt_authorities_json, now.jwt_authorities_json)
+        if (x509, jwt) == (list(then.x509_authorities), then.jwt_authorities_json):
+            left[name] = resource
+            continue
+        then.ClearField("x509_authorities")
+        then.x509_authorities.extend(x509)
+        then.jwt_authorities_json = jwt
+        left[name] = make_resource(name, then)
+    return left
+
+
+def _keys_in_both(then: str, now: str) -> str:
+    """The key set `then` without the keys that are not in `now`."""
+    if then == now or not then:
+        return then
+    good = json.loads(now)["keys"] if now else []
+    kept = [key for key in json.loads(then)["keys"] if key in good]
+    return json.dumps({"keys": kept}, sort_keys=True, separators=(",", ":")) if kept else ""
+
+
+def governed(resources: Resources, snapshot: Snapshot, newest: RegistryState, *, bundles: TrustBundles = NO_BUNDLES) -> Resources:
     """`resources` (with the servers of `snapshot` or older) under the policies, bindings, providers and revocations of `newest`.
 
     Servers stay as they are told. The same object when nothing differs.
     """
-    policies = policies_of(newest, snapshot)
+    policies = policies_of(newest, snapshot, bundles)
     if all(resources[type_url] == told for type_url, told in policies.items()):
         return resources
     told = dict(resources) | policies

@@ -17,7 +17,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
 from functools import cache, partial
 from types import MappingProxyType
@@ -29,7 +29,7 @@ from google.protobuf.message import Message
 
 from controlplane.registry.encryption import RegistryKey
 from controlplane.registry.public_url import public_url
-from controlplane.registry.spec import AuthorizationServerSpec, McpServerSpec
+from controlplane.registry.spec import AuthorizationServerSpec, McpServerSpec, TrustDomainSpec
 from controlplane.registry.state import Entry, RegistryState
 from controlplane.xds import authorizer_resources as authorizer
 from controlplane.xds.authority_file import Authorities, authority_of
@@ -41,6 +41,7 @@ from controlplane.xds.resolver import ResolvedHosts, hosts_of
 from controlplane.xds.resource_cache import ResourceCache
 from controlplane.xds.resources import BUILDER_VERSION
 from controlplane.xds.resources.message_class import plain_message_classes
+from controlplane.xds.trust_bundle import NO_BUNDLES, TrustBundles
 from extauthz.discovery import (
     AUTHORIZER_TYPES,
     CONTEXT_KEY,
@@ -75,6 +76,7 @@ class SnapshotInputs:
     key: RegistryKey
     now: datetime
     authorities: Authorities
+    bundles: TrustBundles = field(default_factory=lambda: NO_BUNDLES)
 
     @property
     def day(self) -> date:
@@ -290,12 +292,13 @@ def _remembered(name: str, built: ResourceCache, decisive: list[object], build: 
     return XdsResource(name=name, version_info=version_of(value), value=value)
 
 
-def policies_of(newest: RegistryState, snapshot: Snapshot) -> dict[str, Mapping[str, XdsResource]]:
+def policies_of(newest: RegistryState, snapshot: Snapshot, bundles: TrustBundles) -> dict[str, Mapping[str, XdsResource]]:
     """Who is known and what is permitted in `newest`; what did not change since `snapshot` is taken from it."""
     then, held = snapshot.state, snapshot.authorizer
     return {
         REVOCATION: _told(newest.revocations, then.revocations, held[REVOCATION], authorizer.make_revocation),
         IDENTITY_PROVIDER: _providers(newest, then, held[IDENTITY_PROVIDER], snapshot.inputs.gateway, snapshot.inputs.gateway),
+        TRUST_DOMAIN: _trust_domains(newest, then, held[TRUST_DOMAIN], bundles, snapshot.inputs.bundles),
         POLICY_SET: _told(newest.policy_sets, then.policy_sets, held[POLICY_SET], authorizer.make_policy_set),
         ROLE_BINDING: _told(newest.role_bindings, then.role_bindings, held[ROLE_BINDING], authorizer.make_role_binding),
     }
@@ -321,7 +324,9 @@ def _authorizer_resources(
         IDENTITY_PROVIDER: _providers(
             state, then, held[IDENTITY_PROVIDER], inputs.gateway, previous.inputs.gateway if previous is not None else inputs.gateway
         ),
-        TRUST_DOMAIN: {},
+        TRUST_DOMAIN: _trust_domains(
+            state, then, held[TRUST_DOMAIN], inputs.bundles, previous.inputs.bundles if previous is not None else inputs.bundles
+        ),
         CONTEXT_KEY: held[CONTEXT_KEY] if same_day else _context_keys(inputs),
         POLICY_SET: _told(state.policy_sets, then.policy_sets, held[POLICY_SET], authorizer.make_policy_set),
         ROLE_BINDING: _told(state.role_bindings, then.role_bindings, held[ROLE_BINDING], authorizer.make_role_binding),
@@ -372,6 +377,20 @@ def _providers(
         return _told(now.identity_providers, then.identity_providers, held, authorizer.make_identity_provider)
     registered = _told(now.identity_providers, {}, held, authorizer.make_identity_provider)
     return {**registered, **_told(now.authorization_servers, then.authorization_servers, held, make, same=same)}
+
+
+def _trust_domains(
+    now: RegistryState, then: RegistryState, held: Mapping[str, XdsResource], bundles: TrustBundles, bundles_then: TrustBundles
+) -> Mapping[str, XdsResource]:
+    """Trust domains with their authorities."""
+
+    def make(entry: Entry[TrustDomainSpec]) -> Message:
+        return authorizer.make_trust_domain(entry, bundles.get(entry.id))
+
+    def same(entry: Entry[TrustDomainSpec]) -> bool:
+        return bundles.get(entry.id) is bundles_then.get(entry.id)
+
+    return _told(now.trust_domains, then.trust_domains, held, make, same=None if bundles is bundles_then else same)
 
 
 def _context_keys(inputs: SnapshotInputs) -> dict[str, XdsResource]:
