@@ -9,7 +9,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test unit functional e2e attacks check lint types imports protos protos-check conformance bench golden clean dev fuzz mutate-gate
+.PHONY: help run demo test unit functional e2e attacks check lint types imports protos protos-check test-spire conformance bench golden clean dev fuzz mutate-gate
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ e2e: $(DEV_STAMP) ## the tests of the whole stack on the real Envoy
 
 attacks: $(DEV_STAMP) ## the attack suite: hostile bytes to the real Envoy, recording upstreams behind it
 	@$(BIN)/python -m pytest tests/attacks $(ARGS)
+
+test-spire: $(DEV_STAMP) ## the tests with real SPIRE; the first time Go builds it, which takes minutes
+	@$(BIN)/python -m pytest tests/spire $(ARGS)
 
 conformance: $(DEV_STAMP) ## the MCP conformance suite, direct and through the gateway
 	@$(BIN)/python -m tests.conformance.run $(ARGS)
