@@ -51,7 +51,14 @@ TOLD: dict[Reason, _Told] = {
     Reason.DPOP_PROOF_INVALID: _Told(status=401, code=_UNAUTHENTICATED, sentence="The DPoP proof is missing or not valid."),
     Reason.USE_DPOP_NONCE: _Told(status=401, code=_UNAUTHENTICATED, sentence="The DPoP proof needs the nonce that the answer holds."),
     Reason.CLAIMS_ELSEWHERE: _Told(status=401, code=_UNAUTHENTICATED, sentence="The access token does not hold all groups of its subject."),
-    Reason.REVOKED: _Told(status=401, code=_UNAUTHENTICATED, sentence="The access token has been revoked."),
+    Reason.SVID_INVALID: _Told(
+        status=401, code=_UNAUTHENTICATED, sentence="The client certificate says that it is a SPIFFE workload's, and is not valid as such."
+    ),
+    Reason.SVID_EXPIRED: _Told(status=401, code=_UNAUTHENTICATED, sentence="The client certificate has expired."),
+    Reason.TRUST_DOMAIN_UNKNOWN: _Told(
+        status=401, code=_UNAUTHENTICATED, sentence="The trust domain of the client certificate is not trusted here."
+    ),
+    Reason.REVOKED: _Told(status=401, code=_UNAUTHENTICATED, sentence="The caller or its credential has been revoked."),
     Reason.EGRESS_CONTEXT_INVALID: _Told(status=401, code=_UNAUTHENTICATED, sentence="The signed context is missing or not valid."),
     Reason.HOST_REFUSED: _Told(status=421, code=42100, sentence="This gateway does not serve the host name of the request."),
     Reason.ORIGIN_REFUSED: _Told(status=403, code=40301, sentence="Requests from this web origin are not allowed."),

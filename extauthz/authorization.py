@@ -23,7 +23,8 @@ _WITHOUT_PERMIT = frozenset({Action.SERVER_CONNECT, Action.TOOLS_LIST, Action.PR
 class Verdict:
     """Whether a request may be passed on. `mcp_server` is None when there is none for this caller.
 
-    `scopes`: all that this request needs, told when the token lacks one of them.
+    `scopes`: all that this request needs, told when the token lacks one of them. `of_workload`: it is the workload that calls for the
+    principal that was refused.
     """
 
     allowed: bool
@@ -32,20 +33,43 @@ class Verdict:
     tool: Tool | None = None
     evaluation: Evaluation | None = None
     scopes: tuple[str, ...] = ()
+    of_workload: bool = False
 
     def __bool__(self) -> bool:
         raise TypeError("a Verdict has no truth value; read .allowed")
 
 
+def is_visible(state: AuthorizationState, principal: Principal, mcp_server: McpServer) -> bool:
+    """Whether the server exists for the principal, and for the workload that calls for it."""
+    workload = principal.workload
+    return state.policy.visible(principal, mcp_server) and (workload is None or state.policy.visible(workload, mcp_server))
+
+
 def authorize(
     state: AuthorizationState, principal: Principal, mcp_server_id: str, request: McpRequest, caller: Caller, *, explain: bool = False
 ) -> Verdict:
-    """Decide about every target of the request; the first refusal is the answer. Never raises for what a client sent."""
+    """Decide about every target of the request; the first refusal is the answer. Never raises for what a client sent.
+
+    When a workload calls for the principal, both must be allowed, each by its own roles and groups.
+    """
     mcp_server = state.mcp_servers.get(mcp_server_id)
     if mcp_server is None:
         return Verdict(allowed=False, reason=Reason.SERVER_NOT_FOUND)
     if is_prober(principal):
         return _for_prober(mcp_server, request)
+    verdict = _decide_for(state, principal, mcp_server, request, caller, explain=explain)
+    if principal.workload is not None and verdict.allowed:
+        caller = replace(caller, issuer=principal.workload.issuer)
+        verdict = _both(verdict, _decide_for(state, principal.workload, mcp_server, request, caller, explain=explain))
+    # Scopes come last: who may not call anyway is not sent to fetch a token with more of them.
+    if verdict.allowed and not set(verdict.scopes) <= set(principal.scopes):
+        return replace(verdict, allowed=False, reason=Reason.INSUFFICIENT_SCOPE)
+    return verdict
+
+
+def _decide_for(
+    state: AuthorizationState, principal: Principal, mcp_server: McpServer, request: McpRequest, caller: Caller, *, explain: bool
+) -> Verdict:
     if not state.policy.visible(principal, mcp_server):
         return Verdict(
             allowed=False, reason=Reason.SERVER_NOT_FOUND, evaluation=_explained(state, principal, mcp_server, request, caller, explain)
@@ -53,6 +77,17 @@ def authorize(
     if mcp_server.suspended:
         return Verdict(allowed=False, reason=Reason.SERVER_SUSPENDED, mcp_server=mcp_server)
     return _decide_targets(state, principal, mcp_server, request, caller, explain=explain)
+
+
+def _both(of_principal: Verdict, of_workload: Verdict) -> Verdict:
+    """The workload's verdict, and when both are allowed, what permitted each of them."""
+    if not of_workload.allowed:
+        return replace(of_workload, of_workload=True)
+    first, second = of_principal.evaluation, of_workload.evaluation
+    if first is None or second is None:
+        return of_principal
+    policies = dict.fromkeys((*first.determining_policies, *second.determining_policies))
+    return replace(of_principal, evaluation=replace(first, determining_policies=tuple(policies)))
 
 
 def _for_prober(mcp_server: McpServer, request: McpRequest) -> Verdict:
@@ -83,11 +118,8 @@ def _decide_targets(
         if not verdict.allowed:
             return verdict
         called += [verdict.tool] if verdict.tool is not None else []
-    # Scopes come last: who may not call anyway is not sent to fetch a token with more of them.
     scopes = mcp_server.required_scopes.of(called)
-    if verdict.allowed and not set(scopes) <= set(principal.scopes):
-        return replace(verdict, allowed=False, reason=Reason.INSUFFICIENT_SCOPE, scopes=scopes)
-    return verdict
+    return replace(verdict, scopes=scopes) if verdict.allowed and scopes else verdict
 
 
 def _decide_target(

@@ -23,7 +23,7 @@ import structlog
 from extauthz import answer
 from extauthz.answer import Answer
 from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord
-from extauthz.authorization import Verdict, authorize
+from extauthz.authorization import Verdict, authorize, is_visible
 from extauthz.authorizer_settings import MAX_SESSION_AGE_SECONDS
 from extauthz.catalog.server import McpServer, Tool
 from extauthz.check_input import EGRESS_CONTEXT_HEADER, CheckInput
@@ -34,6 +34,7 @@ from extauthz.facts import describe_request, open_record
 from extauthz.identity.binding import Presentation
 from extauthz.identity.dpop import nonces_at
 from extauthz.identity.principal import PROBER, Principal, is_prober
+from extauthz.identity.x509_svid import FORWARDED_CERTIFICATE_HEADER
 from extauthz.mcp.era import Era
 from extauthz.mcp.parameter_header import check_parameter_headers
 from extauthz.mcp.request import McpRequest, parse_request
@@ -239,7 +240,7 @@ class Decider:
         return _Refused(Reason.ALLOWED, answer.metadata(self._door.metadata_document(place, providers)))
 
     async def _who(self, case: _Case, place: Place) -> Principal:
-        """(1) The access token's principal, or at the egress listener the one that was signed for; revoked ones are nobody."""
+        """(1) Whose token and certificate these are, or at the egress listener who was signed for; revoked ones are nobody."""
         check, state = case.check, case.state
         assert state is not None  # noqa: S101 - _enter has set it
         try:
@@ -262,16 +263,20 @@ class Decider:
             case.record.revocation = revocation.id
             raise _Refused(Reason.REVOKED)
         case.record.roles = state.policy.roles_of(principal, place.namespace)
+        if principal.workload is not None:
+            case.record.workload_roles = state.policy.roles_of(principal.workload, place.namespace)
         return principal
 
     def _presentation(self, case: _Case, place: Place) -> Presentation:
-        """What came beside the token: needed for tokens that are bound to a key or certificate."""
+        """What came beside the token: who shows an X.509-SVID is a workload, and some tokens are bound to a key or certificate."""
         check, proofs = case.check, case.check.headers.get("dpop", ())
         return Presentation(
             http_method=check.http_method,
             url=place.resource_url,
             proofs=proofs,
             certificate=check.peer_certificate,
+            forwarded=check.headers.get(FORWARDED_CERTIFICATE_HEADER, ()) if check.peer_certificate else (),
+            peer_principal=check.peer_principal,
             nonces=self._nonces(case) if proofs else (),
         )
 
@@ -297,7 +302,7 @@ class Decider:
         check, state, place = case.check, case.state, case.place
         assert state is not None and place is not None  # noqa: S101, PT018 - _enter has set them
         mcp_server = state.mcp_servers.get(place.mcp_server_id)
-        if mcp_server is None or not (is_prober(principal) or state.policy.visible(principal, mcp_server)):
+        if mcp_server is None or not (is_prober(principal) or is_visible(state, principal, mcp_server)):
             # The answer is 404 whatever the body says; a small one is still read, for the id and for the record.
             if len(check.body) > SMALL_BODY_BYTES:
                 raise _Refused(Reason.SERVER_NOT_FOUND)
@@ -332,6 +337,8 @@ class Decider:
         if verdict.evaluation is not None:
             record.determining_policies = verdict.evaluation.determining_policies
             record.policy_errors = verdict.evaluation.errors
+        if verdict.of_workload and principal.workload is not None:
+            record.sentence = f"{principal.workload.id}, which calls for {principal.id}, may not do this."
         case.scopes = verdict.scopes
         if not verdict.allowed:
             raise _Refused(verdict.reason)

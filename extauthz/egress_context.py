@@ -39,10 +39,12 @@ _PRINCIPAL_MEMBERS = {
     "jti": str,
     "kind": str,
     "ns": list,
+    "own": str,
     "prv": str,
     "scp": list,
     "sub": str,
     "tnt": str,
+    "wkl": list,  # the workload that calls for the principal, or nothing
 }
 
 
@@ -128,14 +130,16 @@ def _principal_members(principal: Principal) -> dict[str, object]:
         "jti": principal.access_token_id,
         "kind": principal.kind.value,
         "ns": list(principal.trusted_namespaces),
+        "own": principal.owner,
         "prv": principal.provider,
         "scp": list(principal.scopes),
         "sub": principal.subject,
         "tnt": principal.tenant,
+        "wkl": [_principal_members(principal.workload)] if principal.workload is not None else [],
     }
 
 
-def _principal(members: object) -> Principal:
+def _principal(members: object, *, is_workload: bool = False) -> Principal:
     checked = _check_members(members, _PRINCIPAL_MEMBERS)
     if not all(isinstance(name, str) for name in (*checked["grp"], *checked["ns"], *checked["att"], *checked["eac"], *checked["scp"])):
         raise _invalid("is malformed")
@@ -143,6 +147,8 @@ def _principal(members: object) -> Principal:
         kind = PrincipalKind(checked["kind"])
     except ValueError as error:
         raise _invalid("is malformed") from error
+    if len(checked["wkl"]) > (0 if is_workload else 1):
+        raise _invalid("is malformed")
     return Principal(
         kind=kind,
         id=checked["id"],
@@ -157,6 +163,8 @@ def _principal(members: object) -> Principal:
         access_token_id=checked["jti"],
         actor=checked["act"],
         earlier_actors=tuple(checked["eac"]),
+        owner=checked["own"],
+        workload=_principal(checked["wkl"][0], is_workload=True) if checked["wkl"] else None,
         trusted_namespaces=tuple(checked["ns"]),
         issued_at_unix=checked["iat"],
         expires_at_unix=checked["exp"],

@@ -35,6 +35,9 @@ class Reason(StrEnum):
     DPOP_PROOF_INVALID = "dpop_proof_invalid"
     USE_DPOP_NONCE = "use_dpop_nonce"
     CLAIMS_ELSEWHERE = "claims_elsewhere"
+    SVID_INVALID = "svid_invalid"
+    SVID_EXPIRED = "svid_expired"
+    TRUST_DOMAIN_UNKNOWN = "trust_domain_unknown"
     REVOKED = "revoked"
     EGRESS_CONTEXT_INVALID = "egress_context_invalid"
     # for what

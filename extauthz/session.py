@@ -67,7 +67,16 @@ class SessionBinding:
 
 def bind_session(principal: Principal, mcp_server: McpServer, listener: str) -> SessionBinding:
     """The binding of a session of `principal` with the server as it is registered now; a replaced server has another uid."""
-    caller = (principal.kind.value, principal.provider, principal.issuer, principal.subject, principal.oauth_client_id, principal.actor)
+    caller: tuple[str, ...] = (
+        principal.kind.value,
+        principal.provider,
+        principal.issuer,
+        principal.subject,
+        principal.oauth_client_id,
+        principal.actor,
+    )
+    if principal.workload is not None:  # its id is the actor's; the same id of another trust domain is another caller
+        caller = (*caller, principal.workload.provider, principal.workload.id)
     return SessionBinding(caller=_digest(caller), place=_digest((listener, mcp_server.id, mcp_server.uid)))
 
 

@@ -28,8 +28,8 @@ from extauthz.identity.binding import PLAIN, Presentation
 from extauthz.identity.dpop import ProofMemory
 from extauthz.identity.jwks import KeySource
 from extauthz.identity.principal import Principal
-from extauthz.identity.provider import IdentityProvider
 from extauthz.identity.revocation import Revocation, RevocationIndex
+from extauthz.identity.workload import VerifiedCertificates
 from extauthz.policy.cedar import CedarEngine
 from extauthz.policy.model import PolicyDocument, RoleBinding
 from extauthz.state import (
@@ -90,6 +90,7 @@ class Subscription:
         self._state: AuthorizationState | None = None
         self._authenticator: Authenticator | None = None
         self._verified_tokens = VerifiedTokens()
+        self._verified_certificates = VerifiedCertificates()
         self._proofs = ProofMemory()
         self._last_contact = clock()
         self._connected: Callable[[], bool] = lambda: False
@@ -123,7 +124,7 @@ class Subscription:
         deadline: float,
         presentation: Presentation = PLAIN,
     ) -> Principal:
-        """The principal of an access token, by the identity providers of the current state; `deadline` is event loop time."""
+        """The principal of a token and certificate, by the providers and trust domains of the current state; `deadline`: loop time."""
         if self._authenticator is None:
             raise AuthenticationError(Reason.ISSUER_UNKNOWN, "no identity provider is registered")
         return await self._authenticator.authenticate(
@@ -149,8 +150,9 @@ class Subscription:
             trust_domains=tuple(trust_domains.values.values()),
             revocations=self._revocation_index(revocations),
         )
-        if self._state is None or self._state.identity_providers != state.identity_providers:
-            self._replace_authenticator(state.identity_providers)
+        known = self._state
+        if known is None or (known.identity_providers, known.trust_domains) != (state.identity_providers, state.trust_domains):
+            self._replace_authenticator(state)
         self._servers, self._documents, self._bindings, self._providers = servers, documents, bindings, providers
         self._trust_domains, self._revocations = trust_domains, revocations
         self._state = state
@@ -169,10 +171,16 @@ class Subscription:
             return self._state.policy.rebuilt(documents, bindings, mcp_servers)
         return CedarEngine.build(documents, bindings, mcp_servers)
 
-    def _replace_authenticator(self, providers: tuple[IdentityProvider, ...]) -> None:
-        self._key_source.watch(providers)
+    def _replace_authenticator(self, state: AuthorizationState) -> None:
+        self._key_source.watch(state.identity_providers)
         self._authenticator = Authenticator(
-            providers, self._key_source, self._clock, verified_tokens=self._verified_tokens, proofs=self._proofs
+            state.identity_providers,
+            self._key_source,
+            self._clock,
+            trust_domains=state.trust_domains,
+            verified_tokens=self._verified_tokens,
+            verified_certificates=self._verified_certificates,
+            proofs=self._proofs,
         )
 
     def read_last_good(self) -> StagedResources:

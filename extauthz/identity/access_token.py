@@ -39,6 +39,7 @@ class UnverifiedToken:
     """What an access token says of itself. Good for choosing keys, for nothing else."""
 
     unverified_issuer: str
+    unverified_subject: object
     unverified_kid: str | None
     unverified_algorithm: str
 
@@ -53,19 +54,29 @@ class TokenLimits:
 
 
 def read_unverified_token(access_token: str) -> UnverifiedToken:
-    """Issuer, key id and algorithm of a compact JWS that nobody has verified. Raises `AuthenticationError`."""
-    if len(access_token) > MAX_ACCESS_TOKEN_BYTES:
-        raise _invalid("the access token is too large")
-    if not _COMPACT_JWS.fullmatch(access_token):
-        raise _invalid("the access token is not a signed JSON Web Token")
-    header_segment, payload_segment, _ = access_token.split(".")
-    header, payload = _json_object(header_segment), _json_object(payload_segment)
-    kid, algorithm, issuer = header.get("kid"), header.get("alg"), payload.get("iss")
+    """Issuer, key id and algorithm of a compact JWS that nobody has verified. Raises `AuthenticationError`.
+
+    The issuer may be "": a JWT-SVID needs none.
+    """
+    header, payload = token_parts(access_token)
+    kid, algorithm, issuer = header.get("kid"), header.get("alg"), payload.get("iss", "")
     if not isinstance(algorithm, str) or not isinstance(kid, str | None):
         raise _invalid("the access token's header is malformed")
-    if not isinstance(issuer, str) or not issuer:
-        raise _invalid("the access token names no issuer (iss)")
-    return UnverifiedToken(unverified_issuer=issuer, unverified_kid=kid, unverified_algorithm=algorithm)
+    if not isinstance(issuer, str):
+        raise _invalid("the access token's issuer (iss) is malformed")
+    return UnverifiedToken(
+        unverified_issuer=issuer, unverified_subject=payload.get("sub"), unverified_kid=kid, unverified_algorithm=algorithm
+    )
+
+
+def token_parts(token: str) -> tuple[dict[str, object], dict[str, object]]:
+    """Header and claims of a compact JWS, nothing verified. Raises `AuthenticationError`."""
+    if len(token) > MAX_ACCESS_TOKEN_BYTES:
+        raise _invalid("the access token is too large")
+    if not _COMPACT_JWS.fullmatch(token):
+        raise _invalid("the access token is not a signed JSON Web Token")
+    header_segment, payload_segment, _ = token.split(".")
+    return _json_object(header_segment), _json_object(payload_segment)
 
 
 def verify_access_token(

@@ -25,7 +25,8 @@ class Presentation:
     """How a token came: the request that it came with, beside the Authorization header.
 
     `url` is the gateway's own name of what was asked for, without query. `certificate` is the client's, as Envoy gives it
-    (PEM, percent-encoded), "" when there was none. `nonces` are those that a proof may hold: of an empty list none, None asks for
+    (PEM, percent-encoded), "" when there was none; `forwarded` what Envoy says of its chain, `peer_principal` whom it reads in it.
+    `nonces` are those that a proof may hold: of an empty list none, None asks for
     none. No key to make nonces of must not mean that none is needed.
     """
 
@@ -33,6 +34,8 @@ class Presentation:
     url: str = ""
     proofs: Sequence[str] = field(default=(), repr=False)
     certificate: str = field(default="", repr=False)
+    forwarded: Sequence[str] = field(default=(), repr=False)
+    peer_principal: str = ""
     nonces: Sequence[str] | None = None
 
 

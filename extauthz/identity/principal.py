@@ -28,7 +28,8 @@ class Principal:
     `id` is qualified by the identity provider (`acme-okta/ann`), and so is each of `groups` (`acme-okta/marketing`):
     two issuers that both say "marketing" are two groups. `issued_at_unix` 0 = not known.
     `attributes` are values of claims that role bindings may name (`acme-okta/department=sales`). `actor` acts for the principal,
-    `earlier_actors` acted before it (RFC 8693), the latest first.
+    `earlier_actors` acted before it (RFC 8693), the latest first. A workload's `id` is its SPIFFE ID and `owner` who answers for it.
+    `workload` is the actor as a principal of its own, when it has shown an X.509-SVID: what it may not do, nobody does through it.
     """
 
     kind: PrincipalKind
@@ -47,6 +48,8 @@ class Principal:
     trusted_namespaces: tuple[str, ...] = ("*",)
     issued_at_unix: float = 0.0
     expires_at_unix: float = 0.0
+    owner: str = ""
+    workload: Principal | None = None
     claims: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}), compare=False, repr=False)
 
 

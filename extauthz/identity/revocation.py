@@ -54,14 +54,14 @@ class RevocationIndex:
         return sum(map(len, self._entries.values()))
 
     def find(self, principal: Principal, now: float) -> Revocation | None:
-        """The revocation that holds for this principal and its token at `now`, if there is one."""
+        """The revocation that holds for this principal and its token at `now`, or for the workload that calls for it, if there is one."""
         if not self._entries or principal.kind is PrincipalKind.SYSTEM:
             return None
         for key in _keys_of(principal):
             for revocation in self._entries.get(key, ()):
                 if revocation.covers(principal, now):
                     return revocation
-        return None
+        return self.find(principal.workload, now) if principal.workload is not None else None
 
     def replaced(self, before: Mapping[str, Revocation], after: Mapping[str, Revocation], changed: Iterable[str]) -> RevocationIndex:
         """The index of `after`, when this one is that of `before` and they differ in the names `changed` only."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from extauthz.identity.provider import TokenBinding
 from extauthz.identity.spiffe_pattern import SpiffePattern
 
 
@@ -40,6 +41,16 @@ class TrustDomain:
     audiences: tuple[str, ...] = ()
     max_jwt_svid_seconds: int = 3600
     workloads: tuple[WorkloadMapping, ...] = ()
+
+    @property
+    def token_binding(self) -> TokenBinding:
+        """What its JWT-SVIDs must be bound to: nothing, and one that is bound is refused."""
+        return TokenBinding.NONE
+
+    @property
+    def dpop_nonce(self) -> bool:
+        """Whether proofs must hold a nonce of ours."""
+        return False
 
     def trusts(self, namespace: str) -> bool:
         """Whether this trust domain's workloads may act in `namespace`."""

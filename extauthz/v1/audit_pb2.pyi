@@ -38,7 +38,7 @@ AUDIT_DECISION_DENY: AuditDecision
 AUDIT_DECISION_ERROR: AuditDecision
 
 class AuditRecord(_message.Message):
-    __slots__ = ("decision_id", "at_unix_us", "writer_id", "sequence", "event", "decision", "reason", "sentence", "principal", "namespace", "mcp_server", "mcp_server_uid", "method", "tool", "mcp_resource_uri", "prompt", "era", "protocol_version", "request_id_json", "arguments_digest", "determining_policies", "policy_errors", "revision", "latency_us", "http_status", "lane", "cluster", "downstream_address", "http_method", "path", "body_bytes", "user_agent", "trace_id", "envoy_request_id", "parent_decision_id", "tool_digest", "effect", "policy_engine", "previous_hash", "record_hash", "abandoned", "suppressed", "session_digest", "revocation")
+    __slots__ = ("decision_id", "at_unix_us", "writer_id", "sequence", "event", "decision", "reason", "sentence", "principal", "namespace", "mcp_server", "mcp_server_uid", "method", "tool", "mcp_resource_uri", "prompt", "era", "protocol_version", "request_id_json", "arguments_digest", "determining_policies", "policy_errors", "revision", "latency_us", "http_status", "lane", "cluster", "downstream_address", "http_method", "path", "body_bytes", "user_agent", "trace_id", "envoy_request_id", "parent_decision_id", "tool_digest", "effect", "policy_engine", "previous_hash", "record_hash", "abandoned", "suppressed", "session_digest", "revocation", "workload")
     DECISION_ID_FIELD_NUMBER: _ClassVar[int]
     AT_UNIX_US_FIELD_NUMBER: _ClassVar[int]
     WRITER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -83,6 +83,7 @@ class AuditRecord(_message.Message):
     SUPPRESSED_FIELD_NUMBER: _ClassVar[int]
     SESSION_DIGEST_FIELD_NUMBER: _ClassVar[int]
     REVOCATION_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
     decision_id: str
     at_unix_us: int
     writer_id: str
@@ -127,10 +128,11 @@ class AuditRecord(_message.Message):
     suppressed: int
     session_digest: str
     revocation: str
-    def __init__(self, decision_id: _Optional[str] = ..., at_unix_us: _Optional[int] = ..., writer_id: _Optional[str] = ..., sequence: _Optional[int] = ..., event: _Optional[_Union[AuditEvent, str]] = ..., decision: _Optional[_Union[AuditDecision, str]] = ..., reason: _Optional[str] = ..., sentence: _Optional[str] = ..., principal: _Optional[_Union[AuditPrincipal, _Mapping]] = ..., namespace: _Optional[str] = ..., mcp_server: _Optional[str] = ..., mcp_server_uid: _Optional[str] = ..., method: _Optional[str] = ..., tool: _Optional[str] = ..., mcp_resource_uri: _Optional[str] = ..., prompt: _Optional[str] = ..., era: _Optional[str] = ..., protocol_version: _Optional[str] = ..., request_id_json: _Optional[str] = ..., arguments_digest: _Optional[str] = ..., determining_policies: _Optional[_Iterable[str]] = ..., policy_errors: _Optional[_Iterable[str]] = ..., revision: _Optional[int] = ..., latency_us: _Optional[int] = ..., http_status: _Optional[int] = ..., lane: _Optional[str] = ..., cluster: _Optional[str] = ..., downstream_address: _Optional[str] = ..., http_method: _Optional[str] = ..., path: _Optional[str] = ..., body_bytes: _Optional[int] = ..., user_agent: _Optional[str] = ..., trace_id: _Optional[str] = ..., envoy_request_id: _Optional[str] = ..., parent_decision_id: _Optional[str] = ..., tool_digest: _Optional[str] = ..., effect: _Optional[str] = ..., policy_engine: _Optional[str] = ..., previous_hash: _Optional[bytes] = ..., record_hash: _Optional[bytes] = ..., abandoned: _Optional[bool] = ..., suppressed: _Optional[int] = ..., session_digest: _Optional[str] = ..., revocation: _Optional[str] = ...) -> None: ...
+    workload: AuditPrincipal
+    def __init__(self, decision_id: _Optional[str] = ..., at_unix_us: _Optional[int] = ..., writer_id: _Optional[str] = ..., sequence: _Optional[int] = ..., event: _Optional[_Union[AuditEvent, str]] = ..., decision: _Optional[_Union[AuditDecision, str]] = ..., reason: _Optional[str] = ..., sentence: _Optional[str] = ..., principal: _Optional[_Union[AuditPrincipal, _Mapping]] = ..., namespace: _Optional[str] = ..., mcp_server: _Optional[str] = ..., mcp_server_uid: _Optional[str] = ..., method: _Optional[str] = ..., tool: _Optional[str] = ..., mcp_resource_uri: _Optional[str] = ..., prompt: _Optional[str] = ..., era: _Optional[str] = ..., protocol_version: _Optional[str] = ..., request_id_json: _Optional[str] = ..., arguments_digest: _Optional[str] = ..., determining_policies: _Optional[_Iterable[str]] = ..., policy_errors: _Optional[_Iterable[str]] = ..., revision: _Optional[int] = ..., latency_us: _Optional[int] = ..., http_status: _Optional[int] = ..., lane: _Optional[str] = ..., cluster: _Optional[str] = ..., downstream_address: _Optional[str] = ..., http_method: _Optional[str] = ..., path: _Optional[str] = ..., body_bytes: _Optional[int] = ..., user_agent: _Optional[str] = ..., trace_id: _Optional[str] = ..., envoy_request_id: _Optional[str] = ..., parent_decision_id: _Optional[str] = ..., tool_digest: _Optional[str] = ..., effect: _Optional[str] = ..., policy_engine: _Optional[str] = ..., previous_hash: _Optional[bytes] = ..., record_hash: _Optional[bytes] = ..., abandoned: _Optional[bool] = ..., suppressed: _Optional[int] = ..., session_digest: _Optional[str] = ..., revocation: _Optional[str] = ..., workload: _Optional[_Union[AuditPrincipal, _Mapping]] = ...) -> None: ...
 
 class AuditPrincipal(_message.Message):
-    __slots__ = ("kind", "id", "provider", "subject", "issuer", "oauth_client_id", "groups", "roles", "access_token_id", "actor", "tenant", "earlier_actors")
+    __slots__ = ("kind", "id", "provider", "subject", "issuer", "oauth_client_id", "groups", "roles", "access_token_id", "actor", "tenant", "earlier_actors", "owner")
     KIND_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     PROVIDER_FIELD_NUMBER: _ClassVar[int]
@@ -143,6 +145,7 @@ class AuditPrincipal(_message.Message):
     ACTOR_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     EARLIER_ACTORS_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     kind: str
     id: str
     provider: str
@@ -155,4 +158,5 @@ class AuditPrincipal(_message.Message):
     actor: str
     tenant: str
     earlier_actors: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, kind: _Optional[str] = ..., id: _Optional[str] = ..., provider: _Optional[str] = ..., subject: _Optional[str] = ..., issuer: _Optional[str] = ..., oauth_client_id: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ..., roles: _Optional[_Iterable[str]] = ..., access_token_id: _Optional[str] = ..., actor: _Optional[str] = ..., tenant: _Optional[str] = ..., earlier_actors: _Optional[_Iterable[str]] = ...) -> None: ...
+    owner: str
+    def __init__(self, kind: _Optional[str] = ..., id: _Optional[str] = ..., provider: _Optional[str] = ..., subject: _Optional[str] = ..., issuer: _Optional[str] = ..., oauth_client_id: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ..., roles: _Optional[_Iterable[str]] = ..., access_token_id: _Optional[str] = ..., actor: _Optional[str] = ..., tenant: _Optional[str] = ..., earlier_actors: _Optional[_Iterable[str]] = ..., owner: _Optional[str] = ...) -> None: ...

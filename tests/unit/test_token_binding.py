@@ -222,7 +222,7 @@ def test_the_thumbprint_is_that_of_the_certificate_in_der() -> None:
 PLAIN = token()
 OF_CERTIFICATE = token({"x5t#S256": certificate_thumbprint(MINE)})
 OF_BOTH = token({**CLIENT.confirmation, "x5t#S256": certificate_thumbprint(MINE)})
-OK, UNTAKEN = "acme/ann", "access_token_invalid"
+OK, UNTAKEN, UNREADABLE = "acme/ann", "access_token_invalid", "svid_invalid"
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ OK, UNTAKEN = "acme/ann", "access_token_invalid"
         ("mtls", OF_CERTIFICATE, {"scheme": "Bearer", "certificate": MINE}, OK),
         ("mtls", OF_CERTIFICATE, {"scheme": "Bearer", "certificate": STOLEN}, FAILED),
         ("mtls", OF_CERTIFICATE, {"scheme": "Bearer"}, FAILED),
-        ("mtls", OF_CERTIFICATE, {"scheme": "Bearer", "certificate": "garbage"}, FAILED),
+        ("mtls", OF_CERTIFICATE, {"scheme": "Bearer", "certificate": "garbage"}, UNREADABLE),
         ("mtls", OF_CERTIFICATE, {"proved": True, "certificate": MINE}, FAILED),
         ("mtls", PLAIN, {"scheme": "Bearer", "certificate": MINE}, FAILED),
         ("mtls", BOUND, {"proved": True, "certificate": MINE}, UNTAKEN),
