@@ -14,7 +14,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from controlplane.registry.manifest import DocumentError
-from controlplane.registry.spec import McpServerSpec
+from controlplane.registry.spec import McpServerSpec, TrustDomainSpec
+from controlplane.registry.trust_domain_rules import problems_of_files
 from controlplane.registry.validation import Findings, WrittenEntry
 from extauthz.catalog.server import Secret
 from extauthz.credentials import SecretReader
@@ -69,3 +70,19 @@ def check_authorities(written: Iterable[WrittenEntry], read: ReadAuthority, find
                 findings.warn(item.document, f"spec.tls.caFile: {error}")
             else:
                 findings.errors.append(DocumentError(document=item.document, path="spec.tls.caFile", message=str(error)))
+
+
+def check_bundle_files(written: Iterable[WrittenEntry], files: AuthorityReader, findings: Findings) -> None:
+    """Every file that a TrustDomain of a change names is read as it will be when it is used."""
+    for item in written:
+        spec = item.entry.spec
+        if not isinstance(spec, TrustDomainSpec):
+            continue
+        for problem in problems_of_files(item.entry, files.read_content):
+            findings.errors.append(DocumentError(document=item.document, path=problem.path, message=problem.message))
+        if spec.bundle.endpoint is not None and (file := spec.bundle.endpoint.ca_file):
+            try:
+                files.read(item.entry.namespace, file)
+            except ConfigurationError as error:
+                path = "spec.bundle.endpoint.caFile"
+                findings.errors.append(DocumentError(document=item.document, path=path, message=str(error)))

@@ -15,7 +15,7 @@ from controlplane.registry.encryption import RegistryKey
 from controlplane.registry.entry import EntryKey, Json, StoredEntry, declared_document, spec_json, state_entry_of
 from controlplane.registry.manifest import DocumentError, ParsedDocument
 from controlplane.registry.sealing import seal_secrets
-from controlplane.registry.spec import AuthorizationServerSpec, IdentityProviderSpec, Kind, RevocationSpec, RoleBindingSpec
+from controlplane.registry.spec import AuthorizationServerSpec, IdentityProviderSpec, Kind, RevocationSpec, RoleBindingSpec, TrustDomainSpec
 from controlplane.registry.state import Entry, RegistryState
 from controlplane.registry.subjects import SubjectError, as_provider, issuers_of, resolve_revoked, resolve_subject
 
@@ -74,12 +74,12 @@ def make_plan(documents: Sequence[ParsedDocument], stored: Mapping[EntryKey, Sto
     """Compare documents with what is stored: names resolved, secrets sealed."""
     errors: list[DocumentError] = []
     reference_errors: list[DocumentError] = []
-    providers = _providers_after(documents, stored, state)
+    providers, trust_domains = _providers_after(documents, stored, state), _trust_domains_after(documents, state)
     planned: list[PlannedEntry] = []
     for document in documents:
         before = stored.get((document.kind, document.metadata.namespace, document.metadata.name))
         uid = before.uid if before is not None else secrets.token_hex(10)
-        resolved, unresolved = _with_qualified_names(document, providers)
+        resolved, unresolved = _with_qualified_names(document, providers, trust_domains)
         reference_errors += unresolved
         spec = spec_json(resolved.spec)
         faults, secret_changed = seal_secrets(document.kind, spec, uid=uid, before=before, key=key, document=document.index)
@@ -123,8 +123,18 @@ def _providers_after(
     return providers
 
 
+def _trust_domains_after(documents: Sequence[ParsedDocument], state: RegistryState) -> dict[str, Entry[TrustDomainSpec]]:
+    trust_domains = dict(state.trust_domains)
+    for document in documents:
+        if isinstance(document.spec, TrustDomainSpec):
+            metadata = document.metadata
+            entry = Entry(uid="", namespace=metadata.namespace, name=metadata.name, spec=document.spec, resource_revision=0)
+            trust_domains[entry.id] = entry
+    return trust_domains
+
+
 def _with_qualified_names(
-    document: ParsedDocument, providers: Mapping[str, Entry[IdentityProviderSpec]]
+    document: ParsedDocument, providers: Mapping[str, Entry[IdentityProviderSpec]], trust_domains: Mapping[str, Entry[TrustDomainSpec]]
 ) -> tuple[ParsedDocument, list[DocumentError]]:
     if isinstance(document.spec, RevocationSpec):
         return _with_qualified_revocation(document, document.spec, providers)
@@ -134,7 +144,7 @@ def _with_qualified_names(
     errors = []
     for index, subject in enumerate(document.spec.subjects):
         try:
-            name = resolve_subject(subject, namespace=document.metadata.namespace, providers=providers)
+            name = resolve_subject(subject, namespace=document.metadata.namespace, providers=providers, trust_domains=trust_domains)
             subjects.append(subject.model_copy(update={"name": name}))
         except SubjectError as error:
             errors.append(DocumentError(document=document.index, path=f"spec.subjects[{index}].name", message=str(error)))

@@ -19,7 +19,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from controlplane.registry.acceptance import state_after_acceptance, warnings_of_acceptance
-from controlplane.registry.authority import AuthorityReader, check_authorities
+from controlplane.registry.authority import AuthorityReader, check_authorities, check_bundle_files
 from controlplane.registry.catalog import catalog_digest, effect_of
 from controlplane.registry.changes import entries_of
 from controlplane.registry.encryption import RegistryKey
@@ -138,6 +138,7 @@ class RegistryService:
         address_rules: AddressRules,
         own_addresses: OwnAddresses | None = None,
         authorities: AuthorityReader | None = None,
+        has_workload_api: bool = False,
     ) -> None:
         self._store = store
         self._live = live
@@ -145,6 +146,7 @@ class RegistryService:
         self._address_rules = address_rules
         self._own_addresses = own_addresses or OwnAddresses()
         self._authorities = authorities or AuthorityReader(None)
+        self._has_workload_api = has_workload_api
         self._writer = threading.Lock()  # waiting here is fair and free; waiting for SQLite's lock is polling
 
     @property
@@ -372,8 +374,10 @@ class RegistryService:
             address_rules=self._address_rules,
             check_policies=check_policies_of,
             own_addresses=self._own_addresses,
+            has_workload_api=self._has_workload_api,
         )
         check_authorities(written, self._authorities.read, findings)
+        check_bundle_files(written, self._authorities, findings)
         errors = [*shape_errors, *plan.errors, *findings.errors]
         if not shape_errors:
             errors += [*plan.reference_errors, *findings.reference_errors]
@@ -429,6 +433,9 @@ def _refuse_breaking_deletion(entry: StoredEntry, before: RegistryState, after: 
     if entry.kind in (Kind.IDENTITY_PROVIDER, Kind.AUTHORIZATION_SERVER):
         provider = provider_id(entry.namespace, entry.name)
         _refuse_while_used(f"subjects of {provider} are named by", bindings_naming(before, provider))
+    if entry.kind is Kind.TRUST_DOMAIN:
+        provider, trust_domain = provider_id(entry.namespace, entry.name), str(entry.spec["trustDomain"])
+        _refuse_while_used(f"subjects of {trust_domain} are named by", bindings_naming(before, provider, trust_domain=trust_domain))
     if locks_out(before, after):
         raise ConflictError("this would leave nobody who is administrator in namespace system")
 

@@ -6,15 +6,18 @@ added later can never change whom an existing binding means.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from controlplane.registry.claim_mapping import ClaimMapping
-from controlplane.registry.spec import SYSTEM_NAMESPACE, AuthorizationServerSpec, IdentityProviderSpec, SubjectSpec
+from controlplane.registry.spec import SYSTEM_NAMESPACE, AuthorizationServerSpec, IdentityProviderSpec, SubjectSpec, TrustDomainSpec
 from controlplane.registry.state import Entry, RegistryState
+from extauthz.identity.spiffe_pattern import parse_spiffe_pattern
 
 Providers = Mapping[str, Entry[IdentityProviderSpec]]
+TrustDomains = Mapping[str, Entry[TrustDomainSpec]]
 
-_SPIFFE = "spiffe://"
+_NO_TRUST_DOMAINS: TrustDomains = MappingProxyType({})
 
 
 class SubjectError(ValueError):
@@ -53,14 +56,32 @@ def visible_providers(providers: Providers, namespace: str) -> dict[str, Entry[I
     }
 
 
-def resolve_subject(subject: SubjectSpec, *, namespace: str, providers: Providers) -> str:
-    """The qualified name of a subject of a binding in `namespace`; raises `SubjectError` with what to write instead."""
+def visible_trust_domains(trust_domains: TrustDomains, namespace: str) -> dict[str, Entry[TrustDomainSpec]]:
+    """The trust domains whose workloads may act in `namespace`, by the id that qualifies their groups."""
+    return {
+        provider_id(entry.namespace, entry.name): entry
+        for entry in trust_domains.values()
+        if entry.namespace == namespace
+        or (entry.namespace == SYSTEM_NAMESPACE and (not entry.spec.trusted_namespaces or namespace in entry.spec.trusted_namespaces))
+    }
+
+
+def resolve_subject(subject: SubjectSpec, *, namespace: str, providers: Providers, trust_domains: TrustDomains = _NO_TRUST_DOMAINS) -> str:
+    """The qualified name of a subject of a binding in `namespace`; raises `SubjectError` with what to write instead.
+
+    A short name of a group may also mean a group of a trust domain, when one of its mappings has that group.
+    """
     if subject.kind == "Workload":
-        if not subject.name.startswith(_SPIFFE):
-            raise SubjectError(f"a Workload is named by its SPIFFE ID (spiffe://...), got {subject.name!r}")
-        return subject.name
+        return _workload(subject.name)
     visible = visible_providers(providers, namespace)
     qualifier, slash, rest = subject.name.partition("/")
+    if subject.kind == "Group":
+        workloads = visible_trust_domains(trust_domains, namespace)
+        if slash and rest and qualifier in workloads:
+            return subject.name
+        if not slash and (mapping := sorted(name for name, entry in workloads.items() if subject.name in _groups_of(entry.spec))):
+            people = sorted(provider for provider, entry in visible.items() if not entry.spec.operators_only)
+            return f"{_only_one([*people, *mapping], namespace, subject.name)}/{subject.name}"
     if slash:
         if qualifier in visible and rest:
             return _checked(subject, qualifier, rest, visible)
@@ -70,6 +91,18 @@ def resolve_subject(subject: SubjectSpec, *, namespace: str, providers: Provider
         )
     provider = only_provider(visible, namespace, subject.name)
     return _checked(subject, provider, subject.name, visible)
+
+
+def _workload(name: str) -> str:
+    try:
+        parse_spiffe_pattern(name)
+    except ValueError as error:
+        raise SubjectError(f"a Workload is named by its SPIFFE ID (spiffe://...) or a pattern of them, got {name!r}: {error}") from error
+    return name
+
+
+def _groups_of(spec: TrustDomainSpec) -> frozenset[str]:
+    return frozenset(group for mapping in spec.workloads for group in mapping.groups)
 
 
 def _checked(subject: SubjectSpec, provider: str, name: str, visible: Mapping[str, Entry[IdentityProviderSpec]]) -> str:
@@ -98,9 +131,13 @@ def resolve_revoked(name: str, providers: Providers) -> str:
 def only_provider(visible: Mapping[str, Entry[IdentityProviderSpec]], namespace: str, name: str) -> str:
     """The id of the one provider that a short name can belong to; those for operators only do not count."""
     candidates = sorted(provider for provider, entry in visible.items() if not entry.spec.operators_only)
-    if len(candidates) == 1:
-        return candidates[0]
     if not candidates:
         raise SubjectError(f"{name!r} cannot be resolved: namespace {namespace} trusts no identity provider yet; register one first")
+    return _only_one(candidates, namespace, name)
+
+
+def _only_one(candidates: Sequence[str], namespace: str, name: str) -> str:
+    if len(candidates) == 1:
+        return candidates[0]
     choices = " or ".join(f"{provider}/{name}" for provider in candidates)
     raise SubjectError(f"{name!r} is ambiguous in namespace {namespace}: write {choices}")

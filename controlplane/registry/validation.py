@@ -31,8 +31,10 @@ from controlplane.registry.spec import (
     RoleBindingSpec,
     SubjectSpec,
 )
+    TrustDomainSpec,
 from controlplane.registry.state import Entry, RegistryState
-from controlplane.registry.subjects import issuers_of, provider_id, visible_providers
+from controlplane.registry.subjects import issuers_of, provider_id, visible_providers, visible_trust_domains
+from controlplane.registry.trust_domain_rules import problems_of_trust_domain, warnings_of_trust_domain
 from extauthz.address import AddressRules, host_of_url, is_loopback_name, parse_host_literal
 from extauthz.errors import AddressError, ConfigurationError
 
@@ -101,6 +103,7 @@ def check_change(
     check_policies: PolicyChecker,
     own_addresses: OwnAddresses,
 ) -> Findings:
+    has_workload_api: bool = False,
     """Every fault of `after` that `written` brought, and what its author should know."""
     findings = Findings()
     for item in written:
@@ -113,6 +116,8 @@ def check_change(
             case RevocationSpec() as spec:
                 _check_revocation(item, spec, findings)
             case IdentityProviderSpec() as spec:
+            case TrustDomainSpec() as spec:
+                _check_trust_domain(item, spec, after, address_rules, findings, has_workload_api=has_workload_api)
                 _check_identity_provider(item, spec, after, address_rules, findings)
                 _check_own_issuer(item, spec, own_addresses, findings)
             case AuthorizationServerSpec() as spec:
@@ -135,13 +140,13 @@ def entries_in(state: RegistryState, namespace: str) -> list[str]:
     )
 
 
-def bindings_naming(state: RegistryState, provider: str) -> list[str]:
-    """The role bindings whose subjects belong to an identity provider."""
-    prefix = f"{provider}/"
+def bindings_naming(state: RegistryState, provider: str, *, trust_domain: str = "") -> list[str]:
+    """The role bindings whose subjects belong to an identity provider, or to a trust domain: its groups and its workloads."""
+    prefix, workloads = f"{provider}/", f"spiffe://{trust_domain}/"
     return sorted(
         f"RoleBinding {binding.id}"
         for binding in state.role_bindings.values()
-        if any(subject.kind != "Workload" and subject.name.startswith(prefix) for subject in binding.spec.subjects)
+        if any(subject.name.startswith(workloads if subject.kind == "Workload" else prefix) for subject in binding.spec.subjects)
     )
 
 
@@ -199,10 +204,13 @@ def _check_role_binding(item: WrittenEntry, spec: RoleBindingSpec, after: Regist
         findings.errors.append(DocumentError(document=item.document, path="spec.role", message=message))
     visible = visible_providers(issuers_of(after), item.entry.namespace)
     for index, subject in enumerate(spec.subjects):
+    believed = {entry.spec.trust_domain for entry in visible_trust_domains(after.trust_domains, item.entry.namespace).values()}
         provider = visible.get(subject.name.partition("/")[0])
         if provider is not None and provider.spec.operators_only and not operator_role:
             findings.warn(item.document, f"spec.subjects[{index}]: {subject.name} is for operators only and can never call a server")
 
+        if subject.kind == "Workload" and (trust_domain := urlsplit(subject.name).netloc) not in believed:
+            findings.warn(item.document, f"spec.subjects[{index}]: no TrustDomain {trust_domain} is trusted in this namespace (yet)")
 
 def _check_revocation(item: WrittenEntry, spec: RevocationSpec, findings: Findings) -> None:
     if item.entry.namespace != SYSTEM_NAMESPACE:
@@ -225,8 +233,7 @@ def _check_identity_provider(
     this = provider_id(item.entry.namespace, item.entry.name)
     if any(p.spec.issuer == spec.issuer and provider_id(p.namespace, p.name) != this for p in after.identity_providers.values()):
         refuse("spec.issuer", "another identity provider is registered for this issuer; a token's issuer must mean one provider")
-    if item.entry.id in after.authorization_servers:
-        refuse("metadata.name", "an AuthorizationServer has this name, which qualifies its principals; choose another one")
+    _check_name_is_free(item, after, refuse)
     if spec.trusted_namespaces and item.entry.namespace != SYSTEM_NAMESPACE:
         refuse("spec.trustedNamespaces", "only providers of the namespace system are trusted elsewhere; remove it")
     if spec.jwks is not None and spec.jwks_url:
@@ -249,6 +256,29 @@ def _check_identity_provider(
 
 
 def _check_own_issuer(item: WrittenEntry, spec: IdentityProviderSpec, own_addresses: OwnAddresses, findings: Findings) -> None:
+def _check_trust_domain(
+    item: WrittenEntry,
+    spec: TrustDomainSpec,
+    after: RegistryState,
+    address_rules: AddressRules,
+    findings: Findings,
+    *,
+    has_workload_api: bool,
+) -> None:
+    for problem in problems_of_trust_domain(item.entry, after):
+        findings.errors.append(DocumentError(document=item.document, path=problem.path, message=problem.message))
+    if spec.bundle.endpoint is not None:
+        _check_url(spec.bundle.endpoint.url, "spec.bundle.endpoint.url", item, address_rules, findings)
+    for warning in warnings_of_trust_domain(item.entry, after, has_workload_api=has_workload_api):
+        findings.warn(item.document, warning)
+
+
+def _check_name_is_free(item: WrittenEntry, after: RegistryState, refuse: Callable[[str, str], None]) -> None:
+    for kind, others in (("an AuthorizationServer", after.authorization_servers), ("a TrustDomain", after.trust_domains)):
+        if item.entry.id in others:
+            refuse("metadata.name", f"{kind} has this name, which qualifies its principals; choose another one")
+
+
     if urlsplit(spec.issuer).path.startswith("/oauth/") and own_addresses.include(spec.issuer):
         message = "is this gateway's own: an AuthorizationServer is trusted without a document of kind IdentityProvider"
         findings.errors.append(DocumentError(document=item.document, path="spec.issuer", message=message))
