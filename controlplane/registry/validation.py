@@ -30,8 +30,8 @@ from controlplane.registry.spec import (
     RevocationSpec,
     RoleBindingSpec,
     SubjectSpec,
-)
     TrustDomainSpec,
+)
 from controlplane.registry.state import Entry, RegistryState
 from controlplane.registry.subjects import issuers_of, provider_id, visible_providers, visible_trust_domains
 from controlplane.registry.trust_domain_rules import problems_of_trust_domain, warnings_of_trust_domain
@@ -102,8 +102,8 @@ def check_change(
     address_rules: AddressRules,
     check_policies: PolicyChecker,
     own_addresses: OwnAddresses,
-) -> Findings:
     has_workload_api: bool = False,
+) -> Findings:
     """Every fault of `after` that `written` brought, and what its author should know."""
     findings = Findings()
     for item in written:
@@ -115,9 +115,9 @@ def check_change(
                 _check_role_binding(item, spec, after, findings)
             case RevocationSpec() as spec:
                 _check_revocation(item, spec, findings)
-            case IdentityProviderSpec() as spec:
             case TrustDomainSpec() as spec:
                 _check_trust_domain(item, spec, after, address_rules, findings, has_workload_api=has_workload_api)
+            case IdentityProviderSpec() as spec:
                 _check_identity_provider(item, spec, after, address_rules, findings)
                 _check_own_issuer(item, spec, own_addresses, findings)
             case AuthorizationServerSpec() as spec:
@@ -203,14 +203,14 @@ def _check_role_binding(item: WrittenEntry, spec: RoleBindingSpec, after: Regist
         message = f"{spec.role} is not an operator role{_suggestion(spec.role, PERMISSIONS_OF_ROLE)}; they are {known}"
         findings.errors.append(DocumentError(document=item.document, path="spec.role", message=message))
     visible = visible_providers(issuers_of(after), item.entry.namespace)
-    for index, subject in enumerate(spec.subjects):
     believed = {entry.spec.trust_domain for entry in visible_trust_domains(after.trust_domains, item.entry.namespace).values()}
+    for index, subject in enumerate(spec.subjects):
         provider = visible.get(subject.name.partition("/")[0])
         if provider is not None and provider.spec.operators_only and not operator_role:
             findings.warn(item.document, f"spec.subjects[{index}]: {subject.name} is for operators only and can never call a server")
-
         if subject.kind == "Workload" and (trust_domain := urlsplit(subject.name).netloc) not in believed:
             findings.warn(item.document, f"spec.subjects[{index}]: no TrustDomain {trust_domain} is trusted in this namespace (yet)")
+
 
 def _check_revocation(item: WrittenEntry, spec: RevocationSpec, findings: Findings) -> None:
     if item.entry.namespace != SYSTEM_NAMESPACE:
@@ -255,7 +255,6 @@ def _check_identity_provider(
             findings.warn(item.document, f"spec.trustedNamespaces: namespace {namespace} does not exist yet")
 
 
-def _check_own_issuer(item: WrittenEntry, spec: IdentityProviderSpec, own_addresses: OwnAddresses, findings: Findings) -> None:
 def _check_trust_domain(
     item: WrittenEntry,
     spec: TrustDomainSpec,
@@ -279,6 +278,7 @@ def _check_name_is_free(item: WrittenEntry, after: RegistryState, refuse: Callab
             refuse("metadata.name", f"{kind} has this name, which qualifies its principals; choose another one")
 
 
+def _check_own_issuer(item: WrittenEntry, spec: IdentityProviderSpec, own_addresses: OwnAddresses, findings: Findings) -> None:
     if urlsplit(spec.issuer).path.startswith("/oauth/") and own_addresses.include(spec.issuer):
         message = "is this gateway's own: an AuthorizationServer is trusted without a document of kind IdentityProvider"
         findings.errors.append(DocumentError(document=item.document, path="spec.issuer", message=message))
