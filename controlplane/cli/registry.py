@@ -92,11 +92,12 @@ def _namespace_row(item: JsonObject) -> list[Cell]:
 
 
 def _policy_row(item: JsonObject) -> list[Cell]:
-    spec = item.get("spec") or {}
+    spec, status = item.get("spec") or {}, item.get("status") or {}
+    cedar = f"{spec.get('cedar') or ''}\n{status.get('cedar') or ''}"  # what presets stand for is in the status
     return [
         id_of(item),
         str(spec.get("description") or "-"),
-        str(len(_POLICY.findall(_COMMENT.sub("", str(spec.get("cedar") or ""))))),
+        str(len(_POLICY.findall(_COMMENT.sub("", cedar)))),
         _revision(item),
     ]
 
@@ -193,6 +194,11 @@ def _say_described(document: JsonObject) -> None:
         return
     say("\nstatus", "strong")
     for key, value in status.items():
+        if isinstance(value, str) and "\n" in value:
+            say(f"  {printable(key)}:")
+            for line in value.splitlines():
+                say(f"    {printable(line)}")
+            continue
         say(f"  {printable(key)}: {printable(value if isinstance(value, str | int) else json_text(value, indent=None))}")
     for condition in conditions:
         style = {"True": "good", "False": "bad"}.get(str(condition.get("status")), "doubt")

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from types import MappingProxyType
 
 from controlplane.registry.catalog import tool_of
+from controlplane.registry.preset import cedar_of
 from controlplane.registry.spec import SYSTEM_NAMESPACE, McpServerSpec
 from controlplane.registry.state import Entry, RegistryState
 from controlplane.registry.validation import PolicyFinding
@@ -18,7 +19,7 @@ def check_policies_of(state: RegistryState, namespaces: Collection[str]) -> tupl
     """Errors and warnings of every policy in these namespaces. Those of `system` are checked against every server."""
     everywhere = SYSTEM_NAMESPACE in namespaces
     documents = [
-        PolicyDocument(namespace=entry.namespace, name=entry.name, cedar=entry.spec.cedar)
+        PolicyDocument(namespace=entry.namespace, name=entry.name, cedar=cedar_of(entry.namespace, entry.name, entry.spec))
         for _, entry in sorted(state.policy_sets.items())
         if entry.namespace in namespaces
     ]

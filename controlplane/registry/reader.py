@@ -14,9 +14,10 @@ from controlplane.registry.catalog import catalog_digest, effect_of
 from controlplane.registry.entry import EntryKey, Json, StoredEntry, document_of
 from controlplane.registry.live import LiveState
 from controlplane.registry.permissions import Operator, Permission, require, require_somewhere, scope_of
+from controlplane.registry.preset import cedar_of_presets
 from controlplane.registry.refusal import EntryNotFoundError
 from controlplane.registry.server_status import server_status
-from controlplane.registry.spec import API_VERSION, Kind
+from controlplane.registry.spec import API_VERSION, Kind, PolicySetSpec
 from controlplane.registry.state import Definition
 from controlplane.registry.store import HistoryItem, RegistryStore, RevisionRecord
 
@@ -80,11 +81,24 @@ class RegistryReader:
         return entry
 
     def _documents(self, kind: Kind, entries: Sequence[StoredEntry]) -> list[Json]:
+        if kind is Kind.POLICY_SET:
+            return [_document(entry, _policy_status(entry)) for entry in entries]
         if kind is not Kind.MCP_SERVER:
             return [_document(entry) for entry in entries]
         probes = self._store.read_probes([entry.uid for entry in entries])
         definitions = self._live.state.definitions
         return [_document(entry, server_status(probes.get(entry.uid), definitions.get(entry.uid, ()))) for entry in entries]
+
+
+def _policy_status(entry: StoredEntry) -> Json | None:
+    """The Cedar that the presets of a PolicySet stand for, where it has any."""
+    try:
+        spec = PolicySetSpec.model_validate(entry.spec) if entry.spec.get("presets") else None
+    except (AttributeError, ValueError):
+        return None  # `_document` says that the row is damaged
+    if spec is None:
+        return None
+    return {"conditions": [], "cedar": cedar_of_presets(entry.namespace, entry.name, spec)}
 
 
 def _document(entry: StoredEntry, status: Json | None = None) -> Json:

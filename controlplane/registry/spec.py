@@ -177,11 +177,42 @@ class McpServerSpec(Document):
         return self
 
 
+QualifiedName = Annotated[str, StringConstraints(pattern=r"^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/)?[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+
+
+class PolicyPresetSpec(Document):
+    """What holders of these roles may do on these servers (none named: on every one that the PolicySet governs), by effect of the tools.
+
+    Names are of the PolicySet's namespace, or `namespace/name`. `registry.preset` makes Cedar of it.
+    """
+
+    preset: Literal["read-only", "read-write", "full"]
+    roles: tuple[QualifiedName, ...] = Field(min_length=1, max_length=100)
+    servers: tuple[QualifiedName, ...] = Field(default=(), max_length=1000)
+
+
+MAX_PRESET_COMBINATIONS = 2000
+"""Of roles and servers in one PolicySet: each becomes one or two policies."""
+
+
 class PolicySetSpec(Document):
-    """Cedar policies. They govern their own namespace; those of `system` govern every namespace."""
+    """Cedar policies, presets, or both. They govern their own namespace; those of `system` govern every namespace."""
 
     description: str = Field(default="", max_length=2000)
-    cedar: str = Field(min_length=1, max_length=1_000_000)
+    cedar: str = Field(default="", max_length=1_000_000)
+    presets: tuple[PolicyPresetSpec, ...] = Field(default=(), max_length=100)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> PolicySetSpec:
+        if not self.cedar and not self.presets:
+            raise ValueError("needs 'cedar', 'presets' or both")
+        combinations = sum(len(preset.roles) * max(1, len(preset.servers)) for preset in self.presets)
+        if combinations > MAX_PRESET_COMBINATIONS:
+            raise ValueError(
+                f"'presets' name {combinations} combinations of a role and a server; {MAX_PRESET_COMBINATIONS} are the most: "
+                "name no servers to mean every one, or use several PolicySets"
+            )
+        return self
 
 
 class SubjectSpec(Document):

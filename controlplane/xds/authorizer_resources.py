@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 from controlplane.registry.authorization_server_rules import issued_rules_of
 from controlplane.registry.catalog import tool_of
 from controlplane.registry.encryption import CLIENT_SECRET, STATIC_HEADER_SECRET, RegistryKey, open_secret
+from controlplane.registry.preset import cedar_of
 from controlplane.registry.provider_rules import algorithms_of, claim_rules_of, token_types_of
 from controlplane.registry.public_url import issuer_of, public_url
 from controlplane.registry.revocation import what_is_revoked
@@ -157,8 +158,8 @@ def make_mcp_server(entry: Entry[McpServerSpec], definitions: Sequence[Definitio
 
 
 def make_policy_set(entry: Entry[PolicySetSpec]) -> pb.PolicySet:
-    """One PolicySet, its Cedar text as written."""
-    return pb.PolicySet(namespace=entry.namespace, name=entry.name, cedar=entry.spec.cedar)
+    """One PolicySet: its Cedar text as written, and its presets as Cedar."""
+    return pb.PolicySet(namespace=entry.namespace, name=entry.name, cedar=cedar_of(entry.namespace, entry.name, entry.spec))
 
 
 def make_role_binding(entry: Entry[RoleBindingSpec]) -> pb.RoleBinding:

@@ -133,7 +133,7 @@ def _shape_errors(parsed: ParsedPolicy) -> Iterator[str]:
 def _scope_warnings(parsed: ParsedPolicy) -> Iterator[str]:
     everybody = parsed.principal.op in {"All", "is"}
     everything = parsed.resource.op in {"All", "is"}
-    if parsed.permit and not parsed.conditional and everybody and everything:
+    if parsed.permit and not parsed.conditional and parsed.effects is None and everybody and everything:
         yield "permits every authenticated caller everything that this PolicySet governs; name a role and a resource"
 
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import cedarpy
 
+from extauthz.catalog.server import Effect
 from extauthz.errors import PolicyError
 from extauthz.policy.model import PolicyDocument
 from extauthz.policy.schema import CALLER_ATTRIBUTES
@@ -35,6 +36,7 @@ _TOKEN = re.compile(
 _BLANK = re.compile(r"(?:\s|//[^\n\r]*)*")
 
 _TAGS: Final = "tags of entities"
+_EFFECTS: Final = frozenset(effect.value for effect in Effect)
 
 EntityUid = tuple[str, str]
 
@@ -85,7 +87,8 @@ class ParsedPolicy:
     principal: ScopePart
     actions: frozenset[EntityUid] | None  # None = every action
     resource: ScopePart
-    conditional: bool
+    effects: frozenset[str] | None  # of tools that its conditions let through, "" for what is no tool; None = they say other things
+    conditional: bool  # has conditions that only Cedar can answer
     reads: Reads
     entities: tuple[EntityUid, ...]  # every entity it names, scope and conditions
     attributes: frozenset[tuple[str, str]]  # what is read of `principal` and `resource`
@@ -205,6 +208,7 @@ def _parsed(text: str, policy: dict[str, Any]) -> ParsedPolicy:
         walk.visit(condition["body"])
     principal, resource = _scope_part(policy["principal"]), _scope_part(policy["resource"])
     actions = _actions(policy["action"])
+    effects = _effects(policy["conditions"])
     named = [part.entity for part in (principal, resource) if part.entity[0]] + sorted(actions or ())
     return ParsedPolicy(
         text=text,
@@ -213,7 +217,8 @@ def _parsed(text: str, policy: dict[str, Any]) -> ParsedPolicy:
         principal=principal,
         actions=actions,
         resource=resource,
-        conditional=bool(policy["conditions"]),
+        effects=effects,
+        conditional=bool(policy["conditions"]) and effects is None,
         reads=_reads(walk.paths),
         entities=tuple(dict.fromkeys(named + walk.entities)),
         attributes=frozenset((path[0], path[1]) for _, path in walk.paths if path[0] in {"principal", "resource"} and len(path) > 1),
@@ -239,6 +244,32 @@ def _actions(part: dict[str, Any]) -> frozenset[EntityUid] | None:
     if part["op"] == "All":
         return None
     return frozenset(_uid(entity) for entity in part.get("entities", [part["entity"]] if "entity" in part else []))
+
+
+def _effects(conditions: list[dict[str, Any]]) -> frozenset[str] | None:
+    """What passes conditions that are only about the effect of a tool: as good as a scope, and what every preset is made of."""
+    everything = passing = _EFFECTS | {""}
+    for condition in conditions:
+        named = _effects_named(condition["body"])
+        if named is None:
+            return None
+        passing = passing & named if condition["kind"] == "when" else passing & (everything - named)
+    return passing if conditions else None
+
+
+def _effects_named(body: dict[str, Any]) -> frozenset[str] | None:
+    """The effects of `resource in Effect::"…"` or of `resource in [Effect::"…", …]`; None when it is anything else."""
+    test = body.get("in", {})
+    if test.get("left") != {"Var": "resource"}:
+        return None
+    right = test["right"]
+    named = set()
+    for part in right.get("Set", [right]):
+        entity = part["Value"].get("__entity", {}) if isinstance(part.get("Value"), dict) else {}
+        if entity.get("type") != "Effect" or entity.get("id") not in _EFFECTS:
+            return None
+        named.add(entity["id"])
+    return frozenset(named)
 
 
 class _Walk:

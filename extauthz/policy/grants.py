@@ -1,7 +1,8 @@
 """Which policies have a scope that matches a request: exact, native, without Cedar.
 
-A scope is three tests (principal, action, resource) on names and ancestors, so dictionaries answer it. Policies without
-conditions are decided by that alone; the others go, as exactly this set, to `slices`.
+A scope is three tests (principal, action, resource) on names and ancestors, so dictionaries answer it. Conditions that are only
+about the effect of a tool count as part of it. Policies without other conditions are decided by that alone; the others go, as exactly
+this set, to `slices`.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class PolicyIndex:
             by_principal = self._by_resource.get(resource_key)
             if by_principal is not None:
                 for candidates in _of_keys(by_principal, principal.keys):
-                    found.extend(c for c in candidates if _matches(c, principal.kind, action, resource.kind))
+                    found.extend(c for c in candidates if _matches(c, principal.kind, action, resource))
         found.sort(key=_order)
         return found
 
@@ -93,7 +94,7 @@ class PolicyIndex:
         for resource_key in resource.keys:
             for candidates in self._by_resource.get(resource_key, {}).values():
                 for policy in candidates:
-                    if policy.parsed.permit and _matches(policy, "", action, resource.kind):
+                    if policy.parsed.permit and _matches(policy, "", action, resource):
                         yield policy
 
     def reach(self, principal: PrincipalView) -> Reach:
@@ -123,14 +124,16 @@ def _of_keys(filed: Mapping[_Key, _Filed], keys: frozenset[_Key]) -> Iterator[_F
     return (filed[key] for key in keys if key in filed)
 
 
-def _matches(policy: CompiledPolicy, principal_kind: str, action: Action, resource_kind: str) -> bool:
-    """The tests that keys cannot say: "is … in" and the action. An empty `principal_kind` stands for anybody."""
+def _matches(policy: CompiledPolicy, principal_kind: str, action: Action, resource: ResourceView) -> bool:
+    """The tests that keys cannot say: "is … in", the action, and the tool's effect. An empty `principal_kind` stands for anybody."""
     parsed = policy.parsed
     if parsed.actions is not None and ("Action", action.value) not in parsed.actions:
         return False
     if principal_kind and parsed.principal.only_type not in {"", principal_kind}:
         return False
-    return parsed.resource.only_type in {"", resource_kind}
+    if parsed.effects is not None and (resource.effect or "") not in parsed.effects:
+        return False
+    return parsed.resource.only_type in {"", resource.kind}
 
 
 def _order(policy: CompiledPolicy) -> tuple[str, int]:

@@ -15,6 +15,8 @@ import cedarpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from controlplane.registry.preset import cedar_of
+from controlplane.registry.spec import PolicySetSpec
 from extauthz.catalog.server import ArgumentType, Effect, McpServer
 from extauthz.errors import Reason
 from extauthz.identity.principal import Principal, PrincipalKind
@@ -41,6 +43,12 @@ CONDITIONS = (
     'principal in Role::"demo/r1"',
     'principal in [Group::"local/g1", Role::"system/r0"]',
     "principal is Agent",
+    'resource in Effect::"read"',
+    'resource in [Effect::"write", Effect::"destructive"]',
+    'resource in Effect::""',
+    "resource in []",
+    'resource in [Effect::"read", McpServer::"demo/s0"]',
+    'resource in Effect::"read" && context.caller.mtls',
     'resource in Effect::"read" || resource in McpServer::"demo/s0"',
     'resource is Tool in McpServer::"acme/s0"',
     'resource.name like "t*"',
@@ -96,8 +104,21 @@ def random_policy(rng, number):
     effect = rng.choices(["permit", "forbid"], weights=[3, 1])[0]
     principal = scope("principal", SUBJECTS, [k.value for k in KINDS])
     resource = scope("resource", RESOURCES, [k.value for k in ResourceKind])
-    condition = f" {rng.choice(['when', 'unless'])} {{ {rng.choice(CONDITIONS)} }}" if rng.random() < 0.4 else ""
-    return f'@id("{number}") {effect} ({principal}, {action}, {resource}){condition};'
+    conditions = [f"{rng.choice(['when', 'unless'])} {{ {rng.choice(CONDITIONS)} }}" for _ in range(rng.choices([0, 1, 2], [6, 3, 1])[0])]
+    return f'@id("{number}") {effect} ({principal}, {action}, {resource}) {" ".join(conditions)};'
+
+
+def random_presets(rng, namespace):
+    servers = [
+        f"{n}/s{i}" if namespace == "system" else f"s{i}" for n in (NAMESPACES if namespace == "system" else (namespace,)) for i in (0, 1)
+    ]
+    presets = [
+        {"preset": preset, "roles": rng.sample(ROLES, rng.randint(1, 2)), "servers": rng.sample(servers, rng.randint(0, 2))}
+        for preset in rng.sample(("read-only", "read-write", "full"), rng.randint(0, 2))
+    ]
+    spec = PolicySetSpec.model_validate({"presets": presets}) if presets else PolicySetSpec(cedar="// nothing")
+    name = f"presets-{namespace}"
+    return PolicyDocument(namespace=namespace, name=name, cedar=cedar_of(namespace, name, spec))
 
 
 def random_world(rng):
@@ -107,6 +128,7 @@ def random_world(rng):
         for n in (*NAMESPACES, "system")
         for i in range(2)
     )
+    documents += tuple(random_presets(rng, n) for n in (*NAMESPACES, "system"))
     bindings = tuple(
         RoleBinding(namespace=n, name=r, role=r, subjects=tuple(s for s in SUBJECTS if s[0] != "Role" and rng.random() < 0.15))
         for n in (*NAMESPACES, "system")
