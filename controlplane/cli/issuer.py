@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from controlplane.cli.outcome import CommandError, Outcome
 
 TIMEOUT_SECONDS = 20.0
 MAX_ANSWER_BYTES = 1024 * 1024
+_PLAIN_URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9._-]*)(:[0-9]{1,5})?([/?][A-Za-z0-9._~:/?@&+,=%-]*)?")
+"""No user name, no fragment, no quotes, and nothing of $ ; ! ' ( ) * that shells read."""
 _LOGIN_GUIDE = 'docs/identity.md, "Operators", says what the gateway needs'
 
 
@@ -108,7 +111,7 @@ def chosen_issuer(api: ProtectedApi, wanted: str) -> str:
 
 def read_issuer_metadata(issuer: str, *, gateway_url: str) -> IssuerMetadata:
     """The metadata of an issuer: OpenID Connect discovery, else RFC 8414."""
-    if not is_usable_url(issuer) or (issuer.startswith("http:") and not is_loopback(gateway_url)):
+    if not is_usable_url(issuer) or (urlsplit(issuer).scheme == "http" and not is_loopback(gateway_url)):
         raise CommandError(f"the issuer {issuer} is refused: only https protects a login", outcome=Outcome.REFUSED)
     parts = urlsplit(issuer)
     origin, path = f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/")
@@ -147,21 +150,23 @@ def _endpoint(body: Mapping[str, Any], name: str, issuer: str) -> str:
     url = body.get(name)
     if url is None:
         return ""
-    if not isinstance(url, str) or not is_usable_url(url) or (issuer.startswith("https:") and not url.startswith("https:")):
+    if not isinstance(url, str) or not is_usable_url(url) or (urlsplit(issuer).scheme, urlsplit(url).scheme) == ("https", "http"):
         raise CommandError(f"the issuer {issuer} names an unusable {name}: {url!r}", outcome=Outcome.REFUSED)
     return url
 
 
 def is_usable_url(url: str) -> bool:
-    """Whether a login may involve this URL: https, or this machine; nothing that another program could take for something else."""
+    """Whether a login may involve this URL: https, or this machine; nothing that another program could take for something else.
+
+    Browsers are started by programs that may hand the URL to a shell: what a shell could run is refused, although RFC 3986 allows it.
+    """
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
         return False
-    plain = url.isascii() and url.isprintable() and not set(url) & set(' "<>\\^`{|}')
     secure = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(url))
-    return plain and secure and bool(parts.hostname) and parts.username is None and not parts.fragment
+    return secure and _PLAIN_URL.fullmatch(url) is not None
 
 
 def _texts(value: object) -> tuple[str, ...]:
