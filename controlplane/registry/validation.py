@@ -19,6 +19,7 @@ from controlplane.registry.changes import entries_of
 from controlplane.registry.manifest import DocumentError
 from controlplane.registry.own_address import OwnAddresses
 from controlplane.registry.permissions import ADMINISTRATOR, OPERATOR_ROLE_PREFIX, PERMISSIONS_OF_ROLE
+from controlplane.registry.preset import presets_by_id
 from controlplane.registry.provider_rules import problems_of
 from controlplane.registry.revocation import wholly_revoked_subjects
 from controlplane.registry.spec import (
@@ -340,16 +341,28 @@ def _check_policies(
     errors, warnings = check_policies(after, namespaces)
     others = [finding for finding in errors if _id(finding) not in documents]
     known = set(check_policies(before, namespaces)[0]) if others else set()
+    presets = {item.entry.id: _presets_of(item) for item in written if item.kind is Kind.POLICY_SET}
     for finding in errors:
         document = documents.get(_id(finding))
         if document is None and finding in known:
             continue  # an old fault of somebody else's policy must not hold up this change
         where = "" if document is not None else f"PolicySet {_id(finding)}: "
-        error = DocumentError(document=document or 0, path="spec.cedar", message=f"{where}{_told(finding)}")
+        path = _place(finding, presets.get(_id(finding), {}))
+        error = DocumentError(document=document or 0, path=path, message=f"{where}{_told(finding)}")
         findings.reference_errors.append(error)
     for finding in warnings:
         if _id(finding) in documents:
-            findings.warn(documents[_id(finding)], f"spec.cedar: {_told(finding)}")
+            findings.warn(documents[_id(finding)], f"{_place(finding, presets[_id(finding)])}: {_told(finding)}")
+
+
+def _presets_of(item: WrittenEntry) -> dict[str, int]:
+    return presets_by_id(item.entry.namespace, item.entry.name, item.entry.spec)
+
+
+def _place(finding: PolicyFinding, presets: Mapping[str, int]) -> str:
+    """Where the policy stands that the finding is about."""
+    number = presets.get(finding.policy_id)
+    return "spec.cedar" if number is None else f"spec.presets[{number}]"
 
 
 def _id(finding: PolicyFinding) -> str:
