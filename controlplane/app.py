@@ -32,6 +32,8 @@ from controlplane.database import open_database
 from controlplane.prober import Prober
 from controlplane.registry.authority import AuthorityReader
 from controlplane.registry.encryption import RegistryKey, read_registry_key
+from controlplane.registry.entry import Json
+from controlplane.registry.kind import Kind
 from controlplane.registry.live import LiveState
 from controlplane.registry.own_address import OwnAddresses
 from controlplane.registry.probe_batch import ProbeBatch
@@ -41,8 +43,11 @@ from controlplane.registry.state import RegistryState
 from controlplane.registry.store import RegistryStore
 from controlplane.remote_reader import RemoteReader
 from controlplane.settings import ControlPlaneSettings
+from controlplane.workload_api import WorkloadApi, users_of_workload_api, workload_api_address
 from controlplane.xds.authority_file import AuthorityFiles
 from controlplane.xds.authorizer_resources import build_authorization_state, make_context_keys, make_identity_provider
+from controlplane.xds.bundle_status import status_json
+from controlplane.xds.bundle_store import BundleStore
 from controlplane.xds.cache import ViewCache
 from controlplane.xds.gateway import GatewaySettings
 from controlplane.xds.publisher import Publisher
@@ -50,6 +55,7 @@ from controlplane.xds.resolver import Resolver
 from controlplane.xds.resource_cache import FileResourceCache, MemoryResourceCache
 from controlplane.xds.rollout import Rollout
 from controlplane.xds.server import AdsServer
+from controlplane.xds.trust_bundle import BundleFollower
 from extauthz.address import AddressRules
 from extauthz.audit.reader import AuditReader
 from extauthz.door import Door
@@ -105,8 +111,21 @@ async def _parts(
 ) -> AsyncIterator[list[asyncio.Task[None]]]:
     rules = AddressRules(settings.allowed_upstream_networks)
     authorities = AuthorityReader(settings.secrets_dir)
+    workload_api = WorkloadApi(workload_api_address(settings.workload_api, os.environ))
     service = RegistryService(
-        store=store, live=live, key=key, address_rules=rules, own_addresses=own_addresses_of(settings), authorities=authorities
+        store=store,
+        live=live,
+        key=key,
+        address_rules=rules,
+        own_addresses=own_addresses_of(settings),
+        authorities=authorities,
+        has_workload_api=bool(workload_api.address),
+    )
+    bundles = BundleFollower(
+        files=authorities,
+        rules=rules,
+        store=BundleStore(settings.cache_dir / "trust-bundles" if settings.cache_dir is not None else None),
+        workload_api=workload_api,
     )
     cache = ViewCache()
     rollout = Rollout(cache=cache)
@@ -118,11 +137,13 @@ async def _parts(
         key=key,
         resolver=Resolver(rules=rules),
         authorities=AuthorityFiles(reader=authorities),
+        bundles=bundles,
         built=FileResourceCache(settings.cache_dir / "resources.db") if settings.cache_dir is not None else MemoryResourceCache(),
     )
     egress_address = settings.egress_address or settings.egress_listen
     async with contextlib.AsyncExitStack() as parts:
-        background = [asyncio.create_task(part) for part in (live.follow(), publisher.run(), prune_always(service))]
+        working = (live.follow(), publisher.run(), prune_always(service), workload_api.run(), _follow_needs(live, workload_api))
+        background = [asyncio.create_task(part) for part in working]
         parts.push_async_callback(_cancel, background)
         key_source = await parts.enter_async_context(KeySource(rules))
         authentication = OperatorAuthenticator(
@@ -140,6 +161,8 @@ async def _parts(
             audit=AuditReader(settings.audit_dir or _ABSENT_AUDIT_DIR),
             authentication=authentication,
             build_state=lambda state, previous: _authorization_state(state, previous, key),
+            live_status=lambda kind, entry_id: _live_status(bundles, kind, entry_id),
+            problems=lambda: [problem] if (problem := workload_api.why_not_ready()) else [],
         )
         application = make_api(routes, authentication)
         application.middlewares.insert(1, only_our_names(_door(settings)))  # right behind `answer_problems`
@@ -256,6 +279,19 @@ async def _api_site(application: web.Application, listen: str, link: LinkIdentit
         yield
     finally:
         await runner.cleanup()
+
+
+def _live_status(bundles: BundleFollower, kind: Kind, entry_id: str) -> Json | None:
+    """What this process knows of an entry beside what is stored."""
+    status = bundles.status(entry_id) if kind is Kind.TRUST_DOMAIN else None
+    return status_json(status, now=datetime.now(UTC)) if status is not None else None
+
+
+async def _follow_needs(live: LiveState, workload_api: WorkloadApi) -> None:
+    while True:
+        state = live.state
+        workload_api.need(users_of_workload_api(state))
+        await live.wait(state.revision)
 
 
 async def _follow(live: LiveState, prober: Prober) -> None:

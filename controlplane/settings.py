@@ -49,6 +49,9 @@ class ControlPlaneSettings:
         "LEGATION_EDGE_LOG_FILE", "file on Envoy's host in which it writes what it refused by itself", default=None
     )
     secrets_dir: Path | None = setting("LEGATION_SECRETS_DIR", "secret files and upstreams' certificate authorities", default=None)
+    workload_api: str = setting(
+        "LEGATION_WORKLOAD_API", "unix:/path of a SPIFFE Workload API; empty: SPIFFE_ENDPOINT_SOCKET, where an entry needs one", default=""
+    )
     cache_dir: Path | None = setting("LEGATION_CACHE_DIR", "where built Envoy resources are kept, for a fast start", default=None)
     allowed_upstream_networks: tuple[str, ...] = setting(
         "LEGATION_ALLOWED_UPSTREAM_NETWORKS", "CIDRs of loopback, private or link-local addresses that may be connected to", default=()

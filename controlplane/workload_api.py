@@ -23,6 +23,7 @@ import structlog
 from controlplane.registry.spec import TrustDomainSpec
 from controlplane.registry.state import RegistryState
 from controlplane.registry.trust_bundle import BundleError, TrustBundle, bundle_from_certificates, bundle_from_document
+from extauthz.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from spiffe import JwtBundle, WorkloadApiClient, X509Svid
@@ -137,19 +138,16 @@ class WorkloadApi:
         return self._x509.why
 
     def why_not_ready(self) -> str:
-        """What keeps its users from doing their work, in one sentence; empty when nothing does, or nobody needs it."""
+        """What keeps its users from doing their work, in a sentence that anybody may read; empty: nothing, or nobody needs it."""
         if not self._needed_by:
             return ""
-        users = self._needed_by[0] + (f" and {len(self._needed_by) - 1} more" if len(self._needed_by) > 1 else "")
         if not self._address:
-            return f"LEGATION_WORKLOAD_API is not set, and {users} needs the Workload API"
-        away_since = self._x509.away_since
-        if away_since is not None and asyncio.get_running_loop().time() - away_since > self._pace.away_seconds:
-            seconds = asyncio.get_running_loop().time() - away_since
-            return f"the Workload API that {users} needs has been away for {seconds:.0f} s ({self._x509.why})"
-        over = next((svid for svid in self._svids if svid.expires_at.timestamp() <= self._clock()), None)
-        if over is not None:
-            return f"the X.509-SVID {over.spiffe_id} has expired, and the Workload API that {users} needs has given no new one"
+            return "entries of the registry need the Workload API, and LEGATION_WORKLOAD_API is not set"
+        now, away_since = asyncio.get_running_loop().time(), self._x509.away_since
+        if away_since is not None and now - away_since > self._pace.away_seconds:
+            return f"the Workload API, which entries of the registry need, has been away for {now - away_since:.0f} s"
+        if any(svid.expires_at.timestamp() <= self._clock() for svid in self._svids):
+            return "an X.509-SVID of this process has expired, and the Workload API has given no new one"
         return ""
 
     async def wait(self, after: int) -> int:
@@ -177,6 +175,8 @@ class WorkloadApi:
                 await self._wake.wait()
 
     async def _ask_always(self, stream: _Stream, open_stream: _OpenStream, take: Callable[[Any], None]) -> None:
+        if not stream.answered:
+            stream.away_since = asyncio.get_running_loop().time()
         while True:
             why = await self._ask(stream, open_stream, take)
             if why != stream.why:
@@ -232,6 +232,15 @@ class WorkloadApi:
         async with self._changed:
             self.generation += 1
             self._changed.notify_all()
+
+
+def workload_api_address(configured: str, environ: Mapping[str, str]) -> str:
+    """Where the Workload API is: as configured, else by the variable of the specification (SPIFFE Workload Endpoint section 4)."""
+    name = "LEGATION_WORKLOAD_API" if configured else "SPIFFE_ENDPOINT_SOCKET"
+    address = configured or environ.get("SPIFFE_ENDPOINT_SOCKET", "")
+    if address and not address.startswith("unix:/"):
+        raise ConfigurationError(f"{name} must be a Unix socket, as in unix:/run/spire/agent.sock")
+    return address
 
 
 def users_of_workload_api(state: RegistryState) -> list[str]:

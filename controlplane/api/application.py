@@ -20,7 +20,7 @@ from controlplane.api.openapi import OpenApiRoutes
 from controlplane.api.routes import Route, make_application
 from controlplane.api.write_slots import WriteSlots
 from controlplane.registry.live import LiveState
-from controlplane.registry.reader import RegistryReader
+from controlplane.registry.reader import LiveStatus, RegistryReader, no_live_status
 from controlplane.registry.service import RegistryService
 from controlplane.registry.state import RegistryState
 from controlplane.registry.store import RegistryStore
@@ -35,22 +35,24 @@ def make_routes(
     audit: AuditReader,
     authentication: OperatorAuthentication,
     build_state: StateBuilder,
+    live_status: LiveStatus = no_live_status,
+    problems: Callable[[], list[str]] = list,
     clock: Callable[[], float] = time.time,
 ) -> list[Route]:
-    """The whole route table."""
+    """The whole route table. `problems`: what keeps this process from being ready, beside the database and the nodes."""
 
     def state() -> RegistryState:
         return live.state
 
-    reader, slots = RegistryReader(store=store, live=live), WriteSlots()
+    reader, slots = RegistryReader(store=store, live=live, live_status=live_status), WriteSlots()
     openapi = OpenApiRoutes()
     routes = [
-        *HealthRoutes(read_revision=store.read_revision, rollout=rollout).routes(),
+        *HealthRoutes(read_revision=store.read_revision, rollout=rollout, problems=problems).routes(),
         *openapi.routes(),
         *MetadataRoutes(authentication=authentication).routes(),
         *EntryRoutes(service=service, reader=reader, slots=slots).routes(),
         *CatalogRoutes(service=service, reader=reader, slots=slots).routes(),
-        *NodeRoutes(reader=reader, rollout=rollout, state=state).routes(),
+        *NodeRoutes(reader=reader, rollout=rollout, state=state, problems=problems).routes(),
         *ExplainRoutes(explainer=Explainer(state=state, build=build_state, clock=clock)).routes(),
         *AuditRoutes(audit=audit, authentication=authentication).routes(),
     ]

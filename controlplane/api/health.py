@@ -20,9 +20,10 @@ _DATABASE_SECONDS = 2.0
 class HealthRoutes:
     """Liveness and readiness."""
 
-    def __init__(self, *, read_revision: Callable[[], int], rollout: RolloutStatus) -> None:
+    def __init__(self, *, read_revision: Callable[[], int], rollout: RolloutStatus, problems: Callable[[], list[str]] = list) -> None:
         self._read_revision = read_revision
         self._rollout = rollout
+        self._problems = problems
 
     def routes(self) -> list[Route]:
         """Two questions, asked by machines."""
@@ -60,6 +61,7 @@ class HealthRoutes:
         nodes = self._rollout.nodes()
         ready = {node["kind"] for node in nodes if node["connected"] and _is_ready(node)}
         reasons += [f"no {kind} is connected and up to date" for kind in ("envoy", "authorizer") if kind not in ready]
+        reasons += self._problems()
         answer: Json = {"status": "not ready" if reasons else "ready", "reasons": reasons}
         if revision >= 0:
             answer["revision"] = revision

@@ -41,10 +41,18 @@ class RolloutStatus(Protocol):
 class NodeRoutes:
     """How far the nodes are."""
 
-    def __init__(self, *, reader: RegistryReader, rollout: RolloutStatus, state: Callable[[], RegistryState]) -> None:
+    def __init__(
+        self,
+        *,
+        reader: RegistryReader,
+        rollout: RolloutStatus,
+        state: Callable[[], RegistryState],
+        problems: Callable[[], list[str]] = list,
+    ) -> None:
         self._reader = reader
         self._rollout = rollout
         self._state = state
+        self._problems = problems
 
     def routes(self) -> list[Route]:
         """Reads only."""
@@ -86,7 +94,8 @@ class NodeRoutes:
 
     async def _nodes(self, _request: web.Request, operator: Operator) -> web.Response:
         require_somewhere(operator, Permission.REGISTRY_READ)
-        return json_response({"revision": self._state().revision, "items": self._shown_nodes(operator)})
+        items = self._shown_nodes(operator)
+        return json_response({"revision": self._state().revision, "items": items, "problems": self._problems()})
 
     async def _revision(self, request: web.Request, operator: Operator) -> web.Response:
         require_somewhere(operator, Permission.REGISTRY_READ)

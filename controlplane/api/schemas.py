@@ -159,10 +159,11 @@ class Node(BaseModel):
 
 
 class NodeList(Shape):
-    """All nodes that spoke to this control plane lately."""
+    """All nodes that spoke to this control plane lately, and what keeps the control plane itself from being ready."""
 
     revision: int
     items: list[Node]
+    problems: list[str] = []
 
 
 class Revision(Shape):

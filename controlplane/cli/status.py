@@ -19,11 +19,12 @@ _STYLE_OF_STATE = {"SYNCED": "good", "SENT": "doubt", "STALE": "doubt", "NACK": 
 @click.command(cls=Command)
 @pass_invocation
 def status(invocation: Invocation) -> int:
-    """Show the revision of each node: ACK, or NACK with its message. Exit code 1 when a node is behind."""
+    """Show the revision of each node: ACK, or NACK with its message. Exit code 1 when a node is behind, or the control plane not ready."""
     with invocation.api() as api:
         answer = api.get("/v1/nodes")
     nodes: list[JsonObject] = answer["items"]
-    healthy = bool(nodes) and all(node.get("connected") and node.get("state") == "SYNCED" for node in nodes)
+    problems: list[str] = answer.get("problems") or []
+    healthy = not problems and bool(nodes) and all(node.get("connected") and node.get("state") == "SYNCED" for node in nodes)
     if invocation.for_machines:
         say_document(answer, invocation.output)
         return Outcome.DONE if healthy else Outcome.NO
@@ -32,6 +33,8 @@ def status(invocation: Invocation) -> int:
         say_table(["NODE", "KIND", "CONNECTED", "REVISION", "STATE", "LAST SEEN"], [_row(node, answer.get("revision")) for node in nodes])
     else:
         say("no node is connected", "bad")
+    for problem in problems:
+        say(f"\nthe control plane is not ready: {printable(problem)}", "bad")
     for node in nodes:
         for kind in node.get("types") or []:
             if kind.get("error"):

@@ -5,7 +5,7 @@ Synchronous, like `service`; the API calls it in threads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -23,13 +23,22 @@ from controlplane.registry.store import HistoryItem, RegistryStore, RevisionReco
 
 _log = structlog.get_logger(__name__)
 
+LiveStatus = Callable[[Kind, str], Json | None]
+"""`status` of an entry (by its id) as the running process knows it; None where it knows none."""
+
+
+def no_live_status(_kind: Kind, _entry_id: str) -> Json | None:
+    """Of a process that follows nothing."""
+    return None
+
 
 class RegistryReader:
     """Reads for operators. What they may not read is refused, or left out of lists over all namespaces."""
 
-    def __init__(self, *, store: RegistryStore, live: LiveState) -> None:
+    def __init__(self, *, store: RegistryStore, live: LiveState, live_status: LiveStatus = no_live_status) -> None:
         self._store = store
         self._live = live
+        self._live_status = live_status
 
     def list_documents(self, operator: Operator, kind: Kind, namespace: str | None) -> tuple[int, list[Json]]:
         """The entries of a kind in a namespace, or (None) in all that the operator may read, and the revision read."""
@@ -84,7 +93,7 @@ class RegistryReader:
         if kind is Kind.POLICY_SET:
             return [_document(entry, _policy_status(entry)) for entry in entries]
         if kind is not Kind.MCP_SERVER:
-            return [_document(entry) for entry in entries]
+            return [_document(entry, self._live_status(kind, f"{entry.namespace}/{entry.name}")) for entry in entries]
         probes = self._store.read_probes([entry.uid for entry in entries])
         definitions = self._live.state.definitions
         return [_document(entry, server_status(probes.get(entry.uid), definitions.get(entry.uid, ()))) for entry in entries]

@@ -21,7 +21,7 @@ ENVOY = "envoy"
 SAMPLES = "samples"
 SAMPLE_PORTS: Mapping[str, int] = MappingProxyType({"crm": 9101, "engineering-db": 9102})
 """Preferred ports of the sample MCP servers of the demo, by their names in its registry."""
-_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "SPIFFE_ENDPOINT_SOCKET")
 _COMMAND_LINE_ONLY = frozenset(
     {
         "LEGATION_CLIENT_ID",

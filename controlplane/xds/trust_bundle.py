@@ -31,11 +31,12 @@ from controlplane.registry.spec import TrustDomainSpec
 from controlplane.registry.state import Entry
 from controlplane.registry.trust_bundle import BundleError, TrustBundle, bundle_from_document, parse_bundle, parse_bundle_pem
 from controlplane.registry.trust_domain_spec import BundleEndpointSpec
+from controlplane.xds.bundle_status import BundleStatus
 from controlplane.xds.bundle_store import BundleStore, KeptBundle
 from extauthz.address import AddressRules
 from extauthz.errors import AddressError, ConfigurationError, FetchError
 
-__all__ = ["NO_BUNDLES", "BundleFollower", "BundlePace", "BundleStatus", "TrustBundle", "TrustBundles"]
+__all__ = ["NO_BUNDLES", "BundleFollower", "BundlePace", "TrustBundle", "TrustBundles"]
 
 TrustBundles = Mapping[str, TrustBundle]
 """By the id of the TrustDomain entry (`namespace/name`). None known: not in it."""
@@ -43,6 +44,7 @@ NO_BUNDLES: TrustBundles = MappingProxyType({})
 
 DEFAULT_REFRESH_SECONDS = 300.0
 """SPIFFE Federation section 4.1, for a document without a refresh hint."""
+_INLINE = frozenset({"document", "pem"})
 
 logger = structlog.get_logger(__name__)
 
@@ -87,17 +89,6 @@ class BundlePace:
     first_retry_seconds: float = 1.0
     file_seconds: float = 1.0
     stale_seconds: float = 86_400.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BundleStatus:
-    """What is known of one entry's bundle. `succeeded_at`: when its source last said what is in force."""
-
-    source: str
-    bundle: TrustBundle | None
-    succeeded_at: datetime | None
-    error: str
-    stale: bool
 
 
 @dataclass(slots=True, kw_only=True)
@@ -166,9 +157,9 @@ class BundleFollower:
         return BundleStatus(
             source=kind,
             bundle=followed.bundle,
-            succeeded_at=datetime.fromtimestamp(at, UTC) if at else None,
+            succeeded_at=datetime.fromtimestamp(at, UTC) if at and kind not in _INLINE else None,
             error=followed.error,
-            stale=kind not in ("document", "pem") and bool(at) and self._clock() - at > self._pace.stale_seconds,
+            stale=kind not in _INLINE and bool(at) and self._clock() - at > self._pace.stale_seconds,
         )
 
     async def learn(self, entries: Mapping[str, Entry[TrustDomainSpec]]) -> None:
