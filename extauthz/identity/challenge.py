@@ -17,23 +17,25 @@ _DESCRIPTIONS = {
     Reason.DPOP_PROOF_INVALID: "the DPoP proof is missing or not valid",
     Reason.USE_DPOP_NONCE: "the DPoP proof must hold the nonce of this answer",
     Reason.CLAIMS_ELSEWHERE: "the access token does not hold all groups of its subject",
-    Reason.REVOKED: "the access token has been revoked",
+    Reason.REVOKED: "the caller or its credential has been revoked",
     Reason.ISSUER_UNAVAILABLE: "the keys of the access token's issuer cannot be read at the moment",
 }
 
 
+_NOT_OF_A_TOKEN = frozenset({None, Reason.ACCESS_TOKEN_MISSING, Reason.SVID_INVALID, Reason.SVID_EXPIRED, Reason.TRUST_DOMAIN_UNKNOWN})
 _DPOP_ERRORS = {Reason.DPOP_PROOF_INVALID: "invalid_dpop_proof", Reason.USE_DPOP_NONCE: "use_dpop_nonce"}
 
 
 def www_authenticate(resource_metadata_url: str, reason: Reason | None = None, *, scope: str = "", dpop: bool = False) -> str:
-    """The value of `WWW-Authenticate` for a 401, or a 403 that asks for more scopes. Without a token there is no `error` (RFC 6750).
+    """The value of `WWW-Authenticate` for a 401, or a 403 that asks for more scopes (RFC 6750).
 
+    Without a token, or where it is not at fault, there is no `error`.
     `dpop`: the challenge is to a client that uses DPoP (RFC 9449 section 7.1).
     """
     parameters = []
     if reason is Reason.INSUFFICIENT_SCOPE:
         parameters += [("error", "insufficient_scope"), ("error_description", "the access token lacks a scope that this call needs")]
-    elif reason not in (None, Reason.ACCESS_TOKEN_MISSING):
+    elif reason not in _NOT_OF_A_TOKEN:
         description = _DESCRIPTIONS.get(reason, "the access token is not valid") if reason is not None else ""
         error = _DPOP_ERRORS.get(reason, "invalid_token") if dpop and reason is not None else "invalid_token"
         parameters += [("error", error), ("error_description", description)]

@@ -21,6 +21,8 @@ from typing import TypeVar
 from urllib.parse import unquote
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, SECP384R1, SECP521R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, Store, VerificationError
 
@@ -32,6 +34,7 @@ FORWARDED_CERTIFICATE_HEADER = "x-forwarded-client-cert"
 MAX_CHAIN_CERTIFICATES = 8
 """Leaf and intermediates; an authority's own certificate is not counted."""
 _KEPT_CERTIFICATES = 1024
+_CURVES = (SECP256R1, SECP384R1, SECP521R1)
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=\n]+)-----END CERTIFICATE-----\n?", re.ASCII)
 _FORWARDED_PAIR = re.compile(r'(By|Hash|Cert|Chain|Subject|URI|DNS)=(?:"((?:[^"\\]|\\.)*)"|([^",;]*))(?:;|\Z)', re.ASCII)
 
@@ -85,6 +88,8 @@ def verify_x509_svid(
     # (2) a path of good certificates leads from it to an authority of this very trust domain
     intermediates = _intermediates(forwarded, leaf)
     path = _verified_path(leaf, intermediates, trust_domain, now_unix)
+    if not all(_is_sound(link.public_key()) for link in path):
+        raise _invalid("a key of the client certificate's path is not accepted: RSA of 2048 to 8192 bits, or EC on P-256, P-384 or P-521")
     # (3) who stands between them is of the same trust domain
     for authority in path[1:-1]:
         _check_intermediate(authority, trust_domain)
@@ -115,6 +120,13 @@ def _check_dates(leaf: x509.Certificate, now_unix: float) -> None:
         raise _invalid("the client certificate is not valid yet")
     if now_unix >= leaf.not_valid_after_utc.timestamp():
         raise AuthenticationError(Reason.SVID_EXPIRED, "the client certificate has expired")
+
+
+def _is_sound(key: object) -> bool:
+    """The verifier looks at the keys that sign; the leaf's own has signed the handshake."""
+    if isinstance(key, RSAPublicKey):
+        return 2048 <= key.key_size <= 8192
+    return isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, _CURVES)
 
 
 def _check_intermediate(authority: x509.Certificate, trust_domain: TrustDomain) -> None:
