@@ -14,20 +14,28 @@ from extauthz.policy.model import ResourceKind
 
 _SORTED_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
+_SHORTEST_CREDENTIAL = 12
+
 
 def open_record(check: CheckInput, now_unix: float) -> AuditRecord:
     """A record of what is known before anything is decided; it says "denied" until something else is decided."""
+    credential = check.first("authorization").rpartition(" ")[2]
     return AuditRecord(
         decision_id=secrets.token_urlsafe(16),
         at_unix_us=int(now_unix * 1_000_000),
         http_method=check.http_method[:16],
-        path=check.path.partition("?")[0][:500],
+        path=_without(credential, check.path.partition("?")[0])[:500],
         downstream_address=check.downstream_address,
         envoy_request_id=check.envoy_request_id,
         body_bytes=len(check.body),
-        user_agent=check.first("user-agent")[:200],
+        user_agent=_without(credential, check.first("user-agent"))[:200],
         trace_id=_trace_id(check.first("traceparent")),
     )
+
+
+def _without(credential: str, text: str) -> str:
+    """The text, should the caller have written there once more what it shows in the header."""
+    return text.replace(credential, "[token]") if len(credential) >= _SHORTEST_CREDENTIAL and credential in text else text
 
 
 def describe_request(record: AuditRecord, check: CheckInput, request: McpRequest) -> None:
