@@ -86,6 +86,8 @@ class Answer:
         return str(self.body.get("error", "")) if isinstance(self.body, Mapping) else ""
 
 
+RevocationCheck = Callable[[str, Person | None, datetime], bool]
+"""Whether the registry refuses a client, or a person (None: the client itself) who logged in at that time."""
 Signer = Callable[..., IssuedToken]
 """`TokenSigner.sign` with everything given but client, person, resource and scope."""
 
@@ -93,12 +95,21 @@ Signer = Callable[..., IssuedToken]
 class Exchange(AuthorizationServer):
     """One request to the authorization or token endpoint, from a client that is known. Made for it and thrown away with it."""
 
-    def __init__(self, rules: ProtocolRules, client: RegisteredClient, books: Books, sign: Signer) -> None:
+    def __init__(
+        self,
+        rules: ProtocolRules,
+        client: RegisteredClient,
+        *,
+        books: Books | None = None,
+        sign: Signer | None = None,
+        is_revoked: RevocationCheck | None = None,
+    ) -> None:
         super().__init__()
         self.rules = rules
         self.client = client
-        self.books = books
-        self.sign = sign
+        self._books = books
+        self._sign = sign
+        self._is_revoked = is_revoked
         self.grant: Grant | None = None
         self.resource = ""
         self.revoked: dict[str, datetime] = {}
@@ -108,6 +119,12 @@ class Exchange(AuthorizationServer):
         self.register_grant(_CodeGrant, [_S256Always(required=True)])
         self.register_grant(_RefreshGrant)
         self.register_grant(_ClientGrant)
+
+    @property
+    def books(self) -> Books:
+        """The transaction that this exchange is in; only the check of an authorization request needs none."""
+        assert self._books is not None  # noqa: S101 - given to every exchange that issues something
+        return self._books
 
     # what the library asks of a framework
 
@@ -184,8 +201,12 @@ class Exchange(AuthorizationServer):
         self, *, grant_type: str, user: Person | None, scope: str | None, include_refresh_token: bool, **_others: object
     ) -> dict[str, object]:
         """Sign an access token, note it and what comes with it, and put it on the record."""
+        assert self._sign is not None  # noqa: S101 - the same
         scope = scope or ""
-        issued = self.sign(
+        since = self.grant.created_at if self.grant is not None else self.books.now
+        if self._is_revoked is None or self._is_revoked(self.client.client_id, user, since):
+            raise InvalidGrantError("this subject or client has been revoked")
+        issued = self._sign(
             client_id=self.client.client_id,
             person=user,
             resource=self.resource,

@@ -72,6 +72,11 @@ class RegistryStore:
         self._engine = engine
         self._clock = clock
 
+    @property
+    def engine(self) -> Engine:
+        """The database, for who keeps tables of his own there."""
+        return self._engine
+
     def close(self) -> None:
         """Give the database's connections back."""
         self._engine.dispose()

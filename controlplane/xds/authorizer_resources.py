@@ -110,13 +110,13 @@ def build_messages(state: RegistryState, *, key: RegistryKey, now: datetime, gat
 
 
 def build_authorization_state(
-    state: RegistryState, *, key: RegistryKey, now: datetime, previous: AuthorizationState | None = None
+    state: RegistryState, *, key: RegistryKey, now: datetime, previous: AuthorizationState | None = None, gateway_url: str = ""
 ) -> AuthorizationState:
     """What an authorizer makes of this state, for `explain`. Raises `PolicyError` where the authorizer would refuse it.
 
     With `previous`, policies that did not change are not compiled again.
     """
-    messages = build_messages(state, key=key, now=now)
+    messages = build_messages(state, key=key, now=now, gateway_url=gateway_url)
     documents = [policy_document_from_message(m) for m in _of(messages[POLICY_SET], pb.PolicySet)]
     bindings = [role_binding_from_message(m) for m in _of(messages[ROLE_BINDING], pb.RoleBinding)]
     servers = {server.id: server for server in map(mcp_server_from_message, _of(messages[MCP_SERVER], pb.McpServer))}

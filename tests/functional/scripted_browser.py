@@ -31,7 +31,7 @@ class Forms(HTMLParser):
         said = {name: value or "" for name, value in attrs}
         if tag == "form":
             self.found.append((said.get("action", ""), {}))
-        elif tag == "input" and self.found and said.get("name"):
+        elif tag in ("input", "button") and self.found and said.get("name"):  # of several buttons, the last
             self.found[-1][1][said["name"]] = said.get("value", "")
 
 
