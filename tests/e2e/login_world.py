@@ -88,6 +88,7 @@ spec:
   role: sales
   subjects:
   - {{kind: Group, name: acme/sales}}
+  - {{kind: Group, name: local/sales}}
   - {{kind: Agent, name: acme/nightly-report}}
   - {{kind: Agent, name: acme/key-holder}}
   - {{kind: Agent, name: acme/key-prover}}
@@ -162,6 +163,7 @@ class LoginWorld:
     document_url: str
     tools: Path
     proof_key: ProofKey = field(default_factory=ProofKey)
+    kept: dict[tuple[str, str], Any] = field(default_factory=dict)
 
     def http(self, auth: httpx2.Auth | None = None) -> httpx2.AsyncClient:
         """An HTTP client that remembers every credential it sends and gets."""
@@ -202,9 +204,18 @@ class LoginWorld:
         pem = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         return self.client_key.private_bytes(*pem).decode()
 
-    async def grant(self, proof: str = "", **form: str) -> dict[str, Any]:
-        """What the token endpoint answers a client that we wrote ourselves."""
-        async with self.http() as http:
+    async def look_for_secrets(self) -> None:
+        """Fail when a running process shows one of them."""
+        known = json.loads((self.stack.data_dir / "deployment.json").read_text())
+        runtime_dir = Path(known["runtime_dir"])
+        await self.secrets.look_at_envoy(runtime_dir / "admin.sock")
+        self.secrets.look_at_processes([self.stack.process.pid, *self.stack.children().values()])
+        found = {file.name: self.secrets.found_in(file.read_bytes()) for file in runtime_dir.iterdir() if file.is_file()}
+        assert not any(found.values()), f"secrets were written: {found}"
+
+    async def grant(self, *, basic: tuple[str, str] | None = None, proof: str = "", **form: str) -> dict[str, Any]:
+        """What the token endpoint answers a client that we wrote ourselves; `basic` are its id and secret."""
+        async with self.http(httpx2.BasicAuth(*basic) if basic else None) as http:
             answer = await http.post(f"{self.issuer}/token", data=form, headers={"dpop": proof} if proof else {})
             assert answer.status_code == 200, answer.text
             granted: dict[str, Any] = answer.json()
@@ -235,7 +246,7 @@ class LoginWorld:
             self.secrets.add(what, text)
 
     async def _sent(self, request: httpx2.Request) -> None:
-        self.remember("access token", request.headers.get("authorization", "").rpartition(" ")[2])
+        self.remember("credential in a header", request.headers.get("authorization", "").rpartition(" ")[2])
         self.remember("DPoP proof", request.headers.get("dpop"))
         if request.headers.get("content-type") == "application/x-www-form-urlencoded":
             for name, value in parse_qsl(request.content.decode()):
@@ -298,8 +309,9 @@ async def running_login_world(directory: Path) -> AsyncIterator[LoginWorld]:
         )
         kept.add("client key", world.client_key_pem)
         yield world
+        await world.look_for_secrets()
     kept.look_below(deployment)
-    kept.look_at_upstreams((crm, gone), allowed="")
+    kept.look_at_upstreams((crm, gone))
 
 
 def _clients(client_secret: str, client_key: ec.EllipticCurvePrivateKey) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from mcp.client.auth.extensions.client_credentials import (
     SignedJWTParameters,
 )
 
+from tests.e2e.caller_credentials import FATES, GOOD, USELESS
 from tests.e2e.login_world import (
     BOUND_CLIENT,
     BRIEF_SECONDS,
@@ -189,3 +190,15 @@ async def test_a_person_without_a_role_is_known_and_finds_no_server(world: Login
 
     records = await world.records("acme/zoe", decision="deny")
     assert {(record["principal"]["kind"], record["reason"]) for record in records} == {("User", "server_not_found")}
+
+
+@pytest.mark.parametrize("fate", FATES)
+async def test_what_callers_show_is_told_to_nobody(world: LoginWorld, fate: str) -> None:
+    """Every credential through every fate. The search of files, Envoy and upstreams comes at the end (`running_login_world`)."""
+    for kind, show in (GOOD | USELESS).items():
+        answer = await FATES[fate].send(world, show)
+
+        assert answer.status == FATES[fate].status or kind in USELESS, (kind, answer.status, answer.text)
+        assert answer.status >= 400 or kind in GOOD, (kind, answer.status, answer.text)
+        told = answer.text if fate != "as the id of a request" else ""  # which is the caller's own
+        assert world.secrets.found_in(f"{told} {answer.headers}".encode()) == [], (kind, answer)
