@@ -158,7 +158,7 @@ def _has_administrator(state: RegistryState) -> bool:
         binding.namespace == SYSTEM_NAMESPACE
         and binding.spec.role == ADMINISTRATOR
         and any(
-            subject.kind == "Workload" or (subject.name.partition("/")[0] in known and not _is_revoked(subject, revoked))
+            subject.kind != "Workload" and subject.name.partition("/")[0] in known and not _is_revoked(subject, revoked)
             for subject in binding.spec.subjects
         )
         for binding in state.role_bindings.values()
@@ -204,8 +204,14 @@ def _check_role_binding(item: WrittenEntry, spec: RoleBindingSpec, after: Regist
         message = f"{spec.role} is not an operator role{_suggestion(spec.role, PERMISSIONS_OF_ROLE)}; they are {known}"
         findings.errors.append(DocumentError(document=item.document, path="spec.role", message=message))
     visible = visible_providers(issuers_of(after), item.entry.namespace)
-    believed = {entry.spec.trust_domain for entry in visible_trust_domains(after.trust_domains, item.entry.namespace).values()}
+    trust_domains = visible_trust_domains(after.trust_domains, item.entry.namespace)
+    believed = {entry.spec.trust_domain for entry in trust_domains.values()}
     for index, subject in enumerate(spec.subjects):
+        of_workloads = subject.kind == "Workload" or (subject.kind == "Group" and subject.name.partition("/")[0] in trust_domains)
+        if operator_role and of_workloads:
+            message = "no workload can log in to the API, so an operator role is nothing to it: name a User, an Agent or their Group"
+            findings.errors.append(DocumentError(document=item.document, path=f"spec.subjects[{index}]", message=message))
+            continue
         provider = visible.get(subject.name.partition("/")[0])
         if provider is not None and provider.spec.operators_only and not operator_role:
             findings.warn(item.document, f"spec.subjects[{index}]: {subject.name} is for operators only and can never call a server")

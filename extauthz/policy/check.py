@@ -16,6 +16,7 @@ from typing import Final
 
 from extauthz.catalog.server import McpServer
 from extauthz.errors import PolicyError
+from extauthz.identity.spiffe_pattern import parse_spiffe_pattern
 from extauthz.policy.argument_check import Problems, argument_problems
 from extauthz.policy.compiled import EntityUid, ParsedPolicy, parse_policy, policy_id, split_policies
 from extauthz.policy.entities import OPERATOR_ROLE_PREFIX
@@ -141,6 +142,8 @@ def _check_entity(entity: EntityUid, namespace: str, registry: _Registry, proble
     entity_type, entity_id = entity
     if entity_type == "Role":
         _check_role(entity_id, namespace, registry, problems)
+    elif entity_type == "Workload":
+        _check_workload(entity_id, problems)
     elif entity_type in PRINCIPAL_TYPES or entity_type == "Group":
         if not all(entity_id.partition("/")[::2]):
             problems.errors.append(f'{_shown(entity)} does not name its identity provider; write {entity_type}::"<provider>/<name>"')
@@ -154,6 +157,17 @@ def _check_entity(entity: EntityUid, namespace: str, registry: _Registry, proble
             _check_in_server(entity, f"{owner}/{rest.partition('/')[0]}", registry, problems)
         elif rest:
             problems.errors.append(f"{_shown(entity)} is not the name of a namespace")
+
+
+def _check_workload(spiffe_id: str, problems: Problems) -> None:
+    try:
+        exact = parse_spiffe_pattern(spiffe_id).exact
+    except ValueError as error:
+        problems.errors.append(f"{_shown(('Workload', spiffe_id))} is not a SPIFFE ID: {error}")
+        return
+    if not exact:
+        shown = _shown(("Workload", spiffe_id))
+        problems.errors.append(f"{shown} is a pattern, and an entity is one workload: give them a role by a RoleBinding with this pattern")
 
 
 def _check_role(role: str, namespace: str, registry: _Registry, problems: Problems) -> None:

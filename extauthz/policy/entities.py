@@ -12,10 +12,13 @@ from dataclasses import dataclass
 
 from extauthz.catalog.server import Effect, McpServer
 from extauthz.identity.principal import Principal, PrincipalKind
+from extauthz.identity.spiffe_pattern import SpiffePattern, parse_spiffe_pattern
 from extauthz.policy.model import AuthorizationRequest, ResourceKind, RoleBinding
 from extauthz.policy.schema import SYSTEM_NAMESPACE
+from extauthz.policy.workload_roles import WorkloadRoles
 
 OPERATOR_ROLE_PREFIX = "legation:"
+_WORKLOAD = PrincipalKind.WORKLOAD.value
 
 
 class RoleIndex:
@@ -23,19 +26,35 @@ class RoleIndex:
 
     def __init__(self, bindings: Iterable[RoleBinding]) -> None:
         self._roles: dict[tuple[str, str], dict[str, set[str]]] = {}
+        self._of_patterns = WorkloadRoles()
         for binding in bindings:
             if binding.role.startswith(OPERATOR_ROLE_PREFIX):
                 continue
             role = f"{binding.namespace}/{binding.role}"
             for kind, name in binding.subjects:
-                self._roles.setdefault((str(kind), name), {}).setdefault(binding.namespace, set()).add(role)
+                pattern = _pattern(name) if kind == _WORKLOAD else None
+                if pattern is not None:
+                    self._of_patterns.add(pattern, binding.namespace, role)
+                else:
+                    self._roles.setdefault((str(kind), name), {}).setdefault(binding.namespace, set()).add(role)
 
     def roles_of_subject(self, kind: str, name: str, namespace: str) -> frozenset[str]:
-        """Roles bound to exactly this subject that count in `namespace`: its own and those of `system`."""
+        """Roles bound to exactly this subject, or to a pattern that it has, that count in `namespace`: its own and those of `system`."""
         by_namespace = self._roles.get((kind, name))
-        if by_namespace is None:
+        if by_namespace is None and kind != _WORKLOAD:
             return frozenset()
-        return frozenset(by_namespace.get(namespace, ())) | frozenset(by_namespace.get(SYSTEM_NAMESPACE, ()))
+        by_namespace = by_namespace or {}
+        named = frozenset(by_namespace.get(namespace, ())) | frozenset(by_namespace.get(SYSTEM_NAMESPACE, ()))
+        return named | self._of_patterns.roles_of(name, (namespace, SYSTEM_NAMESPACE)) if kind == _WORKLOAD else named
+
+
+def _pattern(name: str) -> SpiffePattern | None:
+    """The name of a Workload as a pattern; None when it is one SPIFFE ID. What is neither is nobody's name either."""
+    try:
+        pattern = parse_spiffe_pattern(name)
+    except ValueError:
+        return None
+    return None if pattern.exact else pattern
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

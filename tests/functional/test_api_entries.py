@@ -257,6 +257,31 @@ async def test_the_last_administrator_cannot_be_removed_in_any_way(api: Api):
     assert (await api.call("GET", "/v1/namespaces", token=api.token("ann"))).status == 200
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"), [("Workload", "spiffe://prod.example/ci"), ("Workload", "spiffe://prod.example/**"), ("Group", "prod/ci")]
+)
+async def test_operator_roles_are_for_those_who_can_log_in(api: Api, kind: str, name: str):
+    trust_domain = {
+        "apiVersion": "legation/v1",
+        "kind": "TrustDomain",
+        "metadata": {"namespace": "system", "name": "prod"},
+        "spec": {"trustDomain": "prod.example", "bundle": {"document": {"keys": []}}},
+    }
+    assert (await api.apply(json.dumps(trust_domain))).status == 200
+
+    def given(role: str) -> str:
+        spec = {"role": role, "subjects": [{"kind": kind, "name": name}]}
+        metadata = {"namespace": "system", "name": "ci"}
+        return json.dumps({"apiVersion": "legation/v1", "kind": "RoleBinding", "metadata": metadata, "spec": spec})
+
+    refused = await api.apply(given("legation:administrator"))
+
+    assert refused.status == 422
+    assert [error["path"] for error in refused.body["errors"]] == ["spec.subjects[0]"]
+    assert "no workload can log in" in refused.body["errors"][0]["message"]
+    assert (await api.apply(given("ci"))).status == 200
+
+
 async def test_adding_a_second_provider_makes_short_names_ambiguous_and_changes_no_stored_one(api: Api):
     await api.apply(DEMO)
     second = "apiVersion: legation/v1\nkind: IdentityProvider\nmetadata: {namespace: system, name: okta}\nspec: {issuer: 'https://okta.example.com'}\n"

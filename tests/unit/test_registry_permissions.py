@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
@@ -22,6 +23,7 @@ from controlplane.registry.spec import IdentityProviderSpec, Kind, RoleBindingSp
 from controlplane.registry.state import Entry, RegistryState
 from controlplane.registry.store import BEGINNING
 from controlplane.registry.subjects import SubjectError, resolve_subject, visible_providers
+from controlplane.registry.validation import locks_out
 from extauthz.identity.principal import Principal, PrincipalKind
 
 
@@ -87,6 +89,17 @@ def test_a_role_for_callers_gives_no_permission():
     assert not found.allows_somewhere(Permission.REGISTRY_READ)
 
 
+def test_an_administrator_who_is_a_workload_is_none():
+    """No workload can log in: a registry that is left with one alone could never be changed again."""
+    providers = {"system/okta": _provider("system", "okta")}
+    person = replace(_state(_binding("system", "a", ADMINISTRATOR, "User", "okta/ann")), identity_providers=providers)
+    workload = replace(_state(_binding("system", "a", ADMINISTRATOR, "Workload", "spiffe://prod.example/a")), identity_providers=providers)
+
+    assert locks_out(person, workload)
+    assert not locks_out(person, person)
+    assert not locks_out(workload, workload)
+
+
 def test_the_gate_names_who_lacks_what_where():
     nobody = Operator(principal=_principal(), permissions=Permissions(by_namespace=MappingProxyType({})))
 
@@ -142,6 +155,28 @@ def test_workloads_are_named_by_spiffe_id():
     assert _resolve("spiffe://a.example/x", "demo", "Workload") == "spiffe://a.example/x"
     with pytest.raises(SubjectError, match="SPIFFE ID"):
         _resolve("x", "demo", "Workload")
+
+
+def test_workloads_may_be_named_by_patterns_of_spiffe_ids():
+    for name in ("spiffe://a.example/agents/*", "spiffe://a.example/agents/**", "spiffe://a.example/**"):
+        assert _resolve(name, "demo", "Workload") == name
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("spiffe://*/agents", "without wildcards"),
+        ("spiffe://A.example/agents", "in lower case"),
+        ("spiffe://a.example", "needs a path"),
+        ("spiffe://a.example/agents*", "or exactly '\\*'"),
+        ("spiffe://a.example/**/x", "can only be the last segment"),
+        ("spiffe://a.example/x/../y", "none is empty"),
+        ("okta/ann", "must start with spiffe://"),
+    ],
+)
+def test_what_no_spiffe_id_and_no_pattern_is_names_no_workload(name: str, message: str):
+    with pytest.raises(SubjectError, match=message):
+        _resolve(name, "demo", "Workload")
 
 
 def test_without_any_provider_a_short_name_is_refused():
