@@ -24,9 +24,10 @@ def server_tls(directory: Path, *hosts: str) -> ssl.SSLContext:
 class ClientSite:
     """Answers are set by path; every request is recorded. Without TLS it speaks plain http."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None, *, host: str = "localhost") -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, *, host: str = "localhost", listen: str = "127.0.0.1") -> None:
         self.tls = tls
         self.host = host
+        self.listen = listen
         self.asked: list[str] = []
         self.arrived = asyncio.Event()
         self.gate: asyncio.Event | None = None  # answers wait for it
@@ -37,7 +38,7 @@ class ClientSite:
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, handler_cancellation=True)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self.tls).start()
+        await web.TCPSite(self._runner, self.listen, 0, ssl_context=self.tls).start()
         self.port = int(self._runner.addresses[0][1])
         return self
 

@@ -8,10 +8,6 @@ from types import MappingProxyType
 PENDING: Mapping[int, str] = MappingProxyType(
     {
         81: "identity: SPIFFE",
-        84: "OAuth: addresses in metadata",
-        85: "OAuth: authorization endpoints that are no web addresses",
-        86: "OAuth: client metadata documents",
-        87: "OAuth: redirect URIs",
         88: "OAuth: state, code, PKCE, mix-up",
         89: "OAuth: consent and confused deputy",
         90: "broker: exchange of tokens",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -47,8 +48,9 @@ class ClientDirectory:
     ) -> None:
         self._store = store
         self._clock = clock
-        self._public = OutboundHttp(AddressRules(), timeout_seconds=fetch_timeout_seconds, ca_file=ca_file)
-        self._deployment = OutboundHttp(address_rules, timeout_seconds=fetch_timeout_seconds, ca_file=ca_file)
+        tls = ssl.create_default_context(cafile=ca_file)
+        self._public = OutboundHttp(AddressRules(), timeout_seconds=fetch_timeout_seconds, tls=tls)
+        self._deployment = OutboundHttp(address_rules, timeout_seconds=fetch_timeout_seconds, tls=tls)
         self._documents = MetadataDocuments(public=self._public, deployment=self._deployment)
         self._registrations: deque[float] = deque()
         self._rules = rules
