@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from spiffe import WorkloadApiClient, X509Svid
 from spiffe.errors import PySpiffeError
@@ -60,3 +61,8 @@ def fetch_svid(agent: SpireAgent, directory: Path, name: str = "svid", *, spiffe
     svid.save(files.chain, files.key, Encoding.PEM)
     context.x509_bundle_set.get_bundle_for_trust_domain(svid.spiffe_id.trust_domain).save(files.authorities, Encoding.PEM)
     return files
+
+
+def issuer_key_id(certificate: x509.Certificate) -> str:
+    """SPIRE's id of the authority that signed a certificate."""
+    return (certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier or b"").hex()
