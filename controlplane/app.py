@@ -28,11 +28,13 @@ from controlplane.api.application import make_api, make_routes
 from controlplane.api.auth import OperatorAuthenticator
 from controlplane.api.foreign import only_our_names
 from controlplane.api.peer import only_envoy
+from controlplane.authorization_server.issuers import Issuers
 from controlplane.database import open_database
 from controlplane.prober import Prober
 from controlplane.registry.authority import AuthorityReader
 from controlplane.registry.encryption import RegistryKey, read_registry_key
 from controlplane.registry.entry import Json
+from controlplane.registry.key_pair_reader import KeyPairReader
 from controlplane.registry.kind import Kind
 from controlplane.registry.live import LiveState
 from controlplane.registry.own_address import OwnAddresses
@@ -49,6 +51,7 @@ from controlplane.xds.authorizer_resources import build_authorization_state, mak
 from controlplane.xds.bundle_status import status_json
 from controlplane.xds.bundle_store import BundleStore
 from controlplane.xds.cache import ViewCache
+from controlplane.xds.certificate_source import CertificateSources
 from controlplane.xds.gateway import GatewaySettings
 from controlplane.xds.publisher import Publisher
 from controlplane.xds.resolver import Resolver
@@ -138,6 +141,7 @@ async def _parts(
         resolver=Resolver(rules=rules),
         authorities=AuthorityFiles(reader=authorities),
         bundles=bundles,
+        certificates=CertificateSources(reader=KeyPairReader(settings.secrets_dir, key)),
         built=FileResourceCache(settings.cache_dir / "resources.db") if settings.cache_dir is not None else MemoryResourceCache(),
     )
     egress_address = settings.egress_address or settings.egress_listen
@@ -166,6 +170,19 @@ async def _parts(
         )
         application = make_api(routes, authentication)
         application.middlewares.insert(1, only_our_names(_door(settings)))  # right behind `answer_problems`
+        issuers = await parts.enter_async_context(
+            Issuers(
+                state=lambda: live.state,
+                service=service,
+                engine=store.engine,
+                key=key,
+                configured_url=settings.gateway_url,
+                address_rules=rules,
+                secrets_dir=settings.secrets_dir,
+            )
+        )
+        issuers.attach(application)
+        background.append(asyncio.create_task(issuers.prune_always()))
         await parts.enter_async_context(_api_site(application, settings.api_listen, link))
         await _first_of(_published(publisher), background)  # streams are not accepted before there is something to say
         await parts.enter_async_context(AdsServer(listen=settings.xds_listen, cache=cache, rollout=rollout, identity=link))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from extauthz.address import embedded_ipv4, host_of_url, is_loopback_name, parse_host_literal
@@ -10,6 +11,16 @@ from extauthz.errors import AddressError
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _THIS_MACHINE = "localhost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicAddress:
+    """What the settings say of the public listener, and where else this deployment listens (`host:port`)."""
+
+    url: str = ""
+    listen: str = ""
+    egress_listen: str = ""
+    others: tuple[str, ...] = ()
 
 
 class OwnAddresses:
@@ -23,6 +34,12 @@ class OwnAddresses:
         self._known = frozenset(
             place for text in addresses if text and not text.startswith("unix:") and (place := _place(text)) is not None
         )
+
+    def joined(self, addresses: Iterable[str]) -> OwnAddresses:
+        """These and further ones."""
+        more = OwnAddresses(addresses)
+        more._known |= self._known
+        return more
 
     def include(self, url: str) -> bool:
         """Whether an endpoint at this URL would be the gateway."""

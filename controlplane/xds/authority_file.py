@@ -1,7 +1,7 @@
-"""Certificate authorities of upstreams, followed: read when a server comes to need them, and again from time to time.
+"""Certificate authorities of upstreams and of clients, followed: read when an entry comes to need them, and again from time to time.
 
 Envoy never reads such a file itself. What cannot be read (any more) leaves the last good certificates in place; what could
-never be read is empty, and a server that needs it is reached by nobody.
+never be read is empty, and a server that needs it is reached by nobody, as is a listener whose clients must have one of it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from controlplane.registry.spec import McpServerSpec
+from controlplane.registry.spec import GatewaySpec, McpServerSpec
 from controlplane.registry.state import Entry
 from extauthz.errors import ConfigurationError
 
@@ -33,8 +33,11 @@ class ReadsAuthorities(Protocol):
         """The certificates as PEM; raises `ConfigurationError`."""
 
 
-def authority_of(entry: Entry[McpServerSpec]) -> str:
-    """`<namespace>/<file>` of the authorities that the server's certificate is checked against; empty: the system's."""
+def authority_of(entry: Entry[McpServerSpec] | Entry[GatewaySpec]) -> str:
+    """`<namespace>/<file>` of the authorities that the other side's certificate is checked against; empty: no file, or the system's."""
+    if isinstance(entry.spec, GatewaySpec):
+        file = entry.spec.tls.client_certificates.ca_file if entry.spec.tls is not None else ""
+        return f"{entry.namespace}/{file}" if file else ""
     secure = urlsplit(entry.spec.endpoints[0].url).scheme == "https"
     return f"{entry.namespace}/{entry.spec.tls.ca_file}" if secure and entry.spec.tls.ca_file else ""
 
@@ -54,19 +57,19 @@ class AuthorityFiles:
             self._shown = MappingProxyType(dict(self._known))
         return self._shown
 
-    async def learn(self, entries: Iterable[Entry[McpServerSpec]]) -> None:
+    async def learn(self, entries: Iterable[Entry[McpServerSpec] | Entry[GatewaySpec]]) -> None:
         """Read what these servers need."""
         await self._read({authority_of(entry) for entry in entries})
 
-    def keep_only(self, entries: Iterable[Entry[McpServerSpec]]) -> None:
+    def keep_only(self, entries: Iterable[Entry[McpServerSpec] | Entry[GatewaySpec]]) -> None:
         """Forget what no server needs any more."""
         for gone in self._known.keys() - {authority_of(entry) for entry in entries}:
             del self._known[gone]
 
-    async def refresh(self) -> bool:
-        """Read everything again; whether anything changed."""
+    async def refresh(self, entries: Iterable[Entry[McpServerSpec] | Entry[GatewaySpec]] | None = None) -> bool:
+        """Read everything (or what these entries need) again; whether anything changed."""
         before = dict(self._known)
-        await self._read(set(before))
+        await self._read(set(before) if entries is None else {authority_of(entry) for entry in entries})
         return before != self._known
 
     async def _read(self, names: set[str]) -> None:

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from controlplane.xds.node import NodeKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class XdsResource:
-    """One serialised resource. `version_info` is a hash of its content, equal on every replica."""
+    """One serialised resource. `version_info` is a hash of its content, equal on every replica.
+
+    `secrets`: the secrets that a listener or cluster needs, by name; they are in a view as long as it is.
+    """
 
     name: str
     version_info: str
-    value: bytes
+    value: bytes = field(repr=False)
+    secrets: tuple[str, ...] = ()
 
 
 Resources = Mapping[str, Mapping[str, XdsResource]]

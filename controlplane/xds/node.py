@@ -10,8 +10,9 @@ CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 ENDPOINT = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
 LISTENER = "type.googleapis.com/envoy.config.listener.v3.Listener"
 ROUTE = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 - a type
 
-ENVOY_TYPES = (CLUSTER, ENDPOINT, LISTENER, ROUTE)
+ENVOY_TYPES = (SECRET, CLUSTER, ENDPOINT, LISTENER, ROUTE)
 
 
 class NodeKind(StrEnum):

@@ -28,7 +28,9 @@ import structlog
 from controlplane.registry.encryption import RegistryKey
 from controlplane.registry.state import RegistryState
 from controlplane.xds.authority_file import AuthorityFiles
+from controlplane.xds.building import is_builder_loaded, warm_up_builder
 from controlplane.xds.cache import Resources, View, ViewCache, XdsResource
+from controlplane.xds.certificate_source import CertificateSources
 from controlplane.xds.gateway import GatewaySettings
 from controlplane.xds.node import NodeKind
 from controlplane.xds.quarantine import Quarantine
@@ -37,7 +39,7 @@ from controlplane.xds.resource_cache import FileResourceCache, MemoryResourceCac
 from controlplane.xds.retirement import Retirement
 from controlplane.xds.revocation import governed, keeping_refused, revoked
 from controlplane.xds.rollout import NodeRecord, Rollout
-from controlplane.xds.snapshot import Snapshot, SnapshotInputs, build_snapshot, is_builder_loaded, warm_up_builder
+from controlplane.xds.snapshot import Snapshot, SnapshotInputs, build_snapshot
 from controlplane.xds.trust_bundle import NO_BUNDLES, BundleFollower, TrustBundles
 
 logger = structlog.get_logger(__name__)
@@ -46,6 +48,8 @@ STAGE_TIMEOUT_SECONDS = 5.0
 """Longer than a disk or a busy machine holds up a healthy node; revocations and policies do not wait for it."""
 GRACE_SECONDS = 1.0
 REFRESH_SECONDS = 30.0
+CERTIFICATES_SECONDS = 1.0
+"""How often files of listeners' certificates are looked at: a look is a `stat` per file."""
 STARTING_SECONDS = 5.0
 RECONNECT_SECONDS = 3.0
 SETTLE_SECONDS = 1.0
@@ -90,6 +94,7 @@ class Pace:
     reconnect_seconds: float = RECONNECT_SECONDS
     settle_seconds: float = SETTLE_SECONDS
     refresh_seconds: float = REFRESH_SECONDS
+    certificates_seconds: float = CERTIFICATES_SECONDS
 
 
 class Publisher:
@@ -105,6 +110,7 @@ class Publisher:
         key: RegistryKey,
         resolver: Resolver,
         authorities: AuthorityFiles,
+        certificates: CertificateSources,
         bundles: BundleFollower | None = None,
         built: FileResourceCache | MemoryResourceCache | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -117,6 +123,7 @@ class Publisher:
         self._key = key
         self._resolver = resolver
         self._authorities = authorities
+        self._certificates = certificates
         self._bundles = bundles
         self._built = built if built is not None else MemoryResourceCache()
         self._clock = clock
@@ -139,6 +146,7 @@ class Publisher:
             tasks.create_task(self._publish_always())
             tasks.create_task(self._follow())
             tasks.create_task(self._refresh())
+            tasks.create_task(self._refresh_certificates())
             tasks.create_task(self._tick())
             tasks.create_task(self._warm_up())
             if self._bundles is not None:
@@ -179,11 +187,23 @@ class Publisher:
         """What is read outside the registry may change without an edit: names and certificate authorities."""
         while True:
             await asyncio.sleep(self._pace.refresh_seconds)
-            entries = self._source.state.mcp_servers.values()
-            self._resolver.keep_only(host for entry in entries for host in hosts_of(entry.spec))
-            self._authorities.keep_only(entries)
+            state = self._source.state
+            self._resolver.keep_only(host for entry in state.mcp_servers.values() for host in hosts_of(entry.spec))
+            self._authorities.keep_only([*state.mcp_servers.values(), *state.gateways.values()])
+            self._certificates.keep_only(state.gateways.values())
             moved, rotated = await self._resolver.refresh(), await self._authorities.refresh()
             if moved or rotated:
+                self._publish_again()
+
+    async def _refresh_certificates(self) -> None:
+        """Listeners' certificates, and the authorities of their clients, are replaced by whoever renews them."""
+        while True:
+            await asyncio.sleep(self._pace.certificates_seconds)
+            gateways = self._source.state.gateways.values()
+            rotated = await self._certificates.refresh()
+            if gateways and await self._authorities.refresh(gateways):
+                rotated = True
+            if rotated:
                 self._publish_again()
 
     async def _tick(self) -> None:
@@ -247,6 +267,7 @@ class Publisher:
             key=self._key,
             now=self._clock(),
             authorities=self._authorities.known,
+            certificates=self._certificates.known,
             bundles=self._known_bundles(),
         )
         build = partial(build_snapshot, state, inputs=inputs, built=self._built, previous=self.published)
@@ -268,7 +289,9 @@ class Publisher:
         if changed:
             self._revoke()
         await self._resolver.learn(host for entry in changed for host in hosts_of(entry.spec))
-        await self._authorities.learn(changed)
+        gateways = state.gateways.values()
+        await self._authorities.learn([*changed, *gateways] if gateways else changed)
+        await self._certificates.learn(gateways)
 
     async def _add(self, snapshot: Snapshot) -> None:
         """Envoys get the union of old and new, and are waited for when it differs from what they were told."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import structlog
 
 from controlplane.xds.cache import Resources, XdsResource
-from controlplane.xds.node import CLUSTER, ENDPOINT, ENVOY_TYPES
+from controlplane.xds.node import CLUSTER, ENDPOINT, ENVOY_TYPES, LISTENER, SECRET
 from controlplane.xds.rollout import Rollout
 from controlplane.xds.subscription import Rejection
 
@@ -59,7 +59,7 @@ class Quarantine:
                 rollout.forgive(*key)
 
     def applied(self, resources: Resources) -> Resources:
-        """`resources` with every held one replaced by its last good form, or left out; endpoints go with their cluster."""
+        """`resources` with every held one replaced by its last good form, or left out; endpoints and secrets go with what needs them."""
         if not self._held:
             return resources
         result = {type_url: dict(named) for type_url, named in resources.items()}
@@ -74,6 +74,8 @@ class Quarantine:
                 del result[type_url][name]
                 if type_url == CLUSTER:
                     result[ENDPOINT].pop(name, None)
+        needed = {secret for type_url in (CLUSTER, LISTENER) for resource in result[type_url].values() for secret in resource.secrets}
+        result[SECRET] = {name: secret for name, secret in result[SECRET].items() if name in needed}
         return result
 
     def refused_clusters(self, resources: Resources) -> frozenset[str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from controlplane.xds.cache import Resources, XdsResource
-from controlplane.xds.node import CLUSTER, ENDPOINT
+from controlplane.xds.node import CLUSTER, ENDPOINT, SECRET
 from controlplane.xds.snapshot import Snapshot
 
 
@@ -15,11 +15,12 @@ from controlplane.xds.snapshot import Snapshot
 class _Retiring:
     cluster: XdsResource
     endpoints: XdsResource
+    secrets: Mapping[str, XdsResource]
     due: float = math.inf
 
 
 class Retirement:
-    """Clusters (with their endpoints) on their way out; due only a grace after authorizers stopped naming them."""
+    """Clusters (with their endpoints and secrets) on their way out; due only a grace after authorizers stopped naming them."""
 
     def __init__(self, *, grace_seconds: float) -> None:
         self._grace_seconds = grace_seconds
@@ -35,7 +36,9 @@ class Retirement:
             return
         for name in previous.envoy[CLUSTER].keys() - clusters.keys():
             if name in told[CLUSTER] and name in told[ENDPOINT]:
-                self._retiring[name] = _Retiring(cluster=told[CLUSTER][name], endpoints=told[ENDPOINT][name])
+                cluster = told[CLUSTER][name]
+                secrets = {secret: told[SECRET][secret] for secret in cluster.secrets if secret in told[SECRET]}
+                self._retiring[name] = _Retiring(cluster=cluster, endpoints=told[ENDPOINT][name], secrets=secrets)
 
     def added_to(self, resources: Resources) -> Resources:
         """`resources` and everything that is retiring."""
@@ -43,8 +46,9 @@ class Retirement:
             return resources
         clusters = {name: retiring.cluster for name, retiring in self._retiring.items()}
         endpoints = {name: retiring.endpoints for name, retiring in self._retiring.items()}
-        both = {CLUSTER: clusters | dict(resources[CLUSTER]), ENDPOINT: endpoints | dict(resources[ENDPOINT])}
-        return dict(resources) | both
+        secrets = {name: secret for retiring in self._retiring.values() for name, secret in retiring.secrets.items()}
+        added = {SECRET: secrets, CLUSTER: clusters, ENDPOINT: endpoints}
+        return dict(resources) | {type_url: named | dict(resources[type_url]) for type_url, named in added.items()}
 
     def hold(self, names: Collection[str]) -> None:
         """Clusters that authorizers go on naming: they are not due, whatever happens."""

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from controlplane.xds.cache import View, ViewCache
-from controlplane.xds.node import TYPES_OF_KIND, NodeKind
+from controlplane.xds.node import SECRET, TYPES_OF_KIND, NodeKind
 from controlplane.xds.subscription import Rejection, Subscription
 
 FORGET_AFTER = timedelta(hours=1)
@@ -179,7 +179,8 @@ def _type_as_json(subscription: Subscription) -> dict[str, Any]:
     if subscription.error or subscription.rejected:
         state = NodeState.NACK
     else:
-        state = NodeState.SENT if subscription.pending is not None or not subscription.started else NodeState.SYNCED
+        waiting = not subscription.started and subscription.type_url != SECRET  # (an Envoy whose listeners need no secret asks for none)
+        state = NodeState.SENT if subscription.pending is not None or waiting else NodeState.SYNCED
     refused = [f"{name}: {rejection.message}" for name, rejection in sorted(subscription.rejected.items())]
     return {
         "type_url": subscription.type_url,

@@ -1,6 +1,6 @@
 """Registry state in, everything every node should hold out.
 
-    (1) what never changes: listeners, lanes, our own clusters       -> Envoy
+    (1) what no server changes: listeners, lanes, our clusters, secrets -> Envoy
     (2) a cluster and its endpoints per MCP server                   -> Envoy
     (3) servers, policies, bindings, providers, keys, as messages    -> authorizers
     (4) the Revision, which covers all of (3)                        -> authorizers, last
@@ -13,15 +13,11 @@ their resources, and bytes that were ever built are not built again, so that a s
 from __future__ import annotations
 
 import hashlib
-import json
-import sys
-import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from functools import cache, partial
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import structlog
@@ -33,14 +29,16 @@ from controlplane.registry.spec import AuthorizationServerSpec, McpServerSpec, T
 from controlplane.registry.state import Entry, RegistryState
 from controlplane.xds import authorizer_resources as authorizer
 from controlplane.xds.authority_file import Authorities, authority_of
+from controlplane.xds.building import load_builder, remembered
 from controlplane.xds.cache import Resources, XdsResource
+from controlplane.xds.certificate_source import NO_CERTIFICATES, Certificates
 from controlplane.xds.cluster_name import cluster_name, server_names
-from controlplane.xds.gateway import MAX_BODY_BYTES, USUAL_BODY_BYTES, GatewaySettings
-from controlplane.xds.node import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from controlplane.xds.constant import OWN_CLUSTERS, Doors, build_constant, doors_of
+from controlplane.xds.gateway import GatewaySettings
+from controlplane.xds.node import CLUSTER, ENDPOINT, ENVOY_TYPES, SECRET
 from controlplane.xds.resolver import ResolvedHosts, hosts_of
 from controlplane.xds.resource_cache import ResourceCache
-from controlplane.xds.resources import BUILDER_VERSION
-from controlplane.xds.resources.message_class import plain_message_classes
+from controlplane.xds.secret_content import SecretContents, build_secrets, secret_contents
 from controlplane.xds.trust_bundle import NO_BUNDLES, TrustBundles
 from extauthz.discovery import (
     AUTHORIZER_TYPES,
@@ -55,7 +53,6 @@ from extauthz.discovery import (
     TRUST_DOMAIN,
     version_of,
 )
-from extauthz.quick_import import quick_imports
 from extauthz.v1 import registry_pb2 as pb
 
 logger = structlog.get_logger(__name__)
@@ -76,6 +73,7 @@ class SnapshotInputs:
     key: RegistryKey
     now: datetime
     authorities: Authorities
+    certificates: Certificates = field(default_factory=lambda: NO_CERTIFICATES, repr=False)
     bundles: TrustBundles = field(default_factory=lambda: NO_BUNDLES)
 
     @property
@@ -96,15 +94,18 @@ class Snapshot:
     cluster_names: Mapping[str, str]
     state: RegistryState
     inputs: SnapshotInputs
-    max_body_bytes: int
+    doors: Doors
+    secret_contents: SecretContents = field(repr=False)
 
 
 def build_snapshot(state: RegistryState, *, inputs: SnapshotInputs, built: ResourceCache, previous: Snapshot | None = None) -> Snapshot:
     """The snapshot of `state`; equal inputs give equal bytes and versions on every replica."""
-    # (1) what never changes
-    max_body_bytes = _max_body_bytes(state)
-    issuing = bool(state.authorization_servers)
-    constant = _constant_resources(inputs.gateway, max_body_bytes, built, previous, issuing=issuing)
+    # (1) what no server changes
+    doors = doors_of(state, inputs.gateway)
+    was, held = (previous.doors, previous.envoy) if previous is not None else (None, _NOTHING_SENT)
+    constant = build_constant(doors, built, was, held)
+    contents = secret_contents(state, certificates=inputs.certificates, authorities=inputs.authorities, bundles=inputs.bundles)
+    secrets = build_secrets(contents, previous.secret_contents if previous is not None else {}, held[SECRET])
     # (2) a cluster and its endpoints per MCP server
     names, clusters, endpoints = _server_resources(state, inputs, built, previous)
     # (3) what authorizers are told
@@ -115,12 +116,13 @@ def build_snapshot(state: RegistryState, *, inputs: SnapshotInputs, built: Resou
     told[REVISION] = {REVISION_NAME: make_revision(state.revision, state.committed_at, told)}
     snapshot = Snapshot(
         revision=state.revision,
-        envoy=MappingProxyType(constant | {CLUSTER: constant[CLUSTER] | clusters, ENDPOINT: endpoints}),
+        envoy=MappingProxyType(constant | {SECRET: secrets, CLUSTER: constant[CLUSTER] | clusters, ENDPOINT: endpoints}),
         authorizer=MappingProxyType(told),
         cluster_names=names,
         state=state,
         inputs=inputs,
-        max_body_bytes=max_body_bytes,
+        doors=doors,
+        secret_contents=contents,
     )
     # (5) checked
     check_consistency(snapshot)
@@ -159,66 +161,6 @@ def check_consistency(snapshot: Snapshot) -> None:
         raise InconsistentSnapshotError(f"clusters and servers do not match: {', '.join(sorted(missing))}")
     if snapshot.authorizer[MCP_SERVER].keys() != snapshot.cluster_names.keys():
         raise InconsistentSnapshotError("authorizers would be told of other servers than Envoys")
-
-
-OWN_CLUSTERS = ("legation-authorizer", "legation-processor", "legation-api", "legation-refusal")
-LISTENERS = ("ingress", "egress", "refusal")
-ROUTES = ("ingress", "egress")
-
-
-def _max_body_bytes(state: RegistryState) -> int:
-    """What Envoys buffer of one request: one of two values, so that routes hardly ever change, and listeners never."""
-    more = any(entry.spec.max_body_bytes > USUAL_BODY_BYTES for entry in state.mcp_servers.values())
-    return MAX_BODY_BYTES if more else USUAL_BODY_BYTES
-
-
-def _constant_resources(
-    gateway: GatewaySettings, max_body_bytes: int, built: ResourceCache, previous: Snapshot | None, *, issuing: bool
-) -> dict[str, dict[str, XdsResource]]:
-    if (
-        previous is not None
-        and previous.inputs.gateway == gateway
-        and previous.max_body_bytes == max_body_bytes
-        and bool(previous.state.authorization_servers) == issuing
-    ):
-        own = {name: previous.envoy[CLUSTER][name] for name in OWN_CLUSTERS}
-        return {CLUSTER: own, LISTENER: dict(previous.envoy[LISTENER]), ROUTE: dict(previous.envoy[ROUTE])}
-    settings = (
-        asdict(gateway)
-        | {"upstream_ca_file": gateway.upstream_ca_file, "max_body_bytes": max_body_bytes}
-        | ({"issuing": True} if issuing else {})
-    )
-
-    def constant(kind: str, names: tuple[str, ...], build: Callable[[str], bytes]) -> dict[str, XdsResource]:
-        return {name: _remembered(name, built, ["constant", kind, name, settings], partial(build, name)) for name in names}
-
-    return {
-        CLUSTER: constant("cluster", OWN_CLUSTERS, lambda name: load_builder().build_own_cluster(name, gateway)),
-        LISTENER: constant("listener", LISTENERS, lambda name: load_builder().build_listener(name, gateway)),
-        ROUTE: constant("route", ROUTES, lambda name: load_builder().build_routes(name, gateway, max_body_bytes, issuing=issuing)),
-    }
-
-
-@cache  # not a look at sys.modules: another thread may be in the middle of this import
-def load_builder() -> Any:  # noqa: ANN401 - a module
-    """The builders of Envoy's resources. The first call imports envoy-data-plane, so only missing bytes make it."""
-    with warnings.catch_warnings(), quick_imports(), plain_message_classes():
-        warnings.simplefilter("ignore")  # pydantic's remarks about generated code
-        from controlplane.xds.resources import builder  # noqa: PLC0415
-    return builder
-
-
-def is_builder_loaded() -> bool:
-    """Whether building costs no import any more."""
-    return "controlplane.xds.resources.builder" in sys.modules
-
-
-def warm_up_builder() -> None:
-    """Load the builders and use once what an edit uses: classes are completed on first use."""
-    spec = McpServerSpec.model_validate({"endpoints": [{"url": "http://192.0.2.1/mcp"}]})
-    builder = load_builder()
-    builder.build_cluster("warm-up", spec, "")
-    builder.build_endpoints("warm-up", spec, {"192.0.2.1": ("192.0.2.1",)})
 
 
 def _server_resources(
@@ -274,22 +216,11 @@ def _one_server(name: str, entry: Entry[McpServerSpec], inputs: SnapshotInputs, 
             addresses = {}  # nobody is reached whose certificate cannot be checked
     trusted = authority if isinstance(authority, str) else hashlib.sha256(authority).hexdigest()
     tls = [urlsplit(urls[0]).scheme, server_names(spec), trusted]
-    cluster = _remembered(
+    cluster = remembered(
         name, built, ["cluster", name, tls, spec.max_concurrent_calls], lambda: load_builder().build_cluster(name, spec, authority)
     )
-    endpoint = _remembered(name, built, ["endpoint", name, urls, addresses], lambda: load_builder().build_endpoints(name, spec, addresses))
+    endpoint = remembered(name, built, ["endpoint", name, urls, addresses], lambda: load_builder().build_endpoints(name, spec, addresses))
     return cluster, endpoint
-
-
-def _remembered(name: str, built: ResourceCache, decisive: list[object], build: Callable[[], bytes]) -> XdsResource:
-    """The resource whose bytes are decided by `decisive`: from the cache, or built now."""
-    text = json.dumps([BUILDER_VERSION, *decisive], sort_keys=True, separators=(",", ":"))
-    key = hashlib.sha256(text.encode()).hexdigest()
-    value = built.get(key)
-    if value is None:
-        value = build()
-        built.put(key, value)
-    return XdsResource(name=name, version_info=version_of(value), value=value)
 
 
 def policies_of(newest: RegistryState, snapshot: Snapshot, bundles: TrustBundles) -> dict[str, Mapping[str, XdsResource]]:
@@ -340,6 +271,7 @@ def _authorizer_resources(
     }
 
 
+_NOTHING_SENT: Resources = MappingProxyType({type_url: {} for type_url in ENVOY_TYPES})
 _NOTHING_TOLD: Resources = MappingProxyType({type_url: {} for type_url in AUTHORIZER_TYPES})
 
 

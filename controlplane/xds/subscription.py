@@ -6,6 +6,9 @@ At most one response of a type waits for its answer, so whatever changes meanwhi
 
 A refused response of several resources is halved and sent again until the one bad resource stands alone: one bad resource
 spoils its whole response, but it never blocks the others.
+
+Secrets are sent by name only. Envoy keeps a secret that it refused, and then refuses every other secret of the same listener or
+cluster because of it: so whatever of a refused response was good before is sent in its old form first, before anything else.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from controlplane.xds.cache import View, XdsResource
+from controlplane.xds.node import SECRET
 from extauthz.wire import discovery_pb2 as wire
 
 MAX_ERROR_CHARACTERS = 2000
@@ -34,12 +38,13 @@ class Rejection:
 
 @dataclass(slots=True, kw_only=True)
 class Response:
-    """What to send next for one type; becomes pending once it was given a nonce."""
+    """What to send next for one type; becomes pending once it was given a nonce. `healing`: what the node held before it refused."""
 
     changed: list[XdsResource]
     removed: list[str]
     view: View
     nonce: str = ""
+    healing: bool = False
 
 
 @dataclass(slots=True)
@@ -62,6 +67,8 @@ class Subscription:
     acked_revision: int = 0
     _unanswered: set[str] = field(default_factory=set)
     _suspects: deque[list[str]] = field(default_factory=deque)
+    _good: dict[str, XdsResource] = field(default_factory=dict, repr=False)  # secrets only
+    _healing: list[XdsResource] = field(default_factory=list, repr=False)
 
     def receive(self, request: wire.DeltaDiscoveryRequest) -> None:
         """Take an ACK or NACK and any change of the subscription; both may come in one request."""
@@ -83,6 +90,8 @@ class Subscription:
         """What the node lacks of this view; None when nothing, or while an answer is awaited."""
         if not self.started or self.pending is not None:
             return None
+        if self._healing:
+            return Response(changed=[self._healing.pop(0)], removed=[], view=view, healing=True)  # one by one: a refusal ends the rest
         available = view.resources.get(self.type_url, {})
         changed = self._changed(available)
         while self._suspects:
@@ -90,7 +99,8 @@ class Subscription:
             alone = [resource for resource in changed if resource.name in group]
             if alone:
                 return Response(changed=alone, removed=[], view=view)
-        removed = [name for name, version in self.sent.items() if version != ABSENT and name not in available] if view.removing else []
+        removing = view.removing and self.type_url != SECRET
+        removed = [name for name, version in self.sent.items() if version != ABSENT and name not in available] if removing else []
         removed += [name for name in self._unanswered if name not in available and self.sent.get(name, ABSENT) == ABSENT]
         if not changed and not removed:
             return None
@@ -107,11 +117,14 @@ class Subscription:
         self._unanswered.difference_update(resource.name for resource in response.changed)
 
     def holds(self, view: View) -> bool:
-        """Whether the node accepted everything of this view, and (once removals go out) nothing beyond it."""
+        """Whether the node accepted everything of this view, and (once removals go out) nothing beyond it.
+
+        A secret is let go by Envoy itself, when nothing needs it any more.
+        """
         available = view.resources.get(self.type_url, {})
         if self.pending is not None or not self.started:
             return not available and not self.started
-        if view.removing and len(self.acked) != len(available):
+        if view.removing and len(self.acked) != len(available) and self.type_url != SECRET:
             return False
         return all(self.acked.get(name) == resource.version_info for name, resource in available.items())
 
@@ -129,7 +142,7 @@ class Subscription:
         """The first request of a type: what is subscribed to, and what the node still holds from an earlier stream."""
         self.started = True
         asked = set(request.resource_names_subscribe)
-        self.wildcard = not asked or "*" in asked
+        self.wildcard = (not asked or "*" in asked) and self.type_url != SECRET
         self.names = asked - {"*"}
         self.sent = {name: version for name, version in request.initial_resource_versions.items() if self.wildcard or name in self.names}
         self.acked = dict(self.sent)
@@ -138,7 +151,7 @@ class Subscription:
 
     def _subscribe(self, name: str) -> None:
         if name == "*":
-            self.wildcard = True
+            self.wildcard = self.type_url != SECRET
             return
         self.names.add(name)
         self.sent.pop(name, None)
@@ -161,13 +174,18 @@ class Subscription:
     def _forget(self, name: str) -> None:
         self.sent.pop(name, None)
         self.acked.pop(name, None)
+        self._good.pop(name, None)
         self._unanswered.discard(name)
 
     def _accepted(self, response: Response) -> None:
         for resource in response.changed:
             if self.wildcard or resource.name in self.names:
                 self.acked[resource.name] = resource.version_info
-            self.rejected.pop(resource.name, None)
+                if self.type_url == SECRET:
+                    self._good[resource.name] = resource
+            rejection = self.rejected.get(resource.name)
+            if rejection is not None and (self.type_url != SECRET or rejection.version_info == resource.version_info):
+                del self.rejected[resource.name]  # (an old secret that heals leaves the new one refused)
         for name in response.removed:
             self.acked.pop(name, None)
         self.acked_revision = response.view.revision
@@ -176,6 +194,9 @@ class Subscription:
 
     def _refused(self, response: Response, message: str) -> None:
         self.error = message
+        if response.healing:  # by reason of another secret, whose turn comes next
+            return
+        self._healing = [self._good[r.name] for r in response.changed if r.name in self._good and self._good[r.name] != r]
         names = [resource.name for resource in response.changed]
         for name in names + (response.removed if names else []):
             if name in self.acked:

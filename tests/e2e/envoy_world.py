@@ -28,11 +28,13 @@ from google.protobuf.struct_pb2 import Struct
 from controlplane import edge_log
 from controlplane.registry.authority import AuthorityReader
 from controlplane.registry.encryption import RegistryKey
+from controlplane.registry.key_pair_reader import KeyPairReader
 from controlplane.registry.spec import McpServerSpec
 from controlplane.registry.state import Entry, RegistryState
 from controlplane.xds.authority_file import AuthorityFiles, ReadsAuthorities
 from controlplane.xds.bootstrap import render_bootstrap, render_tcp_bootstrap
 from controlplane.xds.cache import ViewCache
+from controlplane.xds.certificate_source import CertificateSources
 from controlplane.xds.gateway import GatewaySettings
 from controlplane.xds.node import NodeKind
 from controlplane.xds.publisher import Pace, Publisher
@@ -344,6 +346,7 @@ class ControlPlane:
             key=KEY,
             resolver=Resolver(rules=AddressRules(("127.0.0.0/8", "::1/128"))),
             authorities=AuthorityFiles(reader=self._authorities),
+            certificates=CertificateSources(reader=KeyPairReader(self._links.deployment.secrets_dir, KEY)),
             pace=self._pace,
         )
         self._task = asyncio.create_task(self.publisher.run())

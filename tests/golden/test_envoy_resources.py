@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from controlplane.xds.building import load_builder
 from controlplane.xds.node import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from controlplane.xds.resource_cache import MemoryResourceCache
 from controlplane.xds.resources import filter_name
-from controlplane.xds.snapshot import build_snapshot, load_builder
+from controlplane.xds.snapshot import build_snapshot
 from tests.unit.envoy_descriptors import message_as_json
 from tests.unit.xds_world import GATEWAY, inputs_of, mcp_server, state_of
 

@@ -224,7 +224,7 @@ def test_only_a_server_that_takes_large_bodies_changes_the_routes_and_nothing_ch
     for state in states[1:]:
         snapshots.append(build_snapshot(state, inputs=inputs_of(state), built=built, previous=snapshots[-1]))
 
-    assert [snapshot.max_body_bytes for snapshot in snapshots] == [1048576, 1048576, 4194304, 4194304]
+    assert [snapshot.doors.max_body_bytes for snapshot in snapshots] == [1048576, 1048576, 4194304, 4194304]
     assert [snapshot.envoy[ROUTE] == snapshots[0].envoy[ROUTE] for snapshot in snapshots] == [True, True, False, False]
     assert all(snapshot.envoy[LISTENER] == snapshots[0].envoy[LISTENER] for snapshot in snapshots)
 

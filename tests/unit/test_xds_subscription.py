@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controlplane.xds.cache import View, XdsResource
-from controlplane.xds.node import CLUSTER
+from controlplane.xds.node import CLUSTER, SECRET
 from controlplane.xds.subscription import Response, Subscription
 from extauthz.wire import discovery_pb2 as wire
 
@@ -295,3 +295,89 @@ def test_whatever_happens_a_node_that_answers_ends_up_with_what_it_asked_for(wil
     expected = available if wildcard else {name: version for name, version in available.items() if name in asked}
     held = node.holds if wildcard else {name: version for name, version in node.holds.items() if name in asked}
     assert held == expected
+
+
+# secrets
+
+
+class Envoy(Node):
+    """A node that subscribes to secrets."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.subscription = Subscription(SECRET)
+        self.asks(*names)
+
+
+def secrets(**versions: str) -> View:
+    resources = {name: XdsResource(name=name, version_info=version, value=version.encode()) for name, version in versions.items()}
+    return View(sequence=next(VIEWS), revision=1, resources={SECRET: resources})
+
+
+def test_secrets_are_sent_by_name_only() -> None:
+    envoy, curious = Envoy("a"), Envoy()
+    curious.asks("*")
+
+    assert [resource.name for resource in envoy.must_get(secrets(a="1", b="1")).changed] == ["a"]
+    assert curious.gets(secrets(a="1", b="1")) is None
+
+
+def test_a_secret_is_never_taken_from_an_envoy() -> None:
+    envoy = Envoy("a")
+    envoy.acks(envoy.must_get(secrets(a="1")))
+
+    assert envoy.gets(secrets(b="1")) is None
+    assert envoy.subscription.holds(secrets())
+
+
+def test_after_a_refused_secret_the_last_good_one_is_sent_before_anything_else() -> None:
+    envoy = Envoy("certificate", "clients")
+    envoy.acks(envoy.must_get(secrets(certificate="1", clients="1")))
+
+    envoy.nacks(envoy.must_get(secrets(certificate="bad", clients="1")))
+    now = secrets(certificate="bad", clients="2")
+    healing = envoy.must_get(now)
+    envoy.acks(healing)
+    after = envoy.must_get(now)
+    envoy.acks(after)
+
+    assert [(r.name, r.version_info) for r in healing.changed] == [("certificate", "1")]
+    assert [(r.name, r.version_info) for r in after.changed] == [("clients", "2")]
+    assert envoy.subscription.rejected["certificate"].version_info == "bad"
+    assert envoy.gets(now) is None
+
+
+def test_of_two_refused_secrets_each_is_healed_before_the_next_attempt() -> None:
+    envoy = Envoy("certificate", "clients")
+    envoy.acks(envoy.must_get(secrets(certificate="1", clients="1")))
+    now = secrets(certificate="bad", clients="2")
+    sent: list[list[tuple[str, str]]] = []
+
+    while (response := envoy.gets(now)) is not None:
+        sent.append([(r.name, r.version_info) for r in response.changed])
+        if ("certificate", "bad") in sent[-1]:
+            envoy.nacks(response)
+        else:
+            envoy.acks(response)
+
+    assert sent == [
+        [("certificate", "bad"), ("clients", "2")],
+        [("certificate", "1")],
+        [("clients", "1")],
+        [("certificate", "bad")],
+        [("certificate", "1")],
+        [("clients", "2")],
+    ]
+    assert envoy.subscription.acked == {"certificate": "1", "clients": "2"}
+
+
+def test_a_refused_healing_refuses_nothing_new() -> None:
+    envoy = Envoy("certificate")
+    envoy.acks(envoy.must_get(secrets(certificate="1")))
+    envoy.nacks(envoy.must_get(secrets(certificate="bad")))
+
+    envoy.nacks(envoy.must_get(secrets(certificate="bad")))
+
+    assert envoy.subscription.rejected["certificate"].version_info == "bad"
+    assert envoy.gets(secrets(certificate="bad")) is None
+    assert [r.version_info for r in envoy.must_get(secrets(certificate="2")).changed] == ["2"]

@@ -6,12 +6,21 @@ from datetime import UTC, datetime
 from typing import Any
 
 from controlplane.registry.encryption import RegistryKey
-from controlplane.registry.spec import IdentityProviderSpec, McpServerSpec, PolicySetSpec, RevocationSpec, RoleBindingSpec
+from controlplane.registry.spec import (
+    GatewaySpec,
+    IdentityProviderSpec,
+    McpServerSpec,
+    PolicySetSpec,
+    RevocationSpec,
+    RoleBindingSpec,
+)
 from controlplane.registry.state import Definition, Entry, RegistryState
 from controlplane.xds.authority_file import NO_AUTHORITIES, Authorities
+from controlplane.xds.certificate_source import NO_CERTIFICATES, Certificates
 from controlplane.xds.gateway import GatewaySettings
 from controlplane.xds.resolver import hosts_of
 from controlplane.xds.snapshot import SnapshotInputs
+from controlplane.xds.trust_bundle import NO_BUNDLES, TrustBundles
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 KEY = RegistryKey(b"k" * 32)
@@ -55,6 +64,10 @@ def revocation(name: str, **spec: Any) -> Entry[RevocationSpec]:
     return Entry(uid=f"uid-{name}", namespace="system", name=name, spec=RevocationSpec.model_validate(spec), resource_revision=1)
 
 
+def gateway(name: str, **spec: Any) -> Entry[GatewaySpec]:
+    return Entry(uid=f"uid-gateway-{name}", namespace="system", name=name, spec=GatewaySpec.model_validate(spec), resource_revision=1)
+
+
 def tool(name: str, *, accepted: dict[str, Any] | None = None, **document: Any) -> Definition:
     return Definition(kind="tool", name=name, digest=f"sha256:{name}", document={"name": name, **document}, accepted=accepted)
 
@@ -71,6 +84,7 @@ def state_of(revision: int, *entries: Entry[Any], definitions: dict[str, tuple[D
         role_bindings=of(RoleBindingSpec),
         identity_providers=of(IdentityProviderSpec),
         revocations=of(RevocationSpec),
+        gateways=of(GatewaySpec),
         definitions=definitions or {},
     )
 
@@ -81,7 +95,11 @@ def inputs_of(
     *,
     now: datetime = NOW,
     authorities: Authorities = NO_AUTHORITIES,
+    certificates: Certificates = NO_CERTIFICATES,
+    bundles: TrustBundles = NO_BUNDLES,
 ) -> SnapshotInputs:
     hosts = {host for entry in state.mcp_servers.values() for host in hosts_of(entry.spec)}
     known = {host: (host,) if host[0].isdigit() else ("203.0.113.7",) for host in hosts} | (resolved or {})
-    return SnapshotInputs(gateway=GATEWAY, resolved=known, key=KEY, now=now, authorities=authorities)
+    return SnapshotInputs(
+        gateway=GATEWAY, resolved=known, key=KEY, now=now, authorities=authorities, certificates=certificates, bundles=bundles
+    )

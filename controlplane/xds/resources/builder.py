@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from controlplane.registry.key_pair import KeyPair
 from controlplane.registry.spec import McpServerSpec
 from controlplane.xds.gateway import GatewaySettings
+from controlplane.xds.public_listener import PublicListener
 from controlplane.xds.resolver import ResolvedHosts
-from controlplane.xds.resources import cluster, endpoint, listener, route
+from controlplane.xds.resources import cluster, endpoint, listener, route, secret
 from controlplane.xds.resources.typed import serialise
+from controlplane.xds.trust_bundle import TrustBundles
 
 OWN_CLUSTERS = {
     cluster.AUTHORIZER_CLUSTER: cluster.make_authorizer_cluster,
@@ -15,11 +18,10 @@ OWN_CLUSTERS = {
     cluster.REFUSAL_CLUSTER: cluster.make_refusal_cluster,
 }
 LISTENERS = {
-    listener.INGRESS: listener.make_ingress_listener,
     listener.EGRESS: listener.make_egress_listener,
     listener.REFUSAL: listener.make_refusal_listener,
 }
-ROUTES = {listener.INGRESS: route.make_ingress_routes, listener.EGRESS: route.make_egress_routes}
+ROUTES = {listener.EGRESS: route.make_egress_routes}
 
 
 def build_own_cluster(name: str, gateway: GatewaySettings) -> bytes:
@@ -28,13 +30,40 @@ def build_own_cluster(name: str, gateway: GatewaySettings) -> bytes:
 
 
 def build_listener(name: str, gateway: GatewaySettings) -> bytes:
-    """A listener with its filters."""
+    """A listener of our own processes with its filters."""
     return serialise(LISTENERS[name](gateway))
 
 
-def build_routes(name: str, gateway: GatewaySettings, max_body_bytes: int, *, issuing: bool = False) -> bytes:
-    """The routes of a listener. `issuing`: there is an authorization server of ours."""
-    return serialise(ROUTES[name](name, gateway, max_body_bytes=max_body_bytes, issuing=issuing))
+def build_public_listener(public: PublicListener, gateway: GatewaySettings) -> bytes:
+    """A public listener with its filters."""
+    return serialise(listener.make_public_listener(public, gateway))
+
+
+def build_routes(name: str, gateway: GatewaySettings, max_body_bytes: int) -> bytes:
+    """The routes of a listener of our own processes."""
+    return serialise(ROUTES[name](name, gateway, max_body_bytes=max_body_bytes))
+
+
+def build_public_routes(public: PublicListener, gateway: GatewaySettings, max_body_bytes: int, *, issuing: bool = False) -> bytes:
+    """The routes of a public listener. `issuing`: there is an authorization server of ours."""
+    name, entered_by = public.name, public.gateway
+    routes = route.make_ingress_routes(name, gateway, max_body_bytes=max_body_bytes, issuing=issuing, entered_by=entered_by)
+    return serialise(routes)
+
+
+def build_certificate(name: str, pair: KeyPair) -> bytes:
+    """A certificate with its key, as a secret."""
+    return serialise(secret.make_certificate(name, pair))
+
+
+def build_authorities(name: str, authorities: bytes) -> bytes:
+    """Certificate authorities, as a secret."""
+    return serialise(secret.make_authorities(name, authorities))
+
+
+def build_client_validation(name: str, bundles: TrustBundles) -> bytes:
+    """Trust domains whose workloads may connect, as a secret."""
+    return serialise(secret.make_client_validation(bundles, name=name))
 
 
 def build_cluster(name: str, spec: McpServerSpec, authority: str | bytes) -> bytes:

@@ -30,14 +30,15 @@ from envoy_data_plane.envoy.type import v3 as envoy_type
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
 from controlplane.xds.gateway import USUAL_BODY_BYTES, GatewaySettings
+from controlplane.xds.public_listener import PublicListener
 from controlplane.xds.resources import filter_name
 from controlplane.xds.resources.access_log import make_edge_log
 from controlplane.xds.resources.cluster import AUTHORIZER_CLUSTER, PROCESSOR_CLUSTER, REFUSAL_LISTENER
+from controlplane.xds.resources.listener_tls import HANDSHAKE, make_listener_socket
 from controlplane.xds.resources.local_reply import SESSION_NOT_SEALED, make_local_replies
 from controlplane.xds.resources.typed import ADS, TLS_SOCKET, address, link_tls_context, pack
 from extauthz.session import SEALED_HEADER, SESSION_HEADER
 
-INGRESS = "ingress"
 EGRESS = "egress"
 REFUSAL = REFUSAL_LISTENER
 
@@ -59,10 +60,21 @@ _IDENTITY_ELSEWHERE = (
 _UNTOUCHABLE = r"^(host|connection|content-length|transfer-encoding|te|upgrade|keep-alive|proxy-.*|x-forwarded-.*)$"
 
 
-def make_ingress_listener(settings: GatewaySettings) -> listener.Listener:
-    """The public door."""
+def make_public_listener(public: PublicListener, settings: GatewaySettings) -> listener.Listener:
+    """A public door: the one of the settings, or of a Gateway."""
     stripped = (*_ONLY_OURS, "legation-", *_IDENTITY_OF_PROXIES)
-    return _listener(INGRESS, settings.gateway_listen, _connection_manager(INGRESS, settings, stripped), None)
+    manager = _connection_manager(public.name, settings, stripped)
+    if public.tls is not None and public.tls.clients != "none":
+        # The header comes from here alone: what clients send of it went with the other ones of proxies.
+        manager.forward_client_cert_details = hcm.HttpConnectionManagerForwardClientCertDetails.SANITIZE_SET
+        manager.set_current_client_cert_details = hcm.HttpConnectionManagerSetCurrentClientCertDetails(cert=True, chain=True)
+    if public.max_connection_seconds and manager.common_http_protocol_options is not None:
+        manager.common_http_protocol_options.max_connection_duration = timedelta(seconds=public.max_connection_seconds)
+        manager.http1_safe_max_connection_duration = True  # told by `connection: close`; HTTP/2 has GOAWAY
+    door = _listener(public.name, public.listen, manager, make_listener_socket(public.tls) if public.tls is not None else None)
+    if public.tls is not None:
+        door.filter_chains[0].transport_socket_connect_timeout = HANDSHAKE
+    return door
 
 
 def make_egress_listener(settings: GatewaySettings) -> listener.Listener:

@@ -30,6 +30,10 @@ from extauthz.passage import LANE_DIRECT, LANE_INSPECT, LANE_STREAM
 from extauthz.session import SEALED_HEADER, SESSION_HEADER
 
 LANE_HEADER = "x-legation-lane"
+GATEWAY_HEADER = "x-legation-gateway"
+"""At the API: the Gateway by whose listener a request came; absent at the listener of the settings and of `default`."""
+CLIENT_CERTIFICATE_HEADER = "x-forwarded-client-cert"
+"""What Envoy says of a client's certificate, to authorizers only."""
 CLUSTER_HEADER = "x-legation-cluster"
 
 API_PREFIXES = ("/v1/",)
@@ -57,6 +61,7 @@ _NOT_FOR_UPSTREAMS = [
     # what is between the client and the gateway
     *("cookie", "cookie2", "dpop", "origin", "proxy-authorization", "referer"),
     *("expect", "forwarded", "te", "trailer", "via", "x-forwarded-for", "x-envoy-external-address", "x-envoy-internal"),
+    CLIENT_CERTIFICATE_HEADER,
     # what would have the upstream read another request than the one that was decided about
     *("x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-original-uri", "x-rewrite-url"),
     *("host-override", "http2-settings", "x-host", "x-http-host-override", "x-original-host"),
@@ -74,28 +79,37 @@ _NOT_FOR_CLIENTS = [
 _NOT_FOR_CLIENTS_PREFIXES = ("access-control-", "legation-", "x-envoy-", "x-legation-")
 
 
-def make_ingress_routes(name: str, gateway: GatewaySettings, *, max_body_bytes: int, issuing: bool = False) -> route.RouteConfiguration:
-    """What the public listener serves. `issuing`: there is an authorization server of ours, which the control plane answers for."""
+def make_ingress_routes(
+    name: str, gateway: GatewaySettings, *, max_body_bytes: int, issuing: bool = False, entered_by: str = ""
+) -> route.RouteConfiguration:
+    """What a public listener serves. `issuing`: there is an authorization server of ours, which the control plane answers for.
+
+    `entered_by`: the Gateway whose listener it is, unless it is `default`. Authorizers and the API are told, so that the names of one
+    Gateway are not served by the listener of another, which may ask less of its clients.
+    """
     loop_name = gateway.loop_name
     refused = [*_refused_paths(), *_refused_grpc(), _refused_loop(loop_name)]
     metadata = _api_route("api-metadata", route.RouteMatch(path=API_METADATA_PATH))
-    own = [*_api_routes(), *(_issuer_routes() if issuing else ())]
-    routes = [*_lanes(gateway), *refused, metadata, *_governed(), *own, _not_found()]
-    return _route_configuration(name, "ingress", routes, max_body_bytes)
+    own = [metadata, *_api_routes(), *(_issuer_routes() if issuing else ())]
+    if entered_by:
+        for each in own:
+            each.request_headers_to_add = [_overwritten(GATEWAY_HEADER, entered_by)]
+    routes = [*_lanes(gateway), *refused, metadata, *_governed(), *own[1:], _not_found()]
+    context = {"gateway": entered_by, "listener": "ingress"} if entered_by else {"listener": "ingress"}
+    return _route_configuration(name, context, routes, max_body_bytes)
 
 
 def make_egress_routes(name: str, gateway: GatewaySettings, *, max_body_bytes: int, issuing: bool = False) -> route.RouteConfiguration:  # noqa: ARG001
     """What our own processes reach upstreams through: the same lanes and the same authorizer, and nothing else."""
-    return _route_configuration(name, "egress", [*_lanes(gateway), *_refused_paths(), *_governed()[:1], _not_found()], max_body_bytes)
+    context = {"listener": "egress"}
+    return _route_configuration(name, context, [*_lanes(gateway), *_refused_paths(), *_governed()[:1], _not_found()], max_body_bytes)
 
 
-def _route_configuration(name: str, listener: str, routes: list[route.Route], max_body_bytes: int) -> route.RouteConfiguration:
+def _route_configuration(name: str, context: dict[str, str], routes: list[route.Route], max_body_bytes: int) -> route.RouteConfiguration:
     whole = ext_authz.BufferSettings(max_request_bytes=max_body_bytes, allow_partial_message=False, pack_as_bytes=True)
-    asked = ext_authz.ExtAuthzPerRoute(
-        check_settings=ext_authz.CheckSettings(context_extensions={"listener": listener}, with_request_body=whole)
-    )
+    asked = ext_authz.ExtAuthzPerRoute(check_settings=ext_authz.CheckSettings(context_extensions=context, with_request_body=whole))
     configs = {EXT_AUTHZ: pack(asked), EXT_PROC: pack(ext_proc.ExtProcPerRoute(disabled=True))}
-    virtual_host = route.VirtualHost(name=listener, domains=["*"], routes=routes, typed_per_filter_config=configs)
+    virtual_host = route.VirtualHost(name=context["listener"], domains=["*"], routes=routes, typed_per_filter_config=configs)
     return route.RouteConfiguration(name=name, virtual_hosts=[virtual_host])
 
 
@@ -149,20 +163,20 @@ def _inspect_lane(action: route.RouteAction, loop_name: str) -> route.Route:
     """
     lane = _lane(LANE_INSPECT, action, loop_name)
     lane.response_headers_to_remove = [*_NOT_FOR_CLIENTS, SEALED_HEADER]
-    sealed = core.HeaderValueOption(
-        header=core.HeaderValue(key=SESSION_HEADER, value=f"%RESP({SEALED_HEADER})%"),
-        append_action=core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
-    )
+    sealed = _overwritten(SESSION_HEADER, f"%RESP({SEALED_HEADER})%")
     replaced = [mutation_rules.HeaderMutation(remove=SESSION_HEADER), mutation_rules.HeaderMutation(append=sealed)]
     mutations = _on_answers([*replaced, *_without_prefixes()])
     lane.typed_per_filter_config[HEADER_MUTATION] = pack(header_mutation.HeaderMutationPerRoute(mutations=mutations))
     lane.typed_per_filter_config[EXT_PROC] = pack(ext_proc.ExtProcPerRoute(overrides=_on_the_answers_head()))
-    plain = core.HeaderValueOption(
-        header=core.HeaderValue(key="accept-encoding", value="identity"),
+    lane.request_headers_to_add.append(_overwritten("accept-encoding", "identity"))
+    return lane
+
+
+def _overwritten(header: str, value: str) -> core.HeaderValueOption:
+    return core.HeaderValueOption(
+        header=core.HeaderValue(key=header, value=value),
         append_action=core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
     )
-    lane.request_headers_to_add.append(plain)
-    return lane
 
 
 def _on_the_answers_head() -> ext_proc.ExtProcOverrides:
@@ -307,6 +321,7 @@ def _api_route(name: str, match: route.RouteMatch, *, timeout: timedelta = timed
         name=name,
         match=match,
         route=route.RouteAction(cluster=API_CLUSTER, timeout=timeout, idle_timeout=CALL_IDLE),
+        request_headers_to_remove=[CLIENT_CERTIFICATE_HEADER],
         typed_per_filter_config={EXT_AUTHZ: _not_asked()},
     )
 
