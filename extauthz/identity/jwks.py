@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -106,8 +107,9 @@ class KeySource:
         max_staleness_seconds: float = 86_400.0,
         fetch_timeout_seconds: float = 5.0,
         ca_file: str | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._outbound = OutboundHttp(address_rules, timeout_seconds=fetch_timeout_seconds, ca_file=ca_file)
+        self._outbound = OutboundHttp(address_rules, timeout_seconds=fetch_timeout_seconds, ca_file=ca_file, tls=tls)
         self._refresh_seconds = refresh_seconds
         self._rotation_seconds = rotation_seconds
         self._retry_seconds = retry_seconds

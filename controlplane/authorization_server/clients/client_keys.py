@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import OrderedDict
 from collections.abc import Collection
 from types import TracebackType
@@ -29,8 +30,9 @@ class ClientKeys:
     """
 
     def __init__(self, address_rules: AddressRules, *, ca_file: str | None = None) -> None:
-        self._public = _Source(AddressRules(), ca_file)
-        self._deployment = _Source(address_rules, ca_file)
+        tls = ssl.create_default_context(cafile=ca_file)  # reading the system's authorities costs 30 ms: once
+        self._public = _Source(AddressRules(), tls)
+        self._deployment = _Source(address_rules, tls)
 
     async def __aenter__(self) -> ClientKeys:
         await self._public.keys.__aenter__()
@@ -57,8 +59,8 @@ class ClientKeys:
 class _Source:
     """One key source and which locations it keeps fresh: all that operators wrote down, and the others that were used last."""
 
-    def __init__(self, address_rules: AddressRules, ca_file: str | None) -> None:
-        self.keys = KeySource(address_rules, ca_file=ca_file)
+    def __init__(self, address_rules: AddressRules, tls: ssl.SSLContext) -> None:
+        self.keys = KeySource(address_rules, tls=tls)
         self._static: dict[str, IdentityProvider] = {}
         self._others: OrderedDict[str, IdentityProvider] = OrderedDict()
         self._rate = FetchRate(per_minute=PER_MINUTE, per_minute_and_host=PER_MINUTE_AND_HOST)
