@@ -294,6 +294,8 @@ class Decider:
         place = case.place
         if place is None or (context.mcp_server_id and context.mcp_server_id != place.mcp_server_id):
             raise AuthenticationError(Reason.EGRESS_CONTEXT_INVALID, "the signed context is for another server")
+        if not context.principal.trusted_in(place.namespace):
+            raise AuthenticationError(Reason.EGRESS_CONTEXT_INVALID, "the signed context is of somebody who is not trusted here")
         case.record.parent_decision_id = context.decision_id
         return PROBER if context.kind == "prober" else context.principal
 

@@ -52,6 +52,11 @@ class Principal:
     workload: Principal | None = None
     claims: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}), compare=False, repr=False)
 
+    def trusted_in(self, namespace: str) -> bool:
+        """Whether who vouches for the principal, and for the workload that calls for it, is trusted in this namespace."""
+        itself = "*" in self.trusted_namespaces or namespace in self.trusted_namespaces
+        return itself and (self.workload is None or self.workload.trusted_in(namespace))
+
 
 PROBER = Principal(kind=PrincipalKind.SYSTEM, id="system/prober", provider="system", subject="prober")
 """Reads catalogs through the egress listener; list methods only."""
