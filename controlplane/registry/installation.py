@@ -7,11 +7,10 @@ changes nothing.
 from __future__ import annotations
 
 import base64
+import json
 import os
 from collections.abc import Mapping
 from types import MappingProxyType
-
-import yaml
 
 from controlplane.database import open_database, sqlite_url
 from controlplane.development_issuer import create_credential_file, create_private_file, public_jwks
@@ -55,10 +54,10 @@ def prepare(deployment: Deployment, gateway_url: str, database_url: str = "") ->
         service = RegistryService(store=store, live=live, key=key, address_rules=AddressRules())
         documents = _first_documents(deployment, gateway_url)
         if first:
-            service.apply(INSTALLER, _as_yaml(documents), message="installation")
+            service.apply(INSTALLER, _as_manifest(documents), message="installation")
         else:  # a credential file was lost, or the gateway has another address: who owns the data directory may say so
             providers = [document for document in documents if document["kind"] == "IdentityProvider"]
-            service.apply(INSTALLER, _as_yaml(providers), message="credentials or the gateway's address changed")
+            service.apply(INSTALLER, _as_manifest(providers), message="credentials or the gateway's address changed")
     finally:
         store.close()
 
@@ -100,5 +99,6 @@ def _document(kind: str, metadata: Mapping[str, str], spec: Mapping[str, object]
     return {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": spec}
 
 
-def _as_yaml(documents: list[dict[str, object]]) -> bytes:
-    return yaml.safe_dump_all(documents).encode()
+def _as_manifest(documents: list[dict[str, object]]) -> bytes:
+    """In JSON, which is YAML too and quotes every string: PyYAML writes a key id such as `12e4567` as it reads it, YAML 1.2 as a number."""
+    return "\n---\n".join(json.dumps(document) for document in documents).encode()

@@ -13,7 +13,7 @@ import jwt
 import pytest
 
 from controlplane.database import open_database, sqlite_url
-from controlplane.development_issuer import create_private_file, mint_token, public_jwks, read_credential_file
+from controlplane.development_issuer import create_credential_file, create_private_file, mint_token, public_jwks, read_credential_file
 from controlplane.registry.encryption import read_registry_key
 from controlplane.registry.installation import prepare
 from controlplane.registry.state import RegistryState
@@ -73,6 +73,20 @@ def test_a_second_call_changes_nothing(deployment: Deployment):
     assert [file.read_bytes() for file in _secrets(deployment)] == before
     assert _state(deployment).revision == 1
     read_registry_key(deployment.encryption_key_file)
+
+
+@pytest.mark.parametrize("kid", ["1234e56789012345", "12345678e9012345", "0123456789012345"])
+def test_a_key_id_that_looks_like_a_number_is_a_key_id(deployment: Deployment, kid: str):
+    deployment.create()
+    create_credential_file(deployment.admin_credential_file, issuer="urn:legation:operators", subject="admin")
+    credential = json.loads(deployment.admin_credential_file.read_text())
+    deployment.admin_credential_file.write_text(json.dumps({**credential, "kid": kid}))
+
+    prepare(deployment, GATEWAY_URL)
+
+    jwks = _state(deployment).identity_providers["system/operators"].spec.jwks
+    assert jwks is not None
+    assert jwks == public_jwks(deployment.admin_credential_file)
 
 
 def test_a_lost_credential_is_made_anew_and_trusted(deployment: Deployment):
