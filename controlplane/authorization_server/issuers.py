@@ -113,6 +113,8 @@ class Issuers:
         while True:
             await asyncio.sleep(PRUNE_SECONDS)
             servers = {entry.uid for entry in self._state().authorization_servers.values()}
+            for uid in self._working.keys() - servers:
+                self._retire(self._working.pop(uid))
             try:
                 await asyncio.to_thread(self._prune, servers)
             except SQLAlchemyError as error:

@@ -8,8 +8,6 @@ from types import MappingProxyType
 PENDING: Mapping[int, str] = MappingProxyType(
     {
         81: "identity: SPIFFE",
-        88: "OAuth: state, code, PKCE, mix-up",
-        89: "OAuth: consent and confused deputy",
         90: "broker: exchange of tokens",
         91: "catalog: definitions that change after they were accepted",
         92: "virtual servers: tools that shadow others",

@@ -112,6 +112,10 @@ class Reply:
         """The parameters of the URL that it redirects to."""
         return dict(parse_qsl(urlsplit(self.location).query, keep_blank_values=True))
 
+    def answer_or_none(self) -> dict[str, str]:
+        """The same; nothing when it redirects nowhere."""
+        return self.answer if "Location" in self.headers else {}
+
 
 @dataclass(kw_only=True)
 class Browser:
