@@ -94,7 +94,8 @@ def _refused_certificate(error: BaseException) -> str:
     """What TLS has against the peer's certificate, if that is why."""
     found: BaseException | None = error
     while found is not None:
-        if isinstance(found, ssl.SSLCertVerificationError):
-            return str(getattr(found, "verify_message", "") or found.reason or "not trusted")
-        found = getattr(found, "certificate_error", None) or found.__cause__
+        certificate_error = getattr(found, "certificate_error", None)
+        if isinstance(certificate_error, ssl.SSLCertVerificationError):
+            return certificate_error.verify_message
+        found = found.__cause__
     return ""
