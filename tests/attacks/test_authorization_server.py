@@ -109,7 +109,7 @@ async def test_of_a_native_client_only_the_port_may_differ(facade: Authorization
     refused_by_a_page(reply)
 
 
-async def test_g87_a_redirect_uri_that_is_given_twice_or_by_nobody_known_is_refused(facade: AuthorizationWorld) -> None:
+async def test_e87_a_redirect_uri_that_is_given_twice_or_by_nobody_known_is_refused(facade: AuthorizationWorld) -> None:
     asked = list(facade.request(pkce()[1]).items())
 
     for pairs in (
