@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from controlplane.registry.provider_rules import ProviderProblem, claim_rules_of, problems_of
+from controlplane.registry.redirect_uri import fault_of_redirect_uri
 from controlplane.registry.spec import AuthorizationServerSpec, ClaimMapping, IdentityProviderSpec
-from extauthz.address import is_loopback_name, parse_host_literal
-from extauthz.errors import AddressError
 from extauthz.identity.provider import ClaimRules
 
 OWN_CLAIMS = frozenset(
@@ -22,8 +21,6 @@ OWN_CLAIMS = frozenset(
 """Claims of our access tokens, or with a meaning to those who read them: none of the login is copied there under such a name."""
 CLIENT_SUBJECT_PREFIX = "client:"
 """Of the subject of a client that acts for itself, so that it is nobody who logs in."""
-
-_UNUSABLE_SCHEMES = frozenset({"javascript", "data", "vbscript", "file", "blob", "about", "filesystem", "view-source", "ws", "wss", "ftp"})
 
 
 def login_provider_of(spec: AuthorizationServerSpec) -> IdentityProviderSpec:
@@ -84,7 +81,7 @@ def problems_of_authorization_server(spec: AuthorizationServerSpec) -> Iterator[
     yield from _problems_of_mapping(spec.login.mapping)
     for client_id, client in spec.clients.items():
         for index, uri in enumerate(client.redirect_uris):
-            if fault := _fault_of_redirect_uri(uri):
+            if fault := fault_of_redirect_uri(uri):
                 yield ProviderProblem(path=f"spec.clients.{client_id}.redirectUris[{index}]", message=fault)
     documents = spec.registration.client_id_metadata
     if documents.enabled and not documents.trusted_domains:
@@ -101,28 +98,3 @@ def _problems_of_mapping(mapping: ClaimMapping) -> Iterator[ProviderProblem]:
         if claim.startswith("/") or claim in OWN_CLAIMS:
             message = "must be the plain name of a claim that access tokens do not use themselves"
             yield ProviderProblem(path=f"spec.login.mapping.claims[{index}]", message=message)
-
-
-def _fault_of_redirect_uri(uri: str) -> str:
-    """RFC 8252: https, http on this machine only, or a scheme of the client's own."""
-    try:
-        parts = urlsplit(uri)
-        literal = parse_host_literal(parts.hostname or "")
-        loopback = literal.is_loopback if literal is not None else is_loopback_name(parts.hostname or "")
-    except (ValueError, AddressError):
-        return "is not a URI"
-    if parts.fragment or uri.endswith("#"):
-        return "must not have a #fragment"
-    if "@" in parts.netloc or "*" in uri:
-        return "must not hold a user name or '*': redirect URIs are compared as they are"
-    return _fault_of_scheme(parts, loopback=loopback)
-
-
-def _fault_of_scheme(parts: SplitResult, *, loopback: bool) -> str:
-    if parts.scheme == "http":
-        return "" if loopback else "must be https; plain http is for loopback addresses only"
-    if parts.scheme == "https":
-        return "" if parts.hostname else "has no host"
-    if not parts.scheme or parts.scheme in _UNUSABLE_SCHEMES or "." not in parts.scheme:
-        return "must be https, http on a loopback address, or a scheme of the client's own like com.example.app (RFC 8252)"
-    return ""

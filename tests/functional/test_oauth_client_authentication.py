@@ -381,7 +381,7 @@ async def test_nobody_else_is_found(world: World, client_id: str) -> None:
         ({"client_id": ""}, "cannot be the id"),
         ({"client_id": "https://app.example/c"}, "cannot be the id"),
         ({"client_id": "dynamic-x"}, "cannot be the id"),
-        ({"redirect_uris": ("javascript:alert(1)",)}, "is refused"),
+        ({"redirect_uris": ("javascript:alert(1)",)}, "must be https"),
         ({"secret_digest": "sha256:x"}, "do not go together"),
         ({"token_endpoint_auth_method": "client_secret_basic"}, "do not go together"),
     ],

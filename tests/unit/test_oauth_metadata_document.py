@@ -99,7 +99,7 @@ async def test_a_document_may_name_keys_and_of_another_json_type(site: ClientSit
         ({"token_endpoint_auth_method": "client_secret_basic"}, "token_endpoint_auth_method"),
         ({"token_endpoint_auth_method": "private_key_jwt"}, "needs jwks"),
         ({"redirect_uris": ...}, "needs redirect_uris"),
-        ({"redirect_uris": ["javascript:alert(1)"]}, "is refused"),
+        ({"redirect_uris": ["javascript:alert(1)"]}, "must be https"),
         ({"redirect_uris": ["http://app.example/cb"]}, "http is for"),
         ({"jwks_uri": "https://169.254.169.254/jwks"}, "not trusted here"),
         ({"logo_uri": "javascript:alert(1)"}, "logo_uri"),

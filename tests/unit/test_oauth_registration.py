@@ -107,7 +107,7 @@ def test_members_that_nobody_knows_are_ignored_and_what_is_not_offered_is_left_o
         ({"redirect_uris": []}, "invalid_redirect_uri", "needs redirect_uris"),
         ({"redirect_uris": "https://a.example/cb"}, "invalid_client_metadata", "a list"),
         ({"redirect_uris": [{}]}, "invalid_redirect_uri", "a string"),
-        ({"redirect_uris": ["javascript:alert(1)"]}, "invalid_redirect_uri", "is refused"),
+        ({"redirect_uris": ["javascript:alert(1)"]}, "invalid_redirect_uri", "must be https"),
         ({"redirect_uris": ["https://a.example/cb", "https://*.example/cb"]}, "invalid_redirect_uri", "wildcard"),
         ({"redirect_uris": ["https://a.example/cb"] * 51}, "invalid_client_metadata", "50 at most"),
         ({"application_type": "web"}, "invalid_redirect_uri", "native applications"),

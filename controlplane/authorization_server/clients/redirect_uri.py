@@ -1,33 +1,21 @@
-"""Where answers may be sent: what may be registered, and when a request names exactly that (RFC 6749 section 3.1.2, RFC 8252, RFC 9700).
+"""Where answers may be sent: which redirect URIs a client registers, and when a request names exactly one of them.
 
-A registered URI is in normal form, so that the comparison is one of characters. The one exception is the port of a program's own
-listener on this machine (RFC 8252 section 7.3): `http` on 127.0.0.1, [::1] or localhost, where everything else must be equal.
+Registered URIs are in normal form (`registry.redirect_uri`), so that the comparison is one of characters. The one exception is the port
+of a program's own listener on this machine (RFC 8252 section 7.3): `http` on 127.0.0.1, [::1] or localhost, all else being equal.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv6Address
-from urllib.parse import parse_qsl, unquote_to_bytes
 
 from controlplane.authorization_server.clients.client import ApplicationType, RegisteredClient
 from controlplane.authorization_server.clients.refusal import RedirectUriError
+from controlplane.registry.redirect_uri import LOOPBACK_HOSTS, WEB_URI, fault_of_redirect_uri
 
 MAX_REDIRECT_URIS = 50
-MAX_REDIRECT_URI_LENGTH = 2000
 
-_LOOPBACK_HOSTS = frozenset({"127.0.0.1", "[::1]", "localhost"})
-_CHARACTERS = re.compile(r"[A-Za-z0-9._~:/?\[\]@!$&'()+,;=%-]+")
-_WEB = re.compile(r"(?P<scheme>https?)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::(?P<port>[1-9][0-9]{0,4}))?(?P<rest>[/?].*)?")
-_PRIVATE_USE = re.compile(r"[a-z][a-z0-9+-]*(?:\.[a-z0-9+-]+)+:(?=/)(?://[a-z0-9.-]+)?(?P<rest>/(?!/).*)?")
 _LOOPBACK = re.compile(r"(?P<host>http://(?:127\.0\.0\.1|\[::1\]|localhost))(?::(?P<port>[1-9][0-9]{0,4}))?(?P<rest>[/?].*)?")
-_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-_ESCAPE = re.compile(r"%(..?)?")
-_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-_ANSWER_PARAMETERS = frozenset(
-    {"access_token", "code", "error", "error_description", "error_uri", "id_token", "iss", "response", "session_state", "state"}
-)
 
 
 def redirect_uri_matches(client: RegisteredClient, uri: str) -> bool:
@@ -65,63 +53,11 @@ def application_type_of(uris: Sequence[str]) -> ApplicationType:
 
 
 def check_redirect_uri(uri: str) -> None:
-    """Raise `RedirectUriError` unless `uri` is https, http on this machine, or of a private-use scheme; and in normal form."""
-    if not 0 < len(uri) <= MAX_REDIRECT_URI_LENGTH:
-        raise RedirectUriError(f"a redirect URI must have 1 to {MAX_REDIRECT_URI_LENGTH} characters")
-    if not _CHARACTERS.fullmatch(uri):
-        raise RedirectUriError("a redirect URI must hold characters of a URI only, no fragment and no wildcard")
-    web = _WEB.fullmatch(uri)
-    found = web or _PRIVATE_USE.fullmatch(uri)
-    if web is not None:
-        _check_web(uri, web)
-    if found is None:
-        raise RedirectUriError(
-            f"{uri} is refused: a redirect URI is https, http on 127.0.0.1, [::1] or localhost, or of a private-use scheme "
-            "with a dot (com.example.app:/answer), without user name, in lower case up to the path"
-        )
-    path, _, query = (found["rest"] or "").partition("?")
-    _check_escapes(uri)
-    if any(segment in {".", ".."} for segment in path.split("/")):
-        raise RedirectUriError(f"{uri} is refused: its path has dot segments")
-    if _ANSWER_PARAMETERS & {name for name, _ in parse_qsl(query, keep_blank_values=True)}:
-        raise RedirectUriError(f"{uri} is refused: its query holds a parameter of the answer")
-
-
-def _check_web(uri: str, web: re.Match[str]) -> None:
-    host, port = web["host"], web["port"]
-    if web["scheme"] == "http" and host not in _LOOPBACK_HOSTS:
-        raise RedirectUriError(f"{uri} is refused: http is for 127.0.0.1, [::1] and localhost only")
-    if port is not None and (int(port) > 65535 or (web["scheme"], port) == ("https", "443")):
-        raise RedirectUriError(f"{uri} is refused: its port is none, or not in normal form")
-    if not (_is_address(host) or _is_name(host)):
-        raise RedirectUriError(f"{uri} is refused: {host} is not a host in normal form")
-
-
-def _is_address(host: str) -> bool:
-    try:
-        return host == (f"[{IPv6Address(host[1:-1])}]" if host.startswith("[") else str(IPv4Address(host)))
-    except ValueError:
-        return False
-
-
-def _is_name(host: str) -> bool:
-    labels = host.split(".")
-    # a name that ends in a number is an address to some programs and a name to others (WHATWG URL)
-    is_number = labels[-1].isdigit() or re.fullmatch(r"0x[0-9a-f]*", labels[-1]) is not None
-    return len(host) <= 253 and all(map(_LABEL.fullmatch, labels)) and not is_number
-
-
-def _check_escapes(uri: str) -> None:
-    """Only what must be escaped is, in capitals, and no separator or control character is hidden (RFC 3986 section 6.2.2)."""
-    for escape in _ESCAPE.finditer(uri):
-        digits = escape[1] or ""
-        if not re.fullmatch(r"[0-9A-F]{2}", digits):
-            raise RedirectUriError(f"{uri} is refused: {escape[0]} is not an escape in normal form")
-        byte = unquote_to_bytes(escape[0])[0]
-        if byte < 0x20 or byte == 0x7F or byte in _UNRESERVED or byte in b"/\\":
-            raise RedirectUriError(f"{uri} is refused: {escape[0]} must not be escaped")
+    """Raise `RedirectUriError` unless `uri` may be registered."""
+    if fault := fault_of_redirect_uri(uri):
+        raise RedirectUriError(f"the redirect URI {uri[:200]!a} {fault}")
 
 
 def _is_for_the_web(uri: str) -> bool:
-    web = _WEB.fullmatch(uri)
-    return web is not None and web["scheme"] == "https" and web["host"] not in _LOOPBACK_HOSTS
+    web = WEB_URI.fullmatch(uri)
+    return web is not None and web["scheme"] == "https" and web["host"] not in LOOPBACK_HOSTS
