@@ -25,6 +25,7 @@ from controlplane.registry.subjects import SubjectError, issuers_of, only_provid
 from extauthz.authorization import Verdict, authorize
 from extauthz.errors import MessageError, Reason
 from extauthz.identity.principal import Principal, PrincipalKind
+from extauthz.identity.spiffe_id import parse_spiffe_id
 from extauthz.mcp.request import McpRequest, parse_request
 from extauthz.policy.model import Caller
 from extauthz.state import AuthorizationState
@@ -49,13 +50,20 @@ class Explainer:
     def explain(self, asked: ExplainRequest) -> Json:
         """The decision about this call at the newest revision. Synchronous: event loops call it in a thread."""
         registry = self._state()
-        principal = _principal(asked, registry, self._clock())
         request = _request(asked)
         with self._lock:
             if self._built is None or self._built.revision != registry.revision:
                 self._built = self._build(registry, self._built)
             state = self._built
-        if asked.principal.scopes is None and (mcp_server := state.mcp_servers.get(asked.server)) is not None:
+        if asked.principal.kind == PrincipalKind.WORKLOAD.value:
+            principal = _workload(asked, state, self._clock())
+        else:
+            principal = _principal(asked, registry, self._clock())
+        if (
+            asked.principal.scopes is None
+            and principal.kind is not PrincipalKind.WORKLOAD
+            and (mcp_server := state.mcp_servers.get(asked.server)) is not None
+        ):
             tool = mcp_server.tools.get(asked.tool) if asked.method == "tools/call" else None
             principal = replace(principal, scopes=mcp_server.required_scopes.of([tool] if tool is not None else []))
         revocation = state.revocations.find(principal, self._clock())
@@ -137,6 +145,25 @@ def _principal(asked: ExplainRequest, registry: RegistryState, now: float) -> Pr
         attributes=tuple(claim if claim.startswith(prefix) else prefix + claim for claim in asked.principal.claims),
         groups=tuple(group if group.startswith(prefix) else prefix + group for group in asked.principal.groups),
     )
+
+
+def _workload(asked: ExplainRequest, state: AuthorizationState, now: float) -> Principal:
+    """A workload as its SVID would make it: groups, owner and scopes are those of its trust domain's mappings."""
+    from extauthz.identity.workload import principal_of  # noqa: PLC0415 - brings the verification of certificates with it
+
+    namespace = asked.server.partition("/")[0]
+    try:
+        spiffe_id = parse_spiffe_id(asked.principal.subject)
+    except ValueError as error:
+        raise bad_request(f"principal: a Workload is named by its SPIFFE ID (spiffe://...): {error}") from error
+    for trust_domain in state.trust_domains:
+        if trust_domain.trust_domain == spiffe_id.trust_domain and trust_domain.trusts(namespace):
+            principal = principal_of(trust_domain, spiffe_id, issued_at_unix=now, expires_at_unix=now)
+            more = tuple(group for group in asked.principal.groups if group not in principal.groups)
+            scopes = principal.scopes if asked.principal.scopes is None else asked.principal.scopes
+            return replace(principal, groups=(*principal.groups, *more), scopes=scopes)
+    known = ", ".join(sorted(t.trust_domain for t in state.trust_domains if t.trusts(namespace))) or "none"
+    raise bad_request(f"principal: {spiffe_id.trust_domain!r} is no trust domain of namespace {namespace} (those that are: {known})")
 
 
 def _request(asked: ExplainRequest) -> McpRequest:

@@ -16,9 +16,9 @@ class Shape(BaseModel):
 
 
 class ExplainPrincipal(Shape):
-    """Who would call. Without `provider` the only one that the server's namespace trusts."""
+    """Who would call. Without `provider` the only one that the server's namespace trusts. A Workload is named by its SPIFFE ID."""
 
-    subject: str = Field(alias="as", min_length=1, max_length=500)
+    subject: str = Field(alias="as", min_length=1, max_length=2048)
     groups: tuple[str, ...] = Field(default=(), max_length=1000)
     claims: tuple[str, ...] = Field(default=(), max_length=1000, description="claim=value")
     scopes: tuple[str, ...] | None = Field(default=None, max_length=500, description="absent: every scope that the call needs")

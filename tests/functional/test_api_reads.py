@@ -163,6 +163,39 @@ async def test_explain_says_which_role_is_missing(api: Api):
     assert no_server["sentence"] == "There is no McpServer demo/none."
 
 
+async def test_explain_knows_workloads_by_patterns_and_by_the_groups_of_their_trust_domain(api: Api):
+    await _probed(api, tool("update_contact"))
+    documents = """
+apiVersion: legation/v1
+kind: TrustDomain
+metadata: {namespace: system, name: prod}
+spec:
+  trustDomain: prod.example
+  bundle: {document: {keys: []}}
+  workloads: [{spiffeId: "spiffe://prod.example/jobs/*", groups: [jobs], owner: ops}]
+---
+apiVersion: legation/v1
+kind: RoleBinding
+metadata: {namespace: demo, name: workloads}
+spec:
+  role: marketing
+  subjects: [{kind: Workload, name: "spiffe://prod.example/agents/*"}, {kind: Group, name: prod/jobs}]
+"""
+    applied = await api.apply(documents)
+    assert applied.status == 200, applied.text
+
+    async def told(spiffe_id: str) -> dict[str, Any]:
+        return await _explain(api, principal={"as": spiffe_id, "kind": "Workload"})
+
+    by_pattern, by_group = await told("spiffe://prod.example/agents/buyer"), await told("spiffe://prod.example/jobs/nightly")
+    neither = await told("spiffe://prod.example/agents/buyer/2")
+
+    assert (by_pattern["decision"], by_group["decision"], neither["decision"]) == ("allow", "allow", "deny")
+    assert by_pattern["sentence"].startswith("Workload spiffe://prod.example/agents/buyer may tools/call update_contact")
+    assert by_pattern["roles"] == by_group["roles"] == ["demo/marketing"]
+    assert neither["missing_roles"] == ["demo/marketing"]
+
+
 async def test_explain_says_that_a_task_needs_a_permit_of_its_own(api: Api):
     await _probed(api, tool("update_contact"), tool("delete_contact"))
 
@@ -190,6 +223,8 @@ async def test_explain_follows_an_edit_at_once(api: Api):
         {"principal": {"as": "ann", "provider": "operators"}, "server": "demo/crm", "tool": "x"},
         {"principal": {"as": "ann", "provider": "none"}, "server": "demo/crm", "tool": "x"},
         {"principal": {"as": "ann", "kind": "Robot"}, "server": "demo/crm", "tool": "x"},
+        {"principal": {"as": "ann", "kind": "Workload"}, "server": "demo/crm", "tool": "x"},
+        {"principal": {"as": "spiffe://prod.example/agents/buyer", "kind": "Workload"}, "server": "demo/crm", "tool": "x"},
         {"principal": {"as": "ann"}, "server": "demo/crm", "method": "no/such"},
         {"principal": {"as": "ann"}, "server": "demo/crm", "tool": "x", "colour": "red"},
         [],

@@ -97,9 +97,13 @@ def test_a_unix_socket_has_no_place_in_the_tcp_bootstrap() -> None:
         {"gateway_listen": "nonsense"},
         {"api_address": "unix:relative"},
         {"egress_listen": "host:99999"},
+        {"max_call_seconds": 0},
+        {"max_call_seconds": 3601},
+        {"max_stream_seconds": 0},
+        {"max_stream_seconds": 86_401},
     ],
 )
-def test_addresses_that_cannot_be_are_refused_when_the_process_starts(change: dict) -> None:
+def test_addresses_and_limits_that_cannot_be_are_refused_when_the_process_starts(change: dict) -> None:
     good = {
         "gateway_listen": "127.0.0.1:8080",
         "egress_listen": "unix:/run/e.sock",
