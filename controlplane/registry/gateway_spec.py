@@ -63,7 +63,7 @@ class ClientCertificatesSpec(Document):
 
     `spiffe`: the trust domains of the registry; `ca`: the authorities in `caFile`; `any`: nobody is checked, for tokens that are
     bound to self-signed certificates (RFC 8705 section 2.2). Whoever is a workload is decided by the authorizer alone, from the
-    registry's trust domains. `agent`: with `spiffe`, the bundles come from a SPIRE agent on Envoy's host.
+    registry's trust domains. `agent`: with `spiffe`, the bundles come from a SPIRE agent on Envoy's host; it demands certificates.
     """
 
     mode: Literal["none", "optional", "required"] = "none"
@@ -77,6 +77,8 @@ class ClientCertificatesSpec(Document):
             raise ValueError("'caFile' goes with 'trust: ca', and is needed there")
         if self.agent is not None and self.trust != "spiffe":
             raise ValueError("'agent' goes with 'trust: spiffe'")
+        if self.agent is not None and self.mode == "optional":
+            raise ValueError("'agent' goes with 'mode: required': what an agent says of clients demands a certificate of each")
         return self
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ssl import DER_cert_to_PEM_cert
 
 from controlplane.registry.key_pair import KeyPair
 from controlplane.registry.state import RegistryState
@@ -33,10 +34,17 @@ def secret_contents(
         if clients is None or clients.mode == "none" or clients.agent is not None:
             continue
         if clients.trust == "spiffe":
-            found[authorities_secret(entry.name)] = trusted
+            # Envoy's SPIFFE validator refuses whoever shows no certificate. Where that is allowed, the authorities of all stand in one
+            # list; which of them may speak for which trust domain is judged by authorizers in any case.
+            found[authorities_secret(entry.name)] = trusted if clients.mode == "required" else _all_authorities(trusted)
         elif clients.trust == "ca":
             found[authorities_secret(entry.name)] = authorities.get(authority_of(entry), b"")
     return found
+
+
+def _all_authorities(bundles: TrustBundles) -> bytes:
+    ders = {der for bundle in bundles.values() for der in bundle.x509_authorities}
+    return "".join(map(DER_cert_to_PEM_cert, sorted(ders))).encode()
 
 
 def build_secrets(contents: SecretContents, previous: SecretContents, held: Mapping[str, XdsResource]) -> dict[str, XdsResource]:
