@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
+from urllib.parse import parse_qsl, quote_plus, urlencode, urljoin, urlsplit
 
 import aiohttp
 import jwt
@@ -223,8 +223,9 @@ class AuthorizationWorld:
 
     async def token(self, *, basic: tuple[str, str] | None = None, **form: str) -> Reply:
         """A token request."""
-        auth = aiohttp.BasicAuth(*basic) if basic else None
-        async with self.session.post(f"{self.issuer}/token", data=form, auth=auth) as response:
+        pair = base64.b64encode(":".join(map(quote_plus, basic)).encode()).decode() if basic else ""
+        headers = {"Authorization": f"Basic {pair}"} if pair else {}
+        async with self.session.post(f"{self.issuer}/token", data=form, headers=headers) as response:
             return Reply(status=response.status, headers=response.headers, text=await response.text(), url=str(response.url))
 
     async def redeem(self, code: str, verifier: str, **changes: str) -> Reply:
