@@ -239,6 +239,20 @@ async def test_what_was_being_read_under_other_rules_is_not_remembered(site: Cli
     assert site.asked == ["/client.json"] * 2
 
 
+async def test_whoever_waits_when_the_server_is_changed_is_told_so(site: ClientSite, tmp_path: Path) -> None:
+    url = site.publish()
+    site.gate = asyncio.Event()
+
+    async with reading(tmp_path) as documents:
+        waiting = [asyncio.create_task(documents.find(url, trusting(site.authority))) for _ in range(2)]
+        await site.arrived.wait()
+        await documents.close()
+        for task in waiting:
+            with pytest.raises(UnknownClientError, match="try again") as caught:
+                await task
+            assert caught.value.status == 503
+
+
 async def test_strangers_make_us_fetch_only_so_often(site: ClientSite, tmp_path: Path) -> None:
     rules = trusting(site.authority)
     known = site.publish()

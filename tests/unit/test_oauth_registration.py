@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from jwt.algorithms import ECAlgorithm
+from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata
 
 from controlplane.authorization_server.clients.client import ClientRules, MetadataDocumentRules, RegistrationRules
 from controlplane.authorization_server.clients.refusal import ClientRefusal, RegistrationError
@@ -71,6 +72,20 @@ def test_a_client_that_can_keep_a_secret_is_told_one_that_is_kept_nowhere(method
     assert secret_matches(secret, registration.client.secret_digest)
     assert secret not in repr(registration)
     assert registration.client.secret_digest not in repr(registration)
+
+
+@pytest.mark.parametrize("method", [None, "none", "client_secret_post", "client_secret_basic"])
+def test_what_the_official_sdk_sends_is_understood_and_what_it_is_answered_too(method: Any) -> None:
+    said = OAuthClientMetadata(redirect_uris=["http://localhost:3030/callback"], client_name="SDK", token_endpoint_auth_method=method)
+    body = said.model_dump_json(by_alias=True, exclude_none=True).encode()
+
+    registration = registered(body, OPEN, NOW)
+
+    understood = OAuthClientInformationFull.model_validate_json(json.dumps(dict(registration.information())))
+    assert understood.client_id == registration.client.client_id
+    assert understood.token_endpoint_auth_method == registration.client.token_endpoint_auth_method
+    assert [str(uri) for uri in understood.redirect_uris or []] == ["http://localhost:3030/callback"]
+    assert registration.client.application_type == "native"
 
 
 def test_two_registrations_are_two_clients() -> None:

@@ -43,9 +43,9 @@ _MAX_AGE = re.compile(r"max-age=\"?([0-9]{1,10})\"?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Remembered:
-    """What a URL turned out to be, until when (event loop time)."""
+    """What a URL turned out to be, a client or the reason why it is none, until when (event loop time)."""
 
-    found: RegisteredClient | UnknownClientError
+    found: RegisteredClient | str
     until: float
 
 
@@ -82,12 +82,17 @@ class MetadataDocuments:
             held = memory.get(url)
             if held is not None and now < held.until:
                 memory.move_to_end(url)
-                if isinstance(held.found, UnknownClientError):
-                    raise UnknownClientError(held.found.description)
+                if isinstance(held.found, str):
+                    raise UnknownClientError(held.found)
                 return held.found
         # (3) fetched once for all who wait
         task = self._reading.get(url) or self._read_soon(url, rules, now)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled() and not _is_cancelled_itself():
+                raise UnknownClientError("this authorization server is being changed; try again", status=503) from None
+            raise
 
     def forget(self) -> None:
         """Nothing that was read counts any more, nor is what is being read remembered."""
@@ -141,9 +146,8 @@ class MetadataDocuments:
         return client_of_document(url, response, rules), lifetime_seconds(response.cache_control)
 
     def _refuse(self, url: str, description: str, now: float) -> UnknownClientError:
-        error = UnknownClientError(description)
-        self._remember(self._refused, url, _Remembered(found=error, until=now + REFUSED_SECONDS))
-        return error
+        self._remember(self._refused, url, _Remembered(found=description, until=now + REFUSED_SECONDS))
+        return UnknownClientError(description)
 
     def _remember(self, memory: OrderedDict[str, _Remembered], url: str, held: _Remembered) -> None:
         if self._reading.get(url) is not asyncio.current_task():
@@ -153,6 +157,11 @@ class MetadataDocuments:
         memory[url] = held
         while len(memory) > MAX_REMEMBERED:
             memory.popitem(last=False)
+
+
+def _is_cancelled_itself() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def check_document_url(url: str, rules: MetadataDocumentRules) -> None:
