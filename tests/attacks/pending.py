@@ -7,7 +7,6 @@ from types import MappingProxyType
 
 PENDING: Mapping[int, str] = MappingProxyType(
     {
-        81: "identity: SPIFFE",
         90: "broker: exchange of tokens",
         91: "catalog: definitions that change after they were accepted",
         92: "virtual servers: tools that shadow others",

@@ -123,7 +123,7 @@ async def test_a_proof_passes_once_and_neither_it_nor_the_token_goes_further(wor
 
 
 async def test_a_token_that_is_bound_to_a_certificate_is_nothing_on_a_connection_without_it(world: World, bound: Bound) -> None:
-    """D80: over a connection without a certificate; over another one in tests/unit/test_token_binding.py."""
+    """80: over a connection without a certificate; over another one in test_workloads."""
     token = bound.token(cnf={"x5t#S256": "A" * 43})
     before = await world.mark()
 
