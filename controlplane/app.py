@@ -37,7 +37,7 @@ from controlplane.registry.entry import Json
 from controlplane.registry.key_pair_reader import KeyPairReader
 from controlplane.registry.kind import Kind
 from controlplane.registry.live import LiveState
-from controlplane.registry.own_address import OwnAddresses
+from controlplane.registry.own_address import OwnAddresses, PublicAddress
 from controlplane.registry.probe_batch import ProbeBatch
 from controlplane.registry.pruning import prune_always
 from controlplane.registry.service import RegistryService
@@ -113,7 +113,7 @@ async def _parts(
     settings: ControlPlaneSettings, *, link: LinkIdentity, key: RegistryKey, store: RegistryStore, live: LiveState
 ) -> AsyncIterator[list[asyncio.Task[None]]]:
     rules = AddressRules(settings.allowed_upstream_networks)
-    authorities = AuthorityReader(settings.secrets_dir)
+    authorities, pairs = AuthorityReader(settings.secrets_dir), KeyPairReader(settings.secrets_dir, key)
     workload_api = WorkloadApi(workload_api_address(settings.workload_api, os.environ))
     service = RegistryService(
         store=store,
@@ -121,7 +121,9 @@ async def _parts(
         key=key,
         address_rules=rules,
         own_addresses=own_addresses_of(settings),
+        public=public_address_of(settings),
         authorities=authorities,
+        pairs=pairs,
         has_workload_api=bool(workload_api.address),
     )
     bundles = BundleFollower(
@@ -141,7 +143,7 @@ async def _parts(
         resolver=Resolver(rules=rules),
         authorities=AuthorityFiles(reader=authorities),
         bundles=bundles,
-        certificates=CertificateSources(reader=KeyPairReader(settings.secrets_dir, key)),
+        certificates=CertificateSources(reader=pairs, workload_identity=workload_api),
         built=FileResourceCache(settings.cache_dir / "resources.db") if settings.cache_dir is not None else MemoryResourceCache(),
     )
     egress_address = settings.egress_address or settings.egress_listen
@@ -227,6 +229,17 @@ def own_addresses_of(settings: ControlPlaneSettings) -> OwnAddresses:
             *(settings.api_listen, settings.api_address, settings.xds_listen),
             *(*settings.authorizer_addresses, *settings.processor_addresses),
         )
+    )
+
+
+def public_address_of(settings: ControlPlaneSettings) -> PublicAddress:
+    """The public listener of the settings, and what no Gateway may listen on."""
+    others = (settings.egress_listen, settings.api_listen, settings.xds_listen, *settings.authorizer_addresses)
+    return PublicAddress(
+        url=settings.gateway_url,
+        listen=settings.gateway_listen,
+        egress_listen=settings.egress_listen,
+        others=tuple(address for address in (*others, *settings.processor_addresses) if not address.startswith("unix:")),
     )
 
 

@@ -6,6 +6,7 @@ Secrets are sealed in `StoredEntry.spec` and absent from every document.
 from __future__ import annotations
 
 import copy
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,7 +21,7 @@ from controlplane.registry.encryption import (
     OAUTH_CLIENT_SECRET,
     STATIC_HEADER_SECRET,
 )
-from controlplane.registry.spec import API_VERSION, SPEC_OF_KIND, Document, Kind
+from controlplane.registry.spec import API_VERSION, SPEC_OF_KIND, SYSTEM_NAMESPACE, Document, Kind
 from controlplane.registry.state import Entry
 
 Json = dict[str, Any]
@@ -121,6 +122,22 @@ def state_entry_of(entry: StoredEntry) -> Entry[Any]:
         name=entry.name,
         spec=SPEC_OF_KIND[entry.kind].model_validate(entry.spec),
         resource_revision=entry.resource_revision,
+    )
+
+
+def new_system_entry(kind: Kind, name: str, spec: Document, now: datetime) -> StoredEntry:
+    """An entry of the namespace system that we make ourselves."""
+    return StoredEntry(
+        uid=secrets.token_hex(10),
+        kind=kind,
+        namespace=SYSTEM_NAMESPACE,
+        name=name,
+        spec=spec_json(spec),
+        labels={},
+        annotations={},
+        resource_revision=0,
+        created_at=now,
+        updated_at=now,
     )
 
 

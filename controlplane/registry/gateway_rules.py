@@ -87,10 +87,11 @@ def _check_gateway(
     if entry.namespace != SYSTEM_NAMESPACE:
         refuse("metadata.namespace", f"a Gateway serves everybody and is in the namespace {SYSTEM_NAMESPACE}")
         return
-    if entry.name != DEFAULT_NAME:
-        for field in ("url", "listen"):
-            if not getattr(spec, field):
-                refuse(f"spec.{field}", f"is missing: only the Gateway {DEFAULT_NAME} takes it from the settings")
+    missing = [field for field in ("url", "listen") if not getattr(spec, field) and entry.name != DEFAULT_NAME]
+    for field in missing:
+        refuse(f"spec.{field}", f"is missing: only the Gateway {DEFAULT_NAME} takes it from the settings")
+    if missing:
+        return
     _check_listen(entry, spec, after, checks, refuse)
     _check_names(entry, spec, after, refuse)
     _check_servers(spec, after, refuse)
@@ -101,9 +102,9 @@ def _check_gateway(
         return
     pairs = [read_for_apply(item, place, checks, findings, refuse) for place in certificate_places(entry)]
     read = [pair for pair in pairs if pair is not None]
-    missing = [host for host in _hosts_of(spec, checks.public) if all(pair.uncovered([host]) for pair in read)]
-    if missing and len(read) == len(pairs):
-        findings.warn(item.document, f"spec.tls.certificates: none is good for {', '.join(missing)}: clients will refuse it there")
+    bare = [host for host in _hosts_of(spec, checks.public) if all(pair.uncovered([host]) for pair in read)]
+    if bare and len(read) == len(pairs):
+        findings.warn(item.document, f"spec.tls.certificates: none is good for {', '.join(bare)}: clients will refuse it there")
     if spec.tls.client_certificates.ca_file:
         try:
             checks.read_authority(entry.namespace, spec.tls.client_certificates.ca_file)

@@ -8,7 +8,6 @@ Synchronous and thread-safe; the API calls it in threads. Next: `registry.store`
 from __future__ import annotations
 
 import hashlib
-import secrets
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,14 +18,17 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from controlplane.registry.acceptance import state_after_acceptance, warnings_of_acceptance
-from controlplane.registry.authority import AuthorityReader, check_authorities, check_bundle_files
+from controlplane.registry.authority import AuthorityReader
 from controlplane.registry.catalog import catalog_digest, effect_of
+from controlplane.registry.change_rules import ChangeRules
 from controlplane.registry.changes import entries_of
+from controlplane.registry.deletion import refuse_breaking_deletion
 from controlplane.registry.encryption import RegistryKey
-from controlplane.registry.entry import EntryKey, Json, StoredEntry, document_of, spec_json
+from controlplane.registry.entry import EntryKey, Json, StoredEntry, document_of, new_system_entry
+from controlplane.registry.key_pair_reader import KeyPairReader
 from controlplane.registry.live import LiveState
 from controlplane.registry.manifest import DocumentError, ParsedDocument, parse_document, parse_documents
-from controlplane.registry.own_address import OwnAddresses
+from controlplane.registry.own_address import OwnAddresses, PublicAddress
 from controlplane.registry.permissions import (
     PERMISSIONS_OF_ROLE,
     WRITE_OF_KIND,
@@ -37,7 +39,6 @@ from controlplane.registry.permissions import (
     write_scope_of,
 )
 from controlplane.registry.plan import Plan, PlannedEntry, key_of, make_plan, without_entry
-from controlplane.registry.policy_check import check_policies_of
 from controlplane.registry.probe import ProbeResult
 from controlplane.registry.refusal import (
     ConflictError,
@@ -49,13 +50,12 @@ from controlplane.registry.refusal import (
 )
 from controlplane.registry.revocation import over
 from controlplane.registry.server_status import server_status
-from controlplane.registry.signing_key import rotated_keys
-from controlplane.registry.spec import SYSTEM_NAMESPACE, AuthorizationServerSpec, Kind, McpServerSpec, RevocationSpec
-from controlplane.registry.state import Entry, RegistryState, SigningKey
+from controlplane.registry.signing_key import due_for_rotation, rotated_keys
+from controlplane.registry.spec import SYSTEM_NAMESPACE, Kind, McpServerSpec, RevocationSpec
+from controlplane.registry.state import Entry, RegistryState
 from controlplane.registry.store import RegistryStore, read_entries, read_entry, read_probes
-from controlplane.registry.subjects import provider_id
 from controlplane.registry.transaction import WriteTransaction
-from controlplane.registry.validation import WrittenEntry, bindings_naming, check_change, entries_in, locks_out
+from controlplane.registry.validation import WrittenEntry, locks_out
 from extauthz.address import AddressRules
 
 MOST_PRUNED = 1000
@@ -137,16 +137,22 @@ class RegistryService:
         key: RegistryKey,
         address_rules: AddressRules,
         own_addresses: OwnAddresses | None = None,
+        public: PublicAddress | None = None,
         authorities: AuthorityReader | None = None,
+        pairs: KeyPairReader | None = None,
         has_workload_api: bool = False,
     ) -> None:
         self._store = store
         self._live = live
         self._key = key
-        self._address_rules = address_rules
-        self._own_addresses = own_addresses or OwnAddresses()
-        self._authorities = authorities or AuthorityReader(None)
-        self._has_workload_api = has_workload_api
+        self._rules = ChangeRules(
+            address_rules=address_rules,
+            own_addresses=own_addresses or OwnAddresses(),
+            public=public or PublicAddress(),
+            authorities=authorities or AuthorityReader(None),
+            pairs=pairs or KeyPairReader(None, key),
+            has_workload_api=has_workload_api,
+        )
         self._writer = threading.Lock()  # waiting here is fair and free; waiting for SQLite's lock is polling
 
     @property
@@ -187,7 +193,7 @@ class RegistryService:
                 precondition.check(entry)
                 self._require_grantable(operator, entry)
                 before = self._live.at(transaction)
-                _refuse_breaking_deletion(entry, before, without_entry(before, entry))
+                refuse_breaking_deletion(entry, before, without_entry(before, entry), self._rules.public)
                 transaction.delete(entry)
             self._show()
         return transaction.revision
@@ -247,11 +253,11 @@ class RegistryService:
 
     def rotate_signing_keys(self, now: datetime) -> int:
         """Publish and retire keys of authorization servers as it falls due; of how many servers."""
-        if not self._due_for_rotation(self._live.state, now):
+        if not due_for_rotation(self._live.state, now, key=self._key):
             return 0
         with self._writer:
             with self._store.transaction(actor="system/signing-keys", message="signing keys of authorization servers") as transaction:
-                due = self._due_for_rotation(self._live.at(transaction), now)
+                due = due_for_rotation(self._live.at(transaction), now, key=self._key)
                 for entry, before, keys in due:
                     server = read_entry(transaction.connection, (Kind.AUTHORIZATION_SERVER, entry.namespace, entry.name))
                     if server is not None:
@@ -259,18 +265,6 @@ class RegistryService:
             if due:
                 self._show()
         return len(due)
-
-    def _due_for_rotation(
-        self, state: RegistryState, now: datetime
-    ) -> list[tuple[Entry[AuthorizationServerSpec], tuple[SigningKey, ...], tuple[SigningKey, ...]]]:
-        """The servers whose keys must change, with their keys before and after."""
-        found = []
-        for entry in state.authorization_servers.values():
-            before = state.signing_keys.get(entry.uid, ())
-            keys = rotated_keys(before, now, key=self._key, uid=entry.uid)
-            if keys != before:
-                found.append((entry, before, keys))
-        return found
 
     def revoke_tokens(self, actor: str, provider: str, tokens: Mapping[str, datetime], *, reason: str, now: datetime) -> int:
         """Refuse access tokens (by `jti`, with their expiry) of one of our own issuers from now on; how many were still good.
@@ -288,7 +282,7 @@ class RegistryService:
                     if f"{SYSTEM_NAMESPACE}/{name}" in known:
                         continue
                     spec = RevocationSpec(token=f"{provider}/{jti}", until=expires_at + REVOKED_LONGER, reason=reason)
-                    transaction.create(_new_revocation(name, spec, now))
+                    transaction.create(new_system_entry(Kind.REVOCATION, name, spec, now))
             self._show()
         return len(good)
 
@@ -367,17 +361,7 @@ class RegistryService:
         written = [
             WrittenEntry(document=item.document, kind=item.after.kind, entry=_state_entry(plan.after, item)) for item in plan.changed
         ]
-        findings = check_change(
-            before,
-            plan.after,
-            written,
-            address_rules=self._address_rules,
-            check_policies=check_policies_of,
-            own_addresses=self._own_addresses,
-            has_workload_api=self._has_workload_api,
-        )
-        check_authorities(written, self._authorities.read, findings)
-        check_bundle_files(written, self._authorities, findings)
+        findings = self._rules.check(before, plan.after, written)
         errors = [*shape_errors, *plan.errors, *findings.errors]
         if not shape_errors:
             errors += [*plan.reference_errors, *findings.reference_errors]
@@ -425,27 +409,6 @@ def _result(item: PlannedEntry, resource_revision: int, warnings: Mapping[int, l
     )
 
 
-def _refuse_breaking_deletion(entry: StoredEntry, before: RegistryState, after: RegistryState) -> None:
-    if entry.kind is Kind.NAMESPACE:
-        if entry.name == SYSTEM_NAMESPACE:
-            raise ConflictError("the namespace system cannot be deleted")
-        _refuse_while_used(f"namespace {entry.name} still holds", entries_in(before, entry.name))
-    if entry.kind in (Kind.IDENTITY_PROVIDER, Kind.AUTHORIZATION_SERVER):
-        provider = provider_id(entry.namespace, entry.name)
-        _refuse_while_used(f"subjects of {provider} are named by", bindings_naming(before, provider))
-    if entry.kind is Kind.TRUST_DOMAIN:
-        provider, trust_domain = provider_id(entry.namespace, entry.name), str(entry.spec["trustDomain"])
-        _refuse_while_used(f"subjects of {trust_domain} are named by", bindings_naming(before, provider, trust_domain=trust_domain))
-    if locks_out(before, after):
-        raise ConflictError("this would leave nobody who is administrator in namespace system")
-
-
-def _refuse_while_used(sentence: str, users: list[str]) -> None:
-    if users:
-        shown = ", ".join(users[:20]) + (f" and {len(users) - 20} more" if len(users) > 20 else "")
-        raise ConflictError(f"{sentence} {shown}")
-
-
 def _addressed(document: object, key: EntryKey) -> object:
     """The document of a PUT, with what the URL already says filled in where it is absent."""
     if not isinstance(document, dict):
@@ -460,21 +423,6 @@ def _addressed(document: object, key: EntryKey) -> object:
 def _state_entry(state: RegistryState, item: PlannedEntry) -> Entry[Any]:
     entry_id = f"{item.after.namespace}/{item.after.name}" if item.after.namespace else item.after.name
     return entries_of(state, item.after.kind)[entry_id]
-
-
-def _new_revocation(name: str, spec: RevocationSpec, now: datetime) -> StoredEntry:
-    return StoredEntry(
-        uid=secrets.token_hex(10),
-        kind=Kind.REVOCATION,
-        namespace=SYSTEM_NAMESPACE,
-        name=name,
-        spec=spec_json(spec),
-        labels={},
-        annotations={},
-        resource_revision=0,
-        created_at=now,
-        updated_at=now,
-    )
 
 
 def _server_of(entry: Entry[McpServerSpec]) -> StoredEntry:

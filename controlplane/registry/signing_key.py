@@ -15,7 +15,8 @@ from itertools import pairwise
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
 
 from controlplane.registry.encryption import RegistryKey
-from controlplane.registry.state import SigningKey
+from controlplane.registry.spec import AuthorizationServerSpec
+from controlplane.registry.state import Entry, RegistryState, SigningKey
 from extauthz.errors import CredentialError
 
 ALGORITHM = "ES256"
@@ -72,3 +73,16 @@ def public_key_set(keys: Sequence[SigningKey]) -> dict[str, object]:
 
 def _aad(uid: str, kid: str) -> str:
     return f"{uid}:signing-key:{kid}"
+
+
+def due_for_rotation(
+    state: RegistryState, now: datetime, *, key: RegistryKey
+) -> list[tuple[Entry[AuthorizationServerSpec], tuple[SigningKey, ...], tuple[SigningKey, ...]]]:
+    """The authorization servers whose keys must change, with their keys before and after."""
+    found = []
+    for entry in state.authorization_servers.values():
+        before = state.signing_keys.get(entry.uid, ())
+        keys = rotated_keys(before, now, key=key, uid=entry.uid)
+        if keys != before:
+            found.append((entry, before, keys))
+    return found

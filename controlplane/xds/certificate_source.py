@@ -39,19 +39,23 @@ class ReadsKeyPairs(Protocol):
         """Chain and key in PEM; raises `CertificateError`."""
 
 
+class Svid(Protocol):
+    """An X.509-SVID: chain and key in PEM."""
+
+    @property
+    def chain_pem(self) -> str:
+        """Leaf first."""
+
+    @property
+    def key_pem(self) -> str:
+        """The leaf's private key."""
+
+
 class WorkloadIdentity(Protocol):
-    """What is needed of the Workload API (`controlplane.workload_api`)."""
+    """What is needed of `controlplane.workload_api.WorkloadApi`."""
 
-    def x509_svid(self, spiffe_id: str) -> tuple[bytes, bytes] | None:
-        """Chain and key in PEM of this SPIFFE ID (empty: the default one); None while there is none. Never blocks."""
-
-
-class NoWorkloadIdentity:
-    """Where no Workload API is configured."""
-
-    def x509_svid(self, _spiffe_id: str) -> tuple[bytes, bytes] | None:
-        """None."""
-        return None
+    def x509_svid(self, spiffe_id: str = "") -> Svid | None:
+        """The one of this SPIFFE ID (empty: the default one); None while there is none. Never blocks."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,7 +102,7 @@ class CertificateSources:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._reader = reader
-        self._workload_identity: WorkloadIdentity = workload_identity or NoWorkloadIdentity()
+        self._workload_identity = workload_identity
         self._clock = clock
         self._followed: dict[str, _Followed] = {}
         self._shown: Certificates = NO_CERTIFICATES
@@ -160,8 +164,11 @@ class CertificateSources:
 
     def _read_one(self, place: CertificatePlace) -> tuple[tuple[bytes, bytes] | None, str]:
         if place.spec.workload_api is not None:
-            svid = self._workload_identity.x509_svid(place.spec.workload_api.spiffe_id)
-            return svid, "" if svid is not None else "the Workload API has not given this identity (yet)"
+            identity = self._workload_identity
+            svid = identity.x509_svid(place.spec.workload_api.spiffe_id) if identity is not None else None
+            if svid is None:
+                return None, "the Workload API has not given this identity (yet)"
+            return (svid.chain_pem.encode(), svid.key_pem.encode()), ""
         try:
             return self._reader.read(place), ""
         except CertificateError as error:

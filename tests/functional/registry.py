@@ -12,7 +12,9 @@ from controlplane.catalog_digest import definition_digest
 from controlplane.database import open_database
 from controlplane.registry.authority import AuthorityReader
 from controlplane.registry.encryption import RegistryKey
+from controlplane.registry.key_pair_reader import KeyPairReader
 from controlplane.registry.live import LiveState
+from controlplane.registry.own_address import PublicAddress
 from controlplane.registry.permissions import PERMISSIONS_OF_ROLE, Operator, Permissions
 from controlplane.registry.probe import ProbedDefinition, ProbeResult
 from controlplane.registry.reader import RegistryReader
@@ -82,14 +84,25 @@ class Registry:
 
 
 def open_registry(
-    url: str, *, networks: tuple[str, ...] = ("127.0.0.0/8",), base: bool = True, secrets_dir: Path | None = None
+    url: str,
+    *,
+    networks: tuple[str, ...] = ("127.0.0.0/8",),
+    base: bool = True,
+    secrets_dir: Path | None = None,
+    public: PublicAddress | None = None,
 ) -> Registry:
     """A registry on this database, with the entries of BASE."""
     store = RegistryStore(open_database(url))
     live = LiveState(store)
     key = RegistryKey(b"0123456789abcdef0123456789abcdef")
     service = RegistryService(
-        store=store, live=live, key=key, address_rules=AddressRules(networks), authorities=AuthorityReader(secrets_dir)
+        store=store,
+        live=live,
+        key=key,
+        address_rules=AddressRules(networks),
+        public=public,
+        authorities=AuthorityReader(secrets_dir),
+        pairs=KeyPairReader(secrets_dir, key),
     )
     registry = Registry(store=store, live=live, key=key, service=service, reader=RegistryReader(store=store, live=live))
     if base and store.read_revision() == 0:
