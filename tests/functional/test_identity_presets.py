@@ -35,6 +35,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     for text in re.findall(r"```yaml\n(.*?)```", PAGE.split("## Presets")[1], re.DOTALL)
     if (document := yaml.safe_load(text))["kind"] == "IdentityProvider"
 }
+BLOCKS = {
+    f"{heading} {number}": text
+    for heading, section in re.findall(r"^##+ (.*?)$(.*?)(?=^##|\Z)", PAGE, re.DOTALL | re.MULTILINE)
+    for number, text in enumerate(re.findall(r"```yaml\n(.*?)```", section, re.DOTALL), 1)
+}
+"""Everything on the page that can be applied."""
 
 
 @dataclass(kw_only=True)
@@ -95,6 +101,19 @@ def test_the_registry_takes_the_recipe(registry: Registry, product: str) -> None
     result = registry.apply(yaml.safe_dump(RECIPES[product]).encode())
 
     assert [applied.action for applied in result.results] == ["created"]
+
+
+def test_every_block_of_the_page_is_found() -> None:
+    assert len(BLOCKS) == PAGE.count("```yaml\n") >= len(RECIPES) + 3
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_the_registry_takes_each_block_of_the_page_as_it_stands_there(registry: Registry, block: str) -> None:
+    documents = list(yaml.safe_load_all(BLOCKS[block]))
+
+    result = registry.apply(BLOCKS[block].encode(), dry_run=True)
+
+    assert [applied.action for applied in result.results] == ["created"] * len(documents)
 
 
 # --- who comes out of each product's tokens
