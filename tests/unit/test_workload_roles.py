@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controlplane.registry.spec import RoleBindingSpec
 from extauthz.errors import Reason
 from extauthz.identity.principal import Principal, PrincipalKind
 from extauthz.policy.entities import RoleIndex
@@ -97,6 +100,28 @@ def test_thousands_of_crossing_patterns_cost_a_bounded_walk() -> None:
 
     assert roles(index, f"{TD}/{'/'.join(['s'] * 12)}") == {"demo/buyers", "demo/last"}
     assert roles(index, f"{TD}/{'/'.join(['s'] * 900)}") == {"demo/last"}
+
+
+@pytest.mark.parametrize(
+    ("spiffe_id", "held"),
+    [
+        (f"{TD}/agents/buyer", True),
+        (f"{TD}/agents/seller", True),
+        (f"{TD}/agents", False),
+        (f"{TD}/ns/finance/sa/buyer", True),
+        (f"{TD}/ns/finance/eu/sa/buyer", False),
+        (f"{TD}/ns/finance/sa/seller", False),
+    ],
+)
+def test_the_example_of_the_documentation_gives_its_role_to_whom_it_says(spiffe_id: str, held: bool) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
+    (example,) = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "kind: RoleBinding" in block]
+    spec = RoleBindingSpec.model_validate(example["spec"])
+    subjects = tuple((subject.kind, subject.name) for subject in spec.subjects)
+    binding = RoleBinding(namespace=example["metadata"]["namespace"], name="buyers", role=spec.role, subjects=subjects)
+
+    assert roles(RoleIndex([binding]), spiffe_id) == ({"demo/buyers"} if held else set())
+    assert roles(RoleIndex([binding]), "prod/buyers", kind="Group") == {"demo/buyers"}
 
 
 SEGMENTS = st.sampled_from(["a", "b", "ab"])
