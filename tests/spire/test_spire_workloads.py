@@ -1,0 +1,103 @@
+"""Workloads of real SPIRE at the real gateway: by certificate and by token, of our trust domain and of a federated one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from spiffe import WorkloadApiClient
+
+from tests.e2e.stack import ROOT, eventually
+from tests.spire.deployment import PATIENCE_SECONDS, Programs, SpireServer
+from tests.spire.workload import PYTHON, fetch_svid
+from tests.spire.world import BUYER, calling, federation, http, running_world
+
+pytestmark = pytest.mark.envoy
+
+EXAMPLE = ROOT / "examples" / "svid"
+SELLER = "spiffe://partner.example/agents/seller"
+
+
+def test_the_example_runs_a_workload_that_has_nothing_but_its_svid(programs: Programs) -> None:
+    environ = {**os.environ, "PATH": f"{programs.server.parent}:{os.environ['PATH']}"}
+
+    finished = subprocess.run([sys.executable, EXAMPLE / "run.py"], env=environ, capture_output=True, text=True, timeout=280, check=False)
+
+    assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
+    assert finished.stdout.count(f"allow Workload {BUYER} search_contacts") == 2, finished.stdout
+
+
+async def test_authorities_are_exchanged_under_traffic_and_no_call_fails(programs: Programs, tmp_path: Path) -> None:
+    with SpireServer(programs) as server, server.agent() as agent:
+        server.register("/gateway", PYTHON, dns=["localhost"])
+        server.register("/agents/buyer", PYTHON)
+        before = await asyncio.to_thread(fetch_svid, agent, tmp_path, spiffe_id=BUYER)
+        async with running_world(agent, tmp_path) as world, http(before) as held_open, calling(world, agent, tmp_path) as calls:
+            assert (await world.call(held_open)).status == 200
+            await calls.more(5)
+
+            new = server.prepare()
+            await world.knows_authorities(2)
+            await calls.more(5)
+            old = server.activate()
+            server.taint(old)
+
+            async def renewed() -> bool:
+                return calls.shown_by == new and await world.shown_by(before) == new
+
+            await eventually(renewed, what="certificates of the new authority on both sides")
+            await calls.more(5)
+            assert (await world.call(held_open)).status == 200
+            server.revoke(old)
+
+            async def refused() -> bool:
+                return (await world.call(held_open)).status == 401
+
+            await eventually(refused, what="a refusal of the old authority on the connection that is open")
+            await calls.more(5)
+
+    assert calls.failures == []
+
+
+async def test_a_federated_workload_is_let_in_until_its_trust_domain_is_deleted(programs: Programs, tmp_path: Path) -> None:
+    with (
+        SpireServer(programs) as server,
+        SpireServer(programs, "partner.example") as partner,
+        server.agent() as agent,
+        partner.agent() as theirs,
+    ):
+        server.register("/gateway", PYTHON, dns=["localhost"])
+        server.register("/agents/buyer", PYTHON)
+        partner.register("/agents/seller", PYTHON)
+        authorities = (await asyncio.to_thread(fetch_svid, agent, tmp_path, "ours")).authorities
+        seller = replace(await asyncio.to_thread(fetch_svid, theirs, tmp_path, "theirs"), authorities=authorities)
+        async with running_world(agent, tmp_path) as world:
+            tokens = WorkloadApiClient(theirs.address, default_timeout=PATIENCE_SECONDS)
+            token = (await asyncio.to_thread(tokens.fetch_jwt_svid, {world.endpoint})).token
+            tokens.close()
+            async with http(seller) as by_certificate, http(seller, show_svid=False) as by_token:
+                bearer = {"authorization": f"Bearer {token}"}
+                assert (await world.call(by_token, **bearer)).status == 401
+                await world.stack.apply(federation(partner))
+                await world.knows_authorities(1, "partner")
+
+                for session, headers in ((by_certificate, {}), (by_token, bearer)):
+                    answer = await world.call(session, **headers)
+                    record = await world.last_record()
+                    assert answer.status == 200, answer.text
+                    assert (record["principal"]["kind"], record["principal"]["id"]) == ("Workload", SELLER)
+                deleted = await world.stack.api("DELETE", "/v1/namespaces/system/trust-domains/partner", headers={"if-match": "*"})
+                assert deleted.status == 200, deleted.text
+                started = time.monotonic()
+
+                async def refused() -> bool:
+                    return [(await world.call(by_certificate)).status, (await world.call(by_token, **bearer)).status] == [401, 401]
+
+                await eventually(refused, interval=0.005, what="a refusal on the connections that are open")
+                print(f"refused {(time.monotonic() - started) * 1000:.0f} ms after the API answered")
