@@ -39,11 +39,6 @@ class SpiffePattern:
         return all(wanted in ("*", segment) for wanted, segment in zip(self.prefix, segments, strict=False))
 
 
-def is_spiffe_pattern(text: str) -> bool:
-    """Whether the text is to be read as a SPIFFE ID or a pattern of them, and not as another kind of name."""
-    return text.startswith(_SCHEME)
-
-
 def parse_spiffe_pattern(text: str) -> SpiffePattern:
     """A SPIFFE ID or a pattern; raises ValueError with the rule that is broken."""
     if len(text) > MAX_PATTERN_CHARACTERS:

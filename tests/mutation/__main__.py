@@ -26,6 +26,7 @@ LIMIT_SECONDS = 60.0
 _GUARDS, _HTTP, _METHODS = "tests/unit/test_gate_guards.py", "tests/unit/test_gate_http.py", "tests/unit/test_gate_methods.py"
 _JSONRPC, _REQUEST = "tests/unit/test_jsonrpc.py", "tests/unit/test_mcp_request.py"
 _DECISION, _STEPS = "tests/unit/test_decision.py", "tests/unit/test_gate_decision.py"
+_WORKLOADS = "tests/unit/test_workload_decision.py"
 _URI, _ARGUMENTS = "tests/unit/test_mcp_uri.py", "tests/unit/test_policy_arguments.py"
 # The quickest first: the first failure ends a run.
 TESTS: Mapping[str, Sequence[str]] = {
@@ -38,9 +39,14 @@ TESTS: Mapping[str, Sequence[str]] = {
     "extauthz.mcp.uri": (_URI,),
     "extauthz.mcp.parameter_header": ("tests/unit/test_parameter_header.py",),
     "extauthz.door": (_STEPS, _DECISION),
-    "extauthz.decision": (_STEPS, _DECISION, "tests/unit/test_session_decision.py"),
+    "extauthz.decision": (_STEPS, _DECISION, "tests/unit/test_session_decision.py", _WORKLOADS),
     "extauthz.answer": (_STEPS, _DECISION),
     "extauthz.policy.arguments": (_ARGUMENTS, "tests/unit/test_policy_evaluation.py"),
+    "extauthz.identity.spiffe_id": ("tests/unit/test_spiffe_id.py",),
+    "extauthz.identity.spiffe_pattern": ("tests/unit/test_spiffe_pattern.py",),
+    "extauthz.identity.jwt_svid": ("tests/unit/test_jwt_svid.py",),
+    "extauthz.identity.x509_svid": ("tests/unit/test_x509_svid.py",),
+    "extauthz.identity.workload": (_WORKLOADS, "tests/unit/test_jwt_svid.py"),
 }
 
 

@@ -72,6 +72,11 @@ def test_what_is_not_in_the_one_form_is_refused(text: str) -> None:
         parse_spiffe_id(text)
 
 
+def test_a_trust_domain_alone_is_told_to_have_no_path() -> None:
+    with pytest.raises(ValueError, match="has a path"):
+        parse_spiffe_id("spiffe://prod.example")
+
+
 @given(st.text(alphabet="spife:/.aA-_%?#@*\x00 \n", max_size=40))
 def test_what_is_read_is_made_of_parts_that_give_the_same_text(text: str) -> None:
     try:

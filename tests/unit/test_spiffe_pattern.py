@@ -81,6 +81,14 @@ def test_what_is_no_pattern_is_refused(text: str) -> None:
         parse_spiffe_pattern(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"), [(TD, "a trust domain alone is no workload"), (f"{TD}/**/a", "can only be the last"), (f"{TD}//a", "none is empty")]
+)
+def test_a_refusal_says_what_to_do(text: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        parse_spiffe_pattern(text)
+
+
 def test_only_a_pattern_without_wildcards_is_exact() -> None:
     assert [parse_spiffe_pattern(f"{TD}/{path}").exact for path in ("a/b", "a/*", "*/b", "a/**")] == [True, False, False, False]
 
