@@ -215,7 +215,9 @@ class _Servicer(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
             epoch, resets = api._epoch, api._resets
             api.open_streams += 1
             changed.notify_all()
-        context.add_callback(self._closed)
+        if not context.add_callback(self._closed):  # it has ended meanwhile, and nobody would wake us
+            self._closed()
+            return
         while True:
             message = answer()
             api.tamper(message)
