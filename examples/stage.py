@@ -118,7 +118,10 @@ def _provider_packages() -> Path:
         npm = shutil.which("npm")
         if npm is None:
             raise UnavailableError("there is no npm for the local identity provider: install Node, or name your own provider (README.md)")
-        subprocess.run([npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--silent", "--prefix", directory], check=True)
+        subprocess.run(
+            [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock", "--silent", "--prefix", directory],
+            check=True,
+        )
     return directory
 
 

@@ -59,9 +59,8 @@ def test_an_example_does_what_its_page_says(name: str, tmp_path: Path) -> None:
         pytest.skip(f"the local identity provider needs npm: {error}")
     environ = {**os.environ, "LEGATION_EXAMPLES_NODE": str(tools), "BROWSER": BROWSER, "TMPDIR": str(tmp_path)}
 
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / name / "run.py"], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=500, check=False
-    )
+    command = ["make", "-s", "-C", EXAMPLES / name, "run", f"PYTHON={sys.executable}"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=500, check=False)
 
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert done.stdout.splitlines()[-len(RECORDS[name]) :] == RECORDS[name]
