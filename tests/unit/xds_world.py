@@ -13,6 +13,7 @@ from controlplane.registry.spec import (
     PolicySetSpec,
     RevocationSpec,
     RoleBindingSpec,
+    TrustDomainSpec,
 )
 from controlplane.registry.state import Definition, Entry, RegistryState
 from controlplane.xds.authority_file import NO_AUTHORITIES, Authorities
@@ -68,6 +69,12 @@ def gateway(name: str, **spec: Any) -> Entry[GatewaySpec]:
     return Entry(uid=f"uid-gateway-{name}", namespace="system", name=name, spec=GatewaySpec.model_validate(spec), resource_revision=1)
 
 
+def trust_domain(name: str, *, uid: str = "", **spec: Any) -> Entry[TrustDomainSpec]:
+    given = {"trustDomain": f"{name}.example", "bundle": {"file": "bundle.json"}, **spec}
+    parsed = TrustDomainSpec.model_validate(given)
+    return Entry(uid=uid or f"uid-domain-{name}", namespace="system", name=name, spec=parsed, resource_revision=1)
+
+
 def tool(name: str, *, accepted: dict[str, Any] | None = None, **document: Any) -> Definition:
     return Definition(kind="tool", name=name, digest=f"sha256:{name}", document={"name": name, **document}, accepted=accepted)
 
@@ -85,6 +92,7 @@ def state_of(revision: int, *entries: Entry[Any], definitions: dict[str, tuple[D
         identity_providers=of(IdentityProviderSpec),
         revocations=of(RevocationSpec),
         gateways=of(GatewaySpec),
+        trust_domains=of(TrustDomainSpec),
         definitions=definitions or {},
     )
 
