@@ -194,6 +194,7 @@ class Issuer:
             server_uid=self.uid,
             static_clients=tuple(client for name in spec.clients if (client := self._static_client(name)) is not None),
             scopes=spec.scopes,
+            private_use_schemes=frozenset(registration.private_use_schemes),
             documents=MetadataDocumentRules(
                 trusted_domains=registration.client_id_metadata.trusted_domains if registration.client_id_metadata.enabled else (),
                 insecure_loopback=spec.login.allow_insecure_http,
@@ -218,7 +219,7 @@ class Issuer:
                 secret_digest=digest_of(secret.decode("utf-8", "replace")) if secret else "",
                 source="static",
             )
-            check_static_client(client)
+            check_static_client(client, self.entry.spec.registration.private_use_schemes)
         except (CredentialError, ConfigurationError) as error:
             logger.error("a registered client cannot be used", authorization_server=self.name, oauth_client_id=client_id, cause=str(error))
             return None

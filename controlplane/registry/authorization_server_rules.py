@@ -81,7 +81,7 @@ def problems_of_authorization_server(spec: AuthorizationServerSpec) -> Iterator[
     yield from _problems_of_mapping(spec.login.mapping)
     for client_id, client in spec.clients.items():
         for index, uri in enumerate(client.redirect_uris):
-            if fault := fault_of_redirect_uri(uri):
+            if fault := fault_of_redirect_uri(uri, spec.registration.private_use_schemes):
                 yield ProviderProblem(path=f"spec.clients.{client_id}.redirectUris[{index}]", message=fault)
     documents = spec.registration.client_id_metadata
     if documents.enabled and not documents.trusted_domains:

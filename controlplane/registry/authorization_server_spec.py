@@ -90,6 +90,16 @@ class StaticClientSpec(Document):
         return self
 
 
+PrivateUseScheme = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9+-]{1,49}$")]
+NO_PROGRAM = frozenset(
+    {
+        *("about", "blob", "chrome", "content", "data", "file", "filesystem", "ftp", "http", "https", "intent", "jar", "javascript"),
+        *("mailto", "resource", "sms", "ssh", "tel", "urn", "vbscript", "view-source", "ws", "wss"),
+    }
+)
+"""Schemes that lead to no program that could have asked."""
+
+
 class ClientIdMetadataSpec(Document):
     """Clients whose id is the URL of a document about them. Without `trustedDomains` none is taken."""
 
@@ -98,12 +108,23 @@ class ClientIdMetadataSpec(Document):
 
 
 class RegistrationSpec(Document):
-    """How clients become known that no operator registered."""
+    """How clients become known that no operator registered, and what their redirect URIs may be.
+
+    `privateUseSchemes`: schemes without a dot that are admitted, such as `cursor`; on a person's machine any program may claim one.
+    """
 
     client_id_metadata: ClientIdMetadataSpec = Field(default_factory=ClientIdMetadataSpec)
     dynamic: Literal["off", "initialAccessToken", "open"] = "off"
     initial_access_token: SecretReference | None = None
     max_clients: int = Field(default=1000, ge=1, le=100_000)
+    private_use_schemes: tuple[PrivateUseScheme, ...] = Field(default=(), max_length=50)
+
+    @field_validator("private_use_schemes")
+    @classmethod
+    def _of_programs(cls, schemes: tuple[str, ...]) -> tuple[str, ...]:
+        if refused := sorted(NO_PROGRAM.intersection(schemes)):
+            raise ValueError(f"{refused[0]} is no scheme of a program")
+        return schemes
 
     @model_validator(mode="after")
     def _fits(self) -> RegistrationSpec:

@@ -6,6 +6,7 @@ Only URIs in normal form, so that later they can be compared character by charac
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from ipaddress import IPv4Address, IPv6Address
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -14,7 +15,7 @@ LOOPBACK_HOSTS = frozenset({"127.0.0.1", "[::1]", "localhost"})
 WEB_URI = re.compile(r"(?P<scheme>https?)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::(?P<port>[1-9][0-9]{0,4}))?(?P<rest>[/?].*)?")
 
 _CHARACTERS = re.compile(r"[A-Za-z0-9._~:/?\[\]@!$&'()+,;=%-]+")
-_PRIVATE_USE = re.compile(r"[a-z][a-z0-9+-]*(?:\.[a-z0-9+-]+)+:(?=/)(?://[a-z0-9.-]+)?(?P<rest>/(?!/).*)?")
+_PRIVATE_USE = re.compile(r"(?P<scheme>[a-z][a-z0-9+-]*(?:\.[a-z0-9+-]+)*):(?=/)(?://[a-z0-9.-]+)?(?P<rest>/(?!/).*)?")
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _ESCAPE = re.compile(r"%(..?)?")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
@@ -23,18 +24,22 @@ _ANSWER_PARAMETERS = frozenset(
 )
 
 
-def fault_of_redirect_uri(uri: str) -> str:
-    """Why this URI cannot be registered; empty when it can: https, http on this machine, or of a private-use scheme."""
+def fault_of_redirect_uri(uri: str, schemes: Collection[str] = ()) -> str:
+    """Why this URI cannot be registered; empty when it can: https, http on this machine, or of a private-use scheme.
+
+    A private-use scheme is a domain name backwards (RFC 8252 section 7.1), or one of `schemes`: programs in use have shorter ones.
+    """
     if not 0 < len(uri) <= MAX_REDIRECT_URI_LENGTH:
         return f"must have 1 to {MAX_REDIRECT_URI_LENGTH} characters"
     if not _CHARACTERS.fullmatch(uri):
         return "must hold characters of a URI only, no fragment and no wildcard"
     web = WEB_URI.fullmatch(uri)
-    found = web or _PRIVATE_USE.fullmatch(uri)
+    private = None if web is not None else _PRIVATE_USE.fullmatch(uri)
+    found = web if private is None or not ("." in private["scheme"] or private["scheme"] in schemes) else private
     if found is None:
         return (
-            "must be https, http on 127.0.0.1, [::1] or localhost, or of a private-use scheme with a dot (com.example.app:/answer), "
-            "without user name, in lower case up to the path"
+            "must be https, http on 127.0.0.1, [::1] or localhost, or of a private-use scheme with a dot (com.example.app:/answer) "
+            "or one that is admitted by name, without user name, in lower case up to the path"
         )
     return (_fault_of_web(web) if web is not None else "") or _fault_of_escapes(uri) or _fault_of_rest(found["rest"] or "")
 

@@ -16,6 +16,7 @@ from controlplane.authorization_server.clients.redirect_uri import (
     redirect_uri_matches,
 )
 from controlplane.authorization_server.clients.refusal import RedirectUriError
+from controlplane.registry.authorization_server_spec import RegistrationSpec
 
 REGISTERED = (
     "https://app.example.com/cb?tenant=a",
@@ -228,3 +229,26 @@ def test_redirect_uris_are_strings_and_not_too_many() -> None:
         checked_redirect_uris([["https://a.example/cb"]], None)
     with pytest.raises(RedirectUriError, match=f"{MAX_REDIRECT_URIS} redirect URIs at most"):
         checked_redirect_uris([f"https://a.example/{number}" for number in range(MAX_REDIRECT_URIS + 1)], None)
+
+
+@pytest.mark.parametrize("uri", ["cursor://anysphere.cursor-mcp/oauth/callback", "cursor:/callback", "vscode://vendor.name/cb?x=1"])
+def test_a_scheme_without_a_dot_is_good_where_it_is_admitted_by_name(uri: str):
+    check_redirect_uri(uri, {"cursor", "vscode"})
+
+    for admitted in ((), ("other",), ("cursor://",)):
+        with pytest.raises(RedirectUriError):
+            check_redirect_uri(uri, admitted)
+
+
+@pytest.mark.parametrize(
+    "uri", ["cursor:callback", "cursor://user@host/cb", "cursor://host:1/cb", "cursor://host/../cb", "cursor://HOST/cb", "CURSOR://host/cb"]
+)
+def test_an_admitted_scheme_does_not_make_other_forms_good(uri: str):
+    with pytest.raises(RedirectUriError):
+        check_redirect_uri(uri, {"cursor"})
+
+
+@pytest.mark.parametrize("scheme", ["javascript", "data", "file", "http", "blob", "intent"])
+def test_no_operator_admits_a_scheme_that_leads_to_no_program(scheme: str):
+    with pytest.raises(ValueError, match="no scheme of a program"):
+        RegistrationSpec(private_use_schemes=(scheme,))

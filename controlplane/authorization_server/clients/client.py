@@ -83,12 +83,14 @@ class ClientRules:
     """What one `AuthorizationServer` entry (of the uid `server_uid`) says about clients. The default knows none.
 
     `grant_types` and `scopes` bound what metadata documents and dynamic clients may ask for; static ones are as written.
+    `private_use_schemes`: of redirect URIs, admitted by name although they are no domain name.
     """
 
     server_uid: str
     static_clients: tuple[RegisteredClient, ...] = ()
     grant_types: frozenset[str] = frozenset({"authorization_code", "refresh_token"})
     scopes: tuple[str, ...] = ()
+    private_use_schemes: frozenset[str] = frozenset()
     documents: MetadataDocumentRules = MetadataDocumentRules()
     registration: RegistrationRules = RegistrationRules()
 

@@ -6,7 +6,7 @@ import asyncio
 import re
 import ssl
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 
@@ -136,7 +136,7 @@ def is_expired(client: DynamicClient, rules: RegistrationRules, now: datetime) -
     return client.used_at + timedelta(seconds=rules.idle_seconds) <= now
 
 
-def check_static_client(client: RegisteredClient) -> None:
+def check_static_client(client: RegisteredClient, schemes: Collection[str] = ()) -> None:
     """Raise `ConfigurationError` unless an operator may register this client: its id can be no other kind's, its URIs are good."""
     if not client.client_id or "://" in client.client_id or client.client_id.startswith(DYNAMIC_PREFIX):
         raise ConfigurationError(
@@ -145,14 +145,14 @@ def check_static_client(client: RegisteredClient) -> None:
     if (client.token_endpoint_auth_method in SECRET_METHODS) != bool(client.secret_digest):
         raise ConfigurationError(f"the client {client.client_id} and its secret do not go together")
     try:
-        checked_redirect_uris(client.redirect_uris, None)
+        checked_redirect_uris(client.redirect_uris, None, schemes)
     except ClientRefusal as error:
         raise ConfigurationError(f"the client {client.client_id}: {error.description}") from error
 
 
 def _by_id(rules: ClientRules) -> Mapping[str, RegisteredClient]:
     for client in rules.static_clients:
-        check_static_client(client)
+        check_static_client(client, rules.private_use_schemes)
     found = {client.client_id: client for client in rules.static_clients}
     if len(found) != len(rules.static_clients):
         raise ConfigurationError(f"two clients of {rules.server_uid} have one id")

@@ -79,7 +79,7 @@ def client_of_metadata(
     grant_types = _grant_types(metadata, rules, method)
     uris = _list(metadata, "redirect_uris")
     stated = _application_type(metadata)
-    redirect_uris = checked_redirect_uris(uris, stated)
+    redirect_uris = checked_redirect_uris(uris, stated, rules.private_use_schemes)
     if "authorization_code" in grant_types and not redirect_uris:
         raise RegistrationError("invalid_redirect_uri", "a client that asks people to log in needs redirect_uris")
     jwks_json, jwks_uri = _keys(metadata, rules, client_id, method)

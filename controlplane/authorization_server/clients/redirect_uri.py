@@ -7,7 +7,7 @@ of a program's own listener on this machine (RFC 8252 section 7.3): `http` on 12
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from controlplane.authorization_server.clients.client import ApplicationType, RegisteredClient
 from controlplane.authorization_server.clients.refusal import RedirectUriError
@@ -34,14 +34,16 @@ def is_loopback_redirect(uri: str) -> bool:
     return _LOOPBACK.fullmatch(uri) is not None
 
 
-def checked_redirect_uris(uris: Sequence[object], application_type: ApplicationType | None) -> tuple[str, ...]:
+def checked_redirect_uris(
+    uris: Sequence[object], application_type: ApplicationType | None, schemes: Collection[str] = ()
+) -> tuple[str, ...]:
     """The URIs, each of which may be registered for this type of application (None: for any). Raises `RedirectUriError`."""
     if len(uris) > MAX_REDIRECT_URIS:
         raise RedirectUriError(f"a client may have {MAX_REDIRECT_URIS} redirect URIs at most")
     for uri in uris:
         if not isinstance(uri, str):
             raise RedirectUriError("a redirect URI must be a string")
-        check_redirect_uri(uri)
+        check_redirect_uri(uri, schemes)
         if application_type == "web" and not _is_for_the_web(uri):
             raise RedirectUriError(f"{uri} is for native applications (application_type)")
     return tuple(dict.fromkeys(str(uri) for uri in uris))
@@ -52,9 +54,9 @@ def application_type_of(uris: Sequence[str]) -> ApplicationType:
     return "web" if all(map(_is_for_the_web, uris)) else "native"
 
 
-def check_redirect_uri(uri: str) -> None:
-    """Raise `RedirectUriError` unless `uri` may be registered."""
-    if fault := fault_of_redirect_uri(uri):
+def check_redirect_uri(uri: str, schemes: Collection[str] = ()) -> None:
+    """Raise `RedirectUriError` unless `uri` may be registered, where these private-use schemes are admitted by name."""
+    if fault := fault_of_redirect_uri(uri, schemes):
         raise RedirectUriError(f"the redirect URI {uri[:200]!a} {fault}")
 
 
