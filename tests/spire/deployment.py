@@ -218,6 +218,15 @@ class SpireServer(_Running):
         """One command of `spire-server` (`entry create`, ...), to this server; returns what it printed."""
         return _run(self.programs.server, *words, socket_path=self.directory / "server.sock")
 
+    def shell(self, line: str, **environ: str) -> str:
+        """One line as an operator types it, with `spire-server` on the PATH and `$SPIRE_DIR`."""
+        path = f"{self.programs.server.parent}:{os.environ['PATH']}"
+        known = {**os.environ, **environ, "PATH": path, "SPIRE_DIR": str(self.directory)}
+        finished = subprocess.run(["sh", "-c", line], env=known, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
+        if finished.returncode != 0:
+            raise SpireError(f"{line}: {finished.stderr.strip() or finished.stdout.strip()}")
+        return finished.stdout
+
     def agent(self) -> SpireAgent:
         """An agent of this server, to be entered."""
         return SpireAgent(self)

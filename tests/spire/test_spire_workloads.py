@@ -21,16 +21,33 @@ from tests.spire.world import BUYER, calling, federation, http, running_world
 pytestmark = pytest.mark.envoy
 
 EXAMPLE = ROOT / "examples" / "svid"
+PAGE = (ROOT / "docs" / "identity.md").read_text()
 SELLER = "spiffe://partner.example/agents/seller"
+
+
+def commands(paragraph: str) -> list[str]:
+    """The commands of SPIRE in one paragraph of the page."""
+    text = PAGE.split(f"**{paragraph}**")[1].split("\n**")[0].replace("\\\n", "")
+    return [" ".join(line.split()) for line in text.splitlines() if line.startswith("spire-server ")]
+
+
+def test_the_page_registers_workloads_as_the_example_does() -> None:
+    script = " ".join((EXAMPLE / "spire.sh").read_text().replace("\\\n", "").split())
+
+    entries = commands("Who is who.")
+
+    assert len(entries) == 2
+    assert all(entry in script for entry in entries)
 
 
 def test_the_example_runs_a_workload_that_has_nothing_but_its_svid(programs: Programs) -> None:
     environ = {**os.environ, "PATH": f"{programs.server.parent}:{os.environ['PATH']}"}
 
-    finished = subprocess.run([sys.executable, EXAMPLE / "run.py"], env=environ, capture_output=True, text=True, timeout=280, check=False)
+    command = ["make", "-s", "-C", str(EXAMPLE), "run", f"PYTHON={sys.executable}"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=280, check=False)
 
-    assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
-    assert finished.stdout.count(f"allow Workload {BUYER} search_contacts") == 2, finished.stdout
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert done.stdout.splitlines()[-4:] == [f"allow  Workload  {BUYER}  search_contacts", f"deny   Workload  {BUYER}  update_contact"] * 2
 
 
 async def test_authorities_are_exchanged_under_traffic_and_no_call_fails(programs: Programs, tmp_path: Path) -> None:
@@ -42,11 +59,15 @@ async def test_authorities_are_exchanged_under_traffic_and_no_call_fails(program
             assert (await world.call(held_open)).status == 200
             await calls.more(5)
 
-            new = server.prepare()
+            prepare, show, activate, taint, revoke = commands("A new authority.")
+            server.shell(prepare)
+            authorities = server.authorities()
+            old, new = authorities.active, authorities.prepared
+            assert {old, new} <= set(server.shell(show).split())
             await world.knows_authorities(2)
             await calls.more(5)
-            old = server.activate()
-            server.taint(old)
+            server.shell(activate, NEW=new)
+            server.shell(taint, OLD=old)
 
             async def renewed() -> bool:
                 return calls.shown_by == new and await world.shown_by(before) == new
@@ -54,7 +75,7 @@ async def test_authorities_are_exchanged_under_traffic_and_no_call_fails(program
             await eventually(renewed, what="certificates of the new authority on both sides")
             await calls.more(5)
             assert (await world.call(held_open)).status == 200
-            server.revoke(old)
+            server.shell(revoke, OLD=old)
 
             async def refused() -> bool:
                 return (await world.call(held_open)).status == 401
