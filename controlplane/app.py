@@ -29,6 +29,8 @@ from controlplane.api.auth import OperatorAuthenticator
 from controlplane.api.foreign import only_our_names
 from controlplane.api.peer import only_envoy
 from controlplane.authorization_server.issuers import Issuers
+from controlplane.authorization_server.oversight import Oversight
+from controlplane.authorization_server.store import GrantStore
 from controlplane.database import open_database
 from controlplane.prober import Prober
 from controlplane.registry.authority import AuthorityReader
@@ -169,6 +171,7 @@ async def _parts(
             build_state=lambda state, previous: _authorization_state(state, previous, key),
             live_status=lambda kind, entry_id: _live_status(bundles, kind, entry_id),
             problems=lambda: [problem] if (problem := workload_api.why_not_ready()) else [],
+            oversight=Oversight(state=lambda: live.state, books=GrantStore(store.engine, key=key), service=service),
         )
         application = make_api(routes, authentication)
         application.middlewares.insert(1, only_our_names(_door(settings)))  # right behind `answer_problems`

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from controlplane.api.audit import AuditReader, AuditRoutes
 from controlplane.api.auth import OperatorAuthentication
+from controlplane.api.authorization_servers import AuthorizationServerRoutes
 from controlplane.api.catalogs import CatalogRoutes
 from controlplane.api.entries import EntryRoutes
 from controlplane.api.explain import Explainer, ExplainRoutes, StateBuilder
@@ -19,6 +20,7 @@ from controlplane.api.nodes import NodeRoutes, RolloutStatus
 from controlplane.api.openapi import OpenApiRoutes
 from controlplane.api.routes import Route, make_application
 from controlplane.api.write_slots import WriteSlots
+from controlplane.authorization_server.oversight import Oversight
 from controlplane.registry.live import LiveState
 from controlplane.registry.reader import LiveStatus, RegistryReader, no_live_status
 from controlplane.registry.service import RegistryService
@@ -37,6 +39,7 @@ def make_routes(
     build_state: StateBuilder,
     live_status: LiveStatus = no_live_status,
     problems: Callable[[], list[str]] = list,
+    oversight: Oversight | None = None,
     clock: Callable[[], float] = time.time,
 ) -> list[Route]:
     """The whole route table. `problems`: what keeps this process from being ready, beside the database and the nodes."""
@@ -55,6 +58,7 @@ def make_routes(
         *NodeRoutes(reader=reader, rollout=rollout, state=state, problems=problems).routes(),
         *ExplainRoutes(explainer=Explainer(state=state, build=build_state, clock=clock)).routes(),
         *AuditRoutes(audit=audit, authentication=authentication).routes(),
+        *(AuthorizationServerRoutes(oversight=oversight).routes() if oversight is not None else ()),
     ]
     openapi.describe(routes, version=_version())
     return routes

@@ -18,6 +18,8 @@ from controlplane.api.application import make_api, make_routes
 from controlplane.api.auth import OperatorAuthenticator
 from controlplane.api.routes import Route
 from controlplane.app import identity_providers_of
+from controlplane.authorization_server.oversight import Oversight
+from controlplane.authorization_server.store import GrantStore
 from controlplane.database import open_database, sqlite_url
 from controlplane.development_issuer import mint_token
 from controlplane.registry.encryption import read_registry_key
@@ -139,6 +141,7 @@ async def running_api(directory: Path) -> AsyncIterator[Api]:
             audit=audit,
             authentication=authentication,
             build_state=lambda state, previous: build_authorization_state(state, key=key, now=datetime.now(UTC), previous=previous),
+            oversight=Oversight(state=lambda: live.state, books=GrantStore(store.engine, key=key), service=service),
         )
         async with TestClient(TestServer(make_api(routes, authentication))) as client:
             yield Api(client=client, deployment=deployment, service=service, live=live, routes=routes, rollout=rollout, audit=audit)

@@ -30,6 +30,8 @@ from controlplane.api.auth import OperatorAuthenticator
 from controlplane.api.foreign import only_our_names
 from controlplane.app import identity_providers_of
 from controlplane.authorization_server.issuers import Issuers
+from controlplane.authorization_server.oversight import Oversight
+from controlplane.authorization_server.store import GrantStore
 from controlplane.xds.authorizer_resources import build_authorization_state
 from extauthz.address import AddressRules
 from extauthz.door import Door
@@ -258,14 +260,17 @@ class AuthorizationWorld:
 
     def events(self) -> list[dict[str, Any]]:
         """The audit, oldest first."""
-        from controlplane.authorization_server.store import GrantStore  # noqa: PLC0415
-
-        return GrantStore(self.registry.store.engine, key=self.registry.key).read_events(self.name, limit=1000)[::-1]
+        return registry_books(self.registry).read_events(self.name, limit=1000)[::-1]
 
     def last_event(self) -> tuple[str, str]:
         """What happened last, and why."""
         event = self.events()[-1]
         return event["event"], event["reason"]
+
+
+def registry_books(registry: Registry) -> GrantStore:
+    """What authorization servers remember."""
+    return GrantStore(registry.store.engine, key=registry.key)
 
 
 def unverified(token: str) -> dict[str, Any]:
@@ -335,6 +340,7 @@ async def running_world(directory: Path) -> AsyncIterator[AuthorizationWorld]:
             audit=ScriptedAudit(),
             authentication=authentication,
             build_state=lambda state, previous: build_authorization_state(state, key=registry.key, now=datetime.now(UTC)),
+            oversight=Oversight(state=lambda: registry.live.state, books=registry_books(registry), service=registry.service),
         )
         application = make_api(routes, authentication)
         application.middlewares.insert(1, only_our_names(Door(gateway_url=url)))

@@ -47,7 +47,8 @@ def _path(route: Route) -> str:
     name = "own" if "identity-providers" in route.path else "marketing" if "role-bindings" in route.path else "crm"
     if route.path.startswith("/v1/namespaces/{name}"):
         name = "demo"
-    return route.path.replace("{namespace}", "demo").replace("{name}", name).replace("{revision}", "1")
+    path = route.path.replace("{namespace}", "demo").replace("{name}", name).replace("{revision}", "1")
+    return path.replace("{consent}", "0f").replace("{grant}", "0f")
 
 
 async def _status(api: Api, route: Route, token: str) -> int:

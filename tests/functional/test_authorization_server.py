@@ -14,6 +14,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from authlib.oauth2.rfc8414 import AuthorizationServerMetadata
 
 from controlplane.authorization_server.issuers import Issuers
+from controlplane.authorization_server.oversight import Oversight
+from controlplane.registry.refusal import EntryNotFoundError, NotPermittedError
 from controlplane.registry.service import Precondition
 from controlplane.registry.signing_key import PUBLISHED_AHEAD, SIGNS_FOR
 from controlplane.registry.spec import Kind
@@ -24,10 +26,11 @@ from tests.functional.authorization_world import (
     WEB_CALLBACK,
     AuthorizationWorld,
     pkce,
+    registry_books,
     running_world,
     unverified,
 )
-from tests.functional.registry import ADMIN
+from tests.functional.registry import ADMIN, operator
 
 pytestmark = [
     pytest.mark.external,
@@ -324,3 +327,26 @@ async def test_an_authorization_server_that_is_deleted_is_gone_and_so_are_its_ke
     assert (await world.browser().get(f"{world.url}/oauth/short-lived/jwks.json")).status == 404
     assert "short-lived" not in {provider.id for provider in world.authorizers().identity_providers}
     assert len(world.registry.live.state.signing_keys) == 1
+
+
+async def test_operators_see_who_allowed_what_and_take_it_away(world: AuthorizationWorld) -> None:
+    oversight = Oversight(state=lambda: world.registry.live.state, books=registry_books(world.registry), service=world.registry.service)
+    asked = {"client_id": "web", "prompt": "consent", "resource": world.resource("demo/overseen")}
+    code, verifier = await world.code(world.browser(), **asked)
+    given = (await world.redeem(code, verifier, resource=asked["resource"])).json
+    auditor, security_officer = operator("vera", "legation:auditor"), operator("otto", "legation:security-officer")
+    (consent,) = [each for each in oversight.consents(auditor, "system", "front") if each["resource"] == asked["resource"]]
+    (grant,) = [each for each in oversight.grants(auditor, "system", "front") if each["resource"] == asked["resource"]]
+    assert (consent["subject"], consent["redirect_host"], grant["client_id"]) == ("ann", "app.example.com", "web")
+
+    with pytest.raises(NotPermittedError):
+        oversight.revoke_consent(auditor, "system", "front", consent["id"])
+    assert oversight.revoke_consent(security_officer, "system", "front", consent["id"]) == 1
+
+    assert (await world.refresh(given["refresh_token"])).json["error"] == "invalid_grant"
+    assert world.is_revoked(await world.principal(given["access_token"], server="demo/overseen"))
+    page, _ = await world.asked(world.browser(), **{name: value for name, value in asked.items() if name != "prompt"})
+    assert page.status == 200  # asked again
+    assert "consent.revoked" in [event["event"] for event in oversight.events(auditor, "system", "front", before=0, limit=10)]
+    with pytest.raises(EntryNotFoundError):
+        oversight.revoke_grant(security_officer, "system", "front", grant["id"])
