@@ -325,7 +325,7 @@ class Decider:
         assert state is not None  # noqa: S101 - _enter has set it
         caller = Caller(
             era=request.era.value,
-            mtls=bool(case.check.peer_principal),
+            mtls=principal.by_certificate,
             issuer=principal.issuer,
             address=case.check.downstream_address,
             now_unix=self._clock(),

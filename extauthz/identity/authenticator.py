@@ -241,6 +241,8 @@ class Authenticator:
                 claims = verify_access_token(access_token, provider, keys, audiences=audiences, now=self._clock())
                 binding = binding_of(claims)
                 principal = principal_from_claims(claims, provider)
+                if binding.certificate_thumbprint:
+                    principal = replace(principal, by_certificate=True)
             except AuthenticationError as error:
                 refusal = error if index == 0 else refusal
                 continue

@@ -29,6 +29,7 @@ class Principal:
     two issuers that both say "marketing" are two groups. `issued_at_unix` 0 = not known.
     `attributes` are values of claims that role bindings may name (`acme-okta/department=sales`). `actor` acts for the principal,
     `earlier_actors` acted before it (RFC 8693), the latest first. A workload's `id` is its SPIFFE ID and `owner` who answers for it.
+    `by_certificate`: it proved itself by the client certificate of the connection, alone or with a token that is bound to it.
     `workload` is the actor as a principal of its own, when it has shown an X.509-SVID: what it may not do, nobody does through it.
     """
 
@@ -49,6 +50,7 @@ class Principal:
     issued_at_unix: float = 0.0
     expires_at_unix: float = 0.0
     owner: str = ""
+    by_certificate: bool = False
     workload: Principal | None = None
     claims: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}), compare=False, repr=False)
 

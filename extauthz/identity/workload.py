@@ -106,14 +106,22 @@ class Workloads:
         verified = self._verified.find(digest, trust_domain, now)
         if verified is None:
             svid = verify_x509_svid(presentation.certificate, presentation.forwarded, spiffe_id, trust_domain, now)
-            principal = principal_of(trust_domain, spiffe_id, issued_at_unix=svid.issued_at_unix, expires_at_unix=svid.not_after_unix)
+            principal = principal_of(
+                trust_domain, spiffe_id, issued_at_unix=svid.issued_at_unix, expires_at_unix=svid.not_after_unix, by_certificate=True
+            )
             verified = _VerifiedCertificate(trust_domain=trust_domain, svid=svid, principal=principal)
             self._verified.remember(digest, verified)
         return verified.principal
 
 
 def principal_of(
-    trust_domain: TrustDomain, spiffe_id: SpiffeId, *, issued_at_unix: float, expires_at_unix: float, token_id: str = ""
+    trust_domain: TrustDomain,
+    spiffe_id: SpiffeId,
+    *,
+    issued_at_unix: float,
+    expires_at_unix: float,
+    token_id: str = "",
+    by_certificate: bool = False,
 ) -> Principal:
     """The principal of a verified SPIFFE ID. Of the mappings every one that fits counts for groups and scopes, the first for the owner."""
     fitting = [mapping for mapping in trust_domain.workloads if mapping.pattern.matches(spiffe_id.text)]
@@ -128,6 +136,7 @@ def principal_of(
         groups=tuple(groups),
         attributes=(f"{trust_domain.id}/owner={owner}",) if owner else (),
         owner=owner,
+        by_certificate=by_certificate,
         scopes=tuple(dict.fromkeys(scope for mapping in fitting for scope in mapping.scopes)),
         access_token_id=token_id,
         trusted_namespaces=trust_domain.trusted_namespaces or ("*",) if trust_domain.namespace == "system" else (trust_domain.namespace,),
@@ -143,9 +152,9 @@ def calling_for(principal: Principal, workload: Principal) -> Principal:
     """
     expires_at = min(principal.expires_at_unix, workload.expires_at_unix)
     if principal.kind is PrincipalKind.WORKLOAD and (principal.id, principal.provider) == (workload.id, workload.provider):
-        return replace(principal, expires_at_unix=expires_at)
+        return replace(principal, by_certificate=True, expires_at_unix=expires_at)
     earlier = (principal.actor, *principal.earlier_actors) if principal.actor else ()
-    return replace(principal, actor=workload.id, earlier_actors=earlier, workload=workload, expires_at_unix=expires_at)
+    return replace(principal, actor=workload.id, earlier_actors=earlier, workload=workload, by_certificate=True, expires_at_unix=expires_at)
 
 
 def _digest(trust_domain: TrustDomain, presentation: Presentation) -> bytes:

@@ -61,6 +61,7 @@ class World:
     def __init__(self) -> None:
         self.audit = Audit()
         self.revision = 0
+        self.policies = POLICIES
         self.subjects = [("User", "acme/ann"), ("Workload", BUYER)]
         self.domain: pb.TrustDomain | None = pb.TrustDomain(
             id="prod",
@@ -123,7 +124,7 @@ class World:
             discovery.IDENTITY_PROVIDER: {"system/acme": self.provider},
             discovery.TRUST_DOMAIN: {"system/prod": self.domain} if self.domain is not None else {},
             discovery.ROLE_BINDING: {"demo/callers": binding},
-            discovery.POLICY_SET: {"demo/rules": pb.PolicySet(namespace="demo", name="rules", cedar=POLICIES)},
+            discovery.POLICY_SET: {"demo/rules": pb.PolicySet(namespace="demo", name="rules", cedar=self.policies)},
             discovery.REVOCATION: dict(self.revocations),
             discovery.CONTEXT_KEY: {"k1": key},
         }
@@ -407,6 +408,24 @@ async def test_a_token_that_is_bound_to_the_svid_is_good_over_its_connection_onl
     assert await world.reason(None, bound) is Reason.TOKEN_BINDING_FAILED
     headers = {FORWARDED_CERTIFICATE_HEADER: [forwarded(SVID.chain)]}
     assert await world.reason(None, bound, headers=headers) is Reason.TOKEN_BINDING_FAILED
+
+
+async def test_a_policy_that_asks_for_mtls_asks_who_proved_itself_by_the_certificate(world: World) -> None:
+    """A listener that believes nobody shows the authorizer any certificate: it proves nothing."""
+    world.policies = 'permit (principal in Role::"demo/caller", action, resource in Namespace::"demo") when { context.caller.mtls };'
+    world.commit()
+    plain = CA.x509_svid(uris=[], dns=["client.example"])
+    bound = ann(cnf={"x5t#S256": certificate_thumbprint(encoded(plain.leaf))})
+    expected = [
+        (plain, ann(), Reason.NO_MATCHING_PERMIT),
+        (None, ann(), Reason.NO_MATCHING_PERMIT),
+        (None, CA.jwt_svid("/agents/buyer", audience=URL), Reason.NO_MATCHING_PERMIT),
+        (plain, bound, Reason.ALLOWED),
+        (SVID, "", Reason.ALLOWED),
+        (SVID, ann(), Reason.ALLOWED),
+        (SVID, CA.jwt_svid("/agents/buyer", audience=URL), Reason.ALLOWED),
+    ]
+    assert [await world.reason(svid, token, peer_principal="") for svid, token, _ in expected] == [reason for *_, reason in expected]
 
 
 # scopes

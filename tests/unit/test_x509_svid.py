@@ -83,6 +83,7 @@ def test_every_svid_that_breaks_a_rule_is_refused_or_claims_nothing(name: str) -
 
 
 MORE: dict[str, dict[str, Any]] = {
+    "of an authority that says only that it signs handshakes": {"ca": True},
     "without key usage": {"key_usage": None},
     "with a usage that only agrees on keys": {"key_usage": ("key_agreement",)},
     "for any purpose but not for clients": {"extended_key_usage": [ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE]},
@@ -136,7 +137,8 @@ def test_an_authority_that_left_the_bundle_vouches_for_nobody_and_a_new_one_does
 
 def test_dates_hold_for_every_certificate_of_the_path() -> None:
     svid, now = CA.x509_svid("/workload", ttl_seconds=HOUR), time.time()
-    assert refusal(svid.chain, now=now - HOUR).reason is Reason.SVID_INVALID
+    early = refusal(svid.chain, now=now - HOUR)
+    assert (early.reason, early.sentence) == (Reason.SVID_INVALID, "the client certificate is not valid yet")
     assert verified(svid.chain, now=now + HOUR - 60)
     assert refusal(svid.chain, now=svid.leaf.not_valid_after_utc.timestamp()).reason is Reason.SVID_EXPIRED
 
