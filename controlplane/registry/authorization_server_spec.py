@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from controlplane.registry.claim_mapping import DEFAULT_ALGORITHMS, Algorithm, ClaimMapping, Preset, Scopes
 from controlplane.registry.document import Document, Name, SecretReference
@@ -20,7 +20,13 @@ TrustedDomain = Annotated[str, StringConstraints(pattern=r"^(\*|(\*\.)?[a-z0-9](
 """A host, `*.example.com` for those below one, `*` for any."""
 
 
-class PrivateKeyJwtSpec(Document):
+class _Part(Document):
+    """Base of the parts: what they check is made ready when the first document comes, for most registries have none."""
+
+    model_config = ConfigDict(defer_build=True)
+
+
+class PrivateKeyJwtSpec(_Part):
     """How we prove ourselves to the identity provider by a signature (RFC 7523). `key`: a private JWK, or PEM in a file."""
 
     key: SecretReference
@@ -28,7 +34,7 @@ class PrivateKeyJwtSpec(Document):
     algorithm: Algorithm = "ES256"
 
 
-class LoginSpec(Document):
+class LoginSpec(_Part):
     """The identity provider that people log in to, by OpenID Connect, and the client that we are there.
 
     Register `<gateway URL>/oauth/<name>/callback` there. Groups must stand in its ID tokens.
@@ -62,7 +68,7 @@ class LoginSpec(Document):
         return self
 
 
-class StaticClientSpec(Document):
+class StaticClientSpec(_Part):
     """A client that an operator registered; its id is the key under `clients`."""
 
     name: str = Field(min_length=1, max_length=200)
@@ -100,14 +106,14 @@ NO_PROGRAM = frozenset(
 """Schemes that lead to no program that could have asked."""
 
 
-class ClientIdMetadataSpec(Document):
+class ClientIdMetadataSpec(_Part):
     """Clients whose id is the URL of a document about them. Without `trustedDomains` none is taken."""
 
     enabled: bool = False
     trusted_domains: tuple[TrustedDomain, ...] = Field(default=(), max_length=200)
 
 
-class RegistrationSpec(Document):
+class RegistrationSpec(_Part):
     """How clients become known that no operator registered, and what their redirect URIs may be.
 
     `privateUseSchemes`: schemes without a dot that are admitted, such as `cursor`; on a person's machine any program may claim one.
@@ -133,7 +139,7 @@ class RegistrationSpec(Document):
         return self
 
 
-class LifetimesSpec(Document):
+class LifetimesSpec(_Part):
     """How long things are good. A refresh token is renewed on every use; `refreshTokenDays` counts from the login."""
 
     access_token_seconds: int = Field(default=300, ge=30, le=300)
@@ -142,7 +148,7 @@ class LifetimesSpec(Document):
     consent_days: int = Field(default=90, ge=1, le=365)
 
 
-class AuthorizationServerSpec(Document):
+class AuthorizationServerSpec(_Part):
     """`scopes`: what clients may be granted at most; `initialScopes`: what they are told to ask for at first."""
 
     description: str = Field(default="", max_length=2000)
