@@ -33,6 +33,7 @@ from controlplane.registry.spec import McpServerSpec
 from controlplane.registry.state import Entry, RegistryState
 from controlplane.xds.authority_file import AuthorityFiles, ReadsAuthorities
 from controlplane.xds.bootstrap import render_bootstrap, render_tcp_bootstrap
+from controlplane.xds.bundle_store import BundleStore
 from controlplane.xds.cache import ViewCache
 from controlplane.xds.certificate_source import CertificateSources
 from controlplane.xds.gateway import GatewaySettings
@@ -41,6 +42,7 @@ from controlplane.xds.publisher import Pace, Publisher
 from controlplane.xds.resolver import Resolver
 from controlplane.xds.rollout import Rollout
 from controlplane.xds.server import AdsServer
+from controlplane.xds.trust_bundle import BundleFollower
 from extauthz.address import AddressRules
 from extauthz.check import PATH
 from extauthz.check_server import is_envoy
@@ -333,11 +335,13 @@ class ControlPlane:
         self._stack = contextlib.AsyncExitStack()
         self.cache = ViewCache()
         self.rollout = Rollout(cache=self.cache)
+        self.certificates: CertificateSources
         self.publisher: Publisher
 
     async def start(self) -> None:
         self.cache = ViewCache()
         self.rollout = Rollout(cache=self.cache)
+        self.certificates = CertificateSources(reader=KeyPairReader(self._links.deployment.secrets_dir, KEY))
         self.publisher = Publisher(
             source=self._source,
             cache=self.cache,
@@ -346,7 +350,10 @@ class ControlPlane:
             key=KEY,
             resolver=Resolver(rules=AddressRules(("127.0.0.0/8", "::1/128"))),
             authorities=AuthorityFiles(reader=self._authorities),
-            certificates=CertificateSources(reader=KeyPairReader(self._links.deployment.secrets_dir, KEY)),
+            certificates=self.certificates,
+            bundles=BundleFollower(
+                files=AuthorityReader(self._links.deployment.secrets_dir), rules=AddressRules(()), store=BundleStore(None)
+            ),
             pace=self._pace,
         )
         self._task = asyncio.create_task(self.publisher.run())
