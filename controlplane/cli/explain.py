@@ -20,12 +20,17 @@ if TYPE_CHECKING:
 @click.argument("server")
 @click.argument("tool", required=False, default="")
 @click.argument("arguments", required=False, default="{}", metavar="[JSON]")
-@click.option("--as", "name", required=True, metavar="NAME", help="Who would ask.")
+@click.option("--as", "name", required=True, metavar="NAME", help="Who would ask: a name, or a SPIFFE ID.")
 @click.option("--group", "groups", multiple=True, metavar="GROUP", help="A group that NAME is in.")
 @click.option("--claim", "claims", multiple=True, metavar="K=V", help="A claim of NAME that role bindings name.")
 @click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="A scope of the token (default: all that the call needs).")
 @click.option("--tenant", default="", metavar="TENANT", help="The tenant of NAME.")
-@click.option("--kind", type=click.Choice(["user", "agent", "workload"]), default="user", help="What NAME is (default user).")
+@click.option(
+    "--kind",
+    type=click.Choice(["user", "agent", "workload"]),
+    default=None,
+    help="What NAME is (default: user; a SPIFFE ID is a workload).",
+)
 @click.option("--provider", default="", help="The identity provider that vouches for NAME (default: local, or the one in provider/name).")
 @click.option("--method", default="tools/call", show_default=True, help="The MCP method, when it is not a tool call.")
 @namespace_option
@@ -41,7 +46,7 @@ def explain(
     claims: tuple[str, ...],
     scopes: tuple[str, ...],
     tenant: str,
-    kind: str,
+    kind: str | None,
     provider: str,
     method: str,
     namespace: str,
@@ -56,7 +61,7 @@ def explain(
             "claims": list(claims),
             "tenant": tenant,
             **({"scopes": list(scopes)} if scopes else {}),
-            "kind": kind.capitalize(),
+            "kind": (kind or ("workload" if name.startswith("spiffe://") else "user")).capitalize(),
             "provider": provider or ("" if "/" in name else "local"),
         },
         "method": method,

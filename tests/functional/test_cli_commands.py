@@ -368,9 +368,14 @@ def test_status_shows_acks_and_the_words_of_a_nack(api: ScriptedApi, run: Run):
 def test_status_is_0_only_when_every_node_has_everything(api: ScriptedApi, run: Run):
     api.answer("GET /v1/nodes", {"revision": 42, "items": NODES["items"][:1]})
     api.answer("GET /v1/nodes", {"revision": 42, "items": []})
+    api.answer("GET /v1/nodes", {"revision": 42, "items": NODES["items"][:1], "problems": [f"the Workload API is away{HOSTILE}"]})
 
     assert run("status").exit_code == Outcome.DONE
     assert run("status").exit_code == Outcome.NO
+    not_ready = run("status")
+    assert not_ready.exit_code == Outcome.NO
+    assert "the control plane is not ready: the Workload API is away" in not_ready.stdout
+    assert "\x1b" not in not_ready.stdout
 
 
 def test_explain_names_what_decided_and_ends_with_the_answer(api: ScriptedApi, run: Run):
@@ -405,6 +410,16 @@ def test_explain_names_what_decided_and_ends_with_the_answer(api: ScriptedApi, r
         "tool": "update_contact",
         "server": "demo/crm",
     }
+
+
+def test_explain_takes_a_spiffe_id_for_a_workload(api: ScriptedApi, run: Run):
+    api.answer("POST /v1/explain", {"decision": "allow", "reason": "allowed", "revision": 42})
+
+    answer = run("explain", "--as", "spiffe://prod.example/agents/buyer", "demo/crm", "update_contact")
+
+    assert answer.exit_code == Outcome.DONE, answer.output
+    principal = json.loads(api.bodies("POST /v1/explain")[0])["principal"]
+    assert (principal["kind"], principal["as"], principal["provider"]) == ("Workload", "spiffe://prod.example/agents/buyer", "")
 
 
 RECORD = {
