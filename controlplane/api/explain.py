@@ -66,6 +66,8 @@ class Explainer:
         ):
             tool = mcp_server.tools.get(asked.tool) if asked.method == "tools/call" else None
             principal = replace(principal, scopes=mcp_server.required_scopes.of([tool] if tool is not None else []))
+        if asked.principal.workload:
+            principal = _called_by(principal, asked.principal.workload, asked, state, self._clock())
         revocation = state.revocations.find(principal, self._clock())
         if revocation is not None:
             return _revoked(principal, revocation.id, state)
@@ -149,21 +151,31 @@ def _principal(asked: ExplainRequest, registry: RegistryState, now: float) -> Pr
 
 def _workload(asked: ExplainRequest, state: AuthorizationState, now: float) -> Principal:
     """A workload as its SVID would make it: groups, owner and scopes are those of its trust domain's mappings."""
-    from extauthz.identity.workload import principal_of  # noqa: PLC0415 - brings the verification of certificates with it
+    principal = _workload_named(asked.principal.subject, asked, state, now)
+    more = tuple(group for group in asked.principal.groups if group not in principal.groups)
+    scopes = principal.scopes if asked.principal.scopes is None else asked.principal.scopes
+    return replace(principal, groups=(*principal.groups, *more), scopes=scopes)
+
+
+def _called_by(principal: Principal, name: str, asked: ExplainRequest, state: AuthorizationState, now: float) -> Principal:
+    from extauthz.identity.workload import calling_for  # noqa: PLC0415 - as in `_workload_named`
+
+    return calling_for(principal, _workload_named(name, asked, state, now))
+
+
+def _workload_named(name: str, asked: ExplainRequest, state: AuthorizationState, now: float) -> Principal:
+    from extauthz.identity.workload import TrustDomains, principal_of  # noqa: PLC0415 - brings the verification of certificates with it
 
     namespace = asked.server.partition("/")[0]
     try:
-        spiffe_id = parse_spiffe_id(asked.principal.subject)
+        spiffe_id = parse_spiffe_id(name)
     except ValueError as error:
         raise bad_request(f"principal: a Workload is named by its SPIFFE ID (spiffe://...): {error}") from error
-    for trust_domain in state.trust_domains:
-        if trust_domain.trust_domain == spiffe_id.trust_domain and trust_domain.trusts(namespace):
-            principal = principal_of(trust_domain, spiffe_id, issued_at_unix=now, expires_at_unix=now)
-            more = tuple(group for group in asked.principal.groups if group not in principal.groups)
-            scopes = principal.scopes if asked.principal.scopes is None else asked.principal.scopes
-            return replace(principal, groups=(*principal.groups, *more), scopes=scopes)
-    known = ", ".join(sorted(t.trust_domain for t in state.trust_domains if t.trusts(namespace))) or "none"
-    raise bad_request(f"principal: {spiffe_id.trust_domain!r} is no trust domain of namespace {namespace} (those that are: {known})")
+    trust_domain = TrustDomains(state.trust_domains).trusted(spiffe_id.trust_domain, namespace)
+    if trust_domain is None:
+        known = ", ".join(sorted(t.trust_domain for t in state.trust_domains if t.trusts(namespace))) or "none"
+        raise bad_request(f"principal: {spiffe_id.trust_domain!r} is no trust domain of namespace {namespace} (those that are: {known})")
+    return principal_of(trust_domain, spiffe_id, issued_at_unix=now, expires_at_unix=now)
 
 
 def _request(asked: ExplainRequest) -> McpRequest:
@@ -223,7 +235,8 @@ def _sentence(  # noqa: PLR0911 - one sentence per reason
     missing: tuple[str, ...],
     state: AuthorizationState,
 ) -> str:
-    who = f"{principal.kind.value} {principal.id}"
+    of = principal.workload if verdict.of_workload and principal.workload is not None else principal
+    who = f"{of.kind.value} {of.id}" + (f", which calls for {principal.id}," if of is not principal else "")
     what = f"{asked.method} {asked.tool} on {asked.server}" if asked.tool else f"{asked.method} on {asked.server}"
     policies = ", ".join(determining)
     match verdict.reason:

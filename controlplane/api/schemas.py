@@ -25,6 +25,7 @@ class ExplainPrincipal(Shape):
     tenant: str = Field(default="", max_length=500)
     kind: Literal["User", "Agent", "Workload"] = "User"
     provider: str = Field(default="", max_length=200)
+    workload: str = Field(default="", max_length=2048, description="SPIFFE ID of a workload that calls for it, by its X.509-SVID")
 
 
 class ExplainRequest(Shape):

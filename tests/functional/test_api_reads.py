@@ -195,6 +195,16 @@ spec:
     assert by_pattern["roles"] == by_group["roles"] == ["demo/marketing"]
     assert neither["missing_roles"] == ["demo/marketing"]
 
+    # a workload that calls for somebody: both are asked
+    async def for_ann(spiffe_id: str, **who: Any) -> dict[str, Any]:
+        return await _explain(api, principal={"as": "ann", "groups": ["marketing"], "workload": spiffe_id, **who})
+
+    both, not_it = await for_ann("spiffe://prod.example/jobs/nightly"), await for_ann("spiffe://prod.example/other")
+    not_her = await for_ann("spiffe://prod.example/jobs/nightly", groups=[])
+    assert (both["decision"], not_it["decision"], not_her["decision"]) == ("allow", "deny", "deny")
+    assert "Workload spiffe://prod.example/other, which calls for local/ann," in not_it["sentence"]
+    assert "User local/ann" in not_her["sentence"]
+
 
 async def test_explain_says_that_a_task_needs_a_permit_of_its_own(api: Api):
     await _probed(api, tool("update_contact"), tool("delete_contact"))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import subprocess
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from cryptography import x509
@@ -225,6 +227,26 @@ def test_a_leaf_alone_needs_no_chain_and_two_headers_are_too_many() -> None:
     assert spiffe_id is not None
     with pytest.raises(AuthenticationError):
         verify_x509_svid(encoded(PLAIN.leaf), [forwarded(PLAIN.chain)] * 2, spiffe_id, PROD, time.time())
+
+
+def test_a_chain_of_another_certificate_is_refused_also_where_none_is_needed() -> None:
+    other = CA.x509_svid("/workload")
+    assert refusal(PLAIN.chain, header=f'Chain="{encoded(other.leaf)}"').reason is Reason.SVID_INVALID
+
+
+def _padded() -> str:
+    """A certificate whose base64 ends with padding."""
+    return next(text for text in (_base64(CA.x509_svid(f"/{'x' * more}").leaf) for more in range(1, 9)) if text.endswith("="))
+
+
+def _base64(certificate: x509.Certificate) -> str:
+    return base64.b64encode(certificate.public_bytes(Encoding.DER)).decode()
+
+
+@pytest.mark.parametrize("body", ["A", "AAAA", "====", _padded() + "AAAA"])
+def test_a_chain_that_cannot_be_read_whole_is_refused_also_where_none_is_needed(body: str) -> None:
+    broken = quote(f"-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n", safe="")
+    assert refusal(PLAIN.chain, header=f'Chain="{encoded(PLAIN.leaf)}{broken}"').reason is Reason.SVID_INVALID
 
 
 @pytest.mark.parametrize(
