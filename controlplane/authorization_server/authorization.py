@@ -183,7 +183,7 @@ class Authorization:
                 return _redirected(self._issue_code(books, asked, person, consent_id))
         response = page.consent_page(
             client=asked.client,
-            person=person.subject,
+            person=person.shown,
             resource=asked.resource,
             scope=asked.scope,
             redirect_uri=asked.redirect_uri,

@@ -32,9 +32,10 @@ class Event(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Person:
-    """Who logged in, as the identity provider said it then. Names are not qualified here."""
+    """Who logged in, as the identity provider said it then. Names are not qualified here. `shown`: what people know themselves by."""
 
     subject: str
+    shown: str = ""
     groups: tuple[str, ...] = ()
     tenant: str = ""
     claims: Mapping[str, object] = field(default_factory=dict)
@@ -42,7 +43,8 @@ class Person:
 
     def to_text(self) -> str:
         """What is kept of it beside the subject, before it is sealed."""
-        return json.dumps({"groups": self.groups, "tenant": self.tenant, "claims": self.claims, "logged_in_at": self.logged_in_at})
+        kept = {"shown": self.shown, "groups": self.groups, "tenant": self.tenant, "claims": self.claims}
+        return json.dumps(kept | {"logged_in_at": self.logged_in_at})
 
     def get_user_id(self) -> str:
         """The subject, as the grants of the library ask for it."""
@@ -52,8 +54,7 @@ class Person:
 def person_from_text(subject: str, text: str) -> Person:
     """The reverse of `Person.to_text`."""
     kept = json.loads(text)
-    groups = tuple(kept["groups"])
-    return Person(subject=subject, groups=groups, tenant=kept["tenant"], claims=kept["claims"], logged_in_at=kept["logged_in_at"])
+    return Person(subject=subject, **{**kept, "groups": tuple(kept["groups"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

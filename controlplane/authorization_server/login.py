@@ -42,6 +42,7 @@ RETRY_SECONDS = 5.0
 KEYS_WAIT_SECONDS = 5.0
 ASSERTION_SECONDS = 60
 MAX_TOKEN_AGE_SECONDS = 600
+MAX_SHOWN_CHARACTERS = 200
 _CODE = re.compile(r"[\x21-\x7e]{1,2000}")
 _ERROR = re.compile(r"[A-Za-z0-9_.-]{1,50}")
 
@@ -266,6 +267,7 @@ class Login:
         copied = {name: read_claim(claims, name) for name in self._login.mapping.claims if name not in OWN_CLAIMS}
         return Person(
             subject=principal.subject,
+            shown=_shown_name(claims) or principal.subject,
             groups=tuple(group.removeprefix(prefix) for group in principal.groups),
             tenant=principal.tenant,
             claims={name: value for name, value in copied.items() if value is not None},
@@ -319,6 +321,15 @@ class Login:
 
     def _insecure(self, url: str) -> bool:
         return is_insecure_http_allowed(url, allow_insecure_http=self._login.allow_insecure_http)
+
+
+def _shown_name(claims: Mapping[str, object]) -> str:
+    """What people know themselves by; never a name that anything is decided by (OpenID Connect Core section 5.1)."""
+    for name in ("preferred_username", "email", "name"):
+        value = claims.get(name)
+        if isinstance(value, str) and value.isprintable() and 0 < len(value) <= MAX_SHOWN_CHARACTERS:
+            return value
+    return ""
 
 
 def _refused_there(error: str) -> LoginError:
