@@ -81,7 +81,7 @@ class BundleStore:
     def forget(self, uid: str) -> None:
         """Its source took it back."""
         if self._directory is not None:
-            (self._directory / f"{uid}.json").unlink(missing_ok=True)
+            self._unlink(self._directory / f"{uid}.json")
 
     def keep_only(self, uids: Collection[str]) -> None:
         """Forget the bundles of entries that are gone."""
@@ -89,4 +89,11 @@ class BundleStore:
             return
         for file in self._directory.glob("*.json"):
             if file.stem not in uids:
-                file.unlink(missing_ok=True)
+                self._unlink(file)
+
+    @staticmethod
+    def _unlink(file: Path) -> None:
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("kept trust bundle cannot be removed", file=file.name, error=str(error))

@@ -313,6 +313,10 @@ class BundleFollower:
         except ConfigurationError as error:
             self._fail(followed, error)
             return
+        except Exception:  # whatever one bundle does to a parser, the others are followed
+            logger.exception("a trust bundle could not be read", trust_domain=followed.trust_domain)
+            followed.error = "it could not be read; the log of the control plane says why"
+            return
         if followed.error:
             logger.info("trust bundle read again", trust_domain=followed.trust_domain)
         followed.error, followed.succeeded_at_unix = "", self._clock()
