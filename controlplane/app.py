@@ -49,7 +49,7 @@ from controlplane.remote_reader import RemoteReader
 from controlplane.settings import ControlPlaneSettings
 from controlplane.workload_api import WorkloadApi, users_of_workload_api, workload_api_address
 from controlplane.xds.authority_file import AuthorityFiles
-from controlplane.xds.authorizer_resources import build_authorization_state, make_context_keys, make_identity_provider
+from controlplane.xds.authorizer_resources import build_authorization_state, gateway_names, make_context_keys, make_identity_provider
 from controlplane.xds.bundle_status import status_json
 from controlplane.xds.bundle_store import BundleStore
 from controlplane.xds.cache import ViewCache
@@ -174,7 +174,8 @@ async def _parts(
             oversight=Oversight(state=lambda: live.state, books=GrantStore(store.engine, key=key), service=service),
         )
         application = make_api(routes, authentication)
-        application.middlewares.insert(1, only_our_names(_door(settings)))  # right behind `answer_problems`
+        our_names = only_our_names(_door(settings), lambda: gateway_names(live.state))
+        application.middlewares.insert(1, our_names)  # right behind `answer_problems`
         issuers = await parts.enter_async_context(
             Issuers(
                 state=lambda: live.state,

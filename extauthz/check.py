@@ -114,6 +114,7 @@ def check_input(request: auth_pb2.CheckRequest) -> CheckInput:
         peer_principal=attributes.source.principal,
         peer_certificate=attributes.source.certificate,
         envoy_request_id=headers.get("x-request-id", [""])[0],
+        gateway=attributes.context_extensions.get("gateway", ""),
     )
 
 

@@ -12,7 +12,8 @@ EGRESS_CONTEXT_HEADER = "legation-context"
 class CheckInput:
     """One request as Envoy described it. `headers` has lower-case names and every value as sent; `path` may hold a query.
 
-    `peer_certificate` is the client's certificate as Envoy gives it: PEM, percent-encoded; "" without one.
+    `gateway` is the Gateway by whose listener it came, empty for `default` and for that of the settings. `peer_certificate` is
+    the client's certificate as Envoy gives it: PEM, percent-encoded; "" without one.
     """
 
     listener: str  # "ingress" | "egress"
@@ -25,6 +26,7 @@ class CheckInput:
     peer_principal: str = ""
     peer_certificate: str = field(default="", repr=False)
     envoy_request_id: str = ""
+    gateway: str = ""
 
     def first(self, header: str) -> str:
         """The first value of a header, or ""."""

@@ -211,9 +211,10 @@ class Decider:
 
     def _enter(self, case: _Case) -> Place:
         """(0) The path names a server, the host and origin are ours, the registry is loaded."""
-        check = case.check
+        check, state = case.check, self._state.current()
+        door = self._door.at(state.gateways) if state is not None else self._door
         try:
-            place = self._door.enter(check.listener, check.http_method, check.path, check.host, check.headers)
+            place = door.enter(check.listener, check.http_method, check.path, check.host, check.headers, check.gateway)
         except MessageError as error:
             raise self._malformed(case, error) from error
         if place is None:
@@ -221,8 +222,8 @@ class Decider:
         case.place = place
         case.record.namespace, case.record.mcp_server = place.namespace, place.name
         if place.refused is not None:
-            raise _Refused(place.refused)
-        state = self._state.current()
+            # what a further Gateway is called is known from the registry only
+            raise _Refused(Reason.NOT_READY if state is None and check.gateway else place.refused)
         if place.metadata:
             raise self._metadata(case, place, state)
         if state is None:

@@ -39,7 +39,7 @@ MCP_SERVER = TYPE_PREFIX + "legation.v1.McpServer"
 REVISION = TYPE_PREFIX + "legation.v1.Revision"
 REVISION_NAME = "current"
 
-AUTHORIZER_TYPES = (REVOCATION, IDENTITY_PROVIDER, TRUST_DOMAIN, CONTEXT_KEY, POLICY_SET, ROLE_BINDING, MCP_SERVER, REVISION)
+AUTHORIZER_TYPES = (REVOCATION, GATEWAY, IDENTITY_PROVIDER, TRUST_DOMAIN, CONTEXT_KEY, POLICY_SET, ROLE_BINDING, MCP_SERVER, REVISION)
 """What an authorizer subscribes to, in the order in which it is sent: the Revision last."""
 
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024  # ten thousand servers travel in one response

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from extauthz.catalog.gateway import GatewayNames
 from extauthz.catalog.server import (
     ArgumentType,
     ClientCredentials,
@@ -66,6 +67,7 @@ class AuthorizationState:
     identity_providers: tuple[IdentityProvider, ...]
     context_keys: tuple[ContextKey, ...]
     trust_domains: tuple[TrustDomain, ...] = ()
+    gateways: tuple[GatewayNames, ...] = ()
     revocations: RevocationIndex = field(default_factory=RevocationIndex)
     committed_at_unix: float = 0.0
 
@@ -218,6 +220,11 @@ def trust_domain_from_message(message: pb.TrustDomain) -> TrustDomain:
             for mapping in message.workloads
         ),
     )
+
+
+def gateway_from_message(message: pb.Gateway) -> GatewayNames:
+    """What one public listener is called."""
+    return GatewayNames(name=message.name, url=message.url, hostnames=tuple(message.hostnames))
 
 
 def revocation_from_message(message: pb.Revocation) -> Revocation:

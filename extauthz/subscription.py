@@ -35,6 +35,7 @@ from extauthz.policy.model import PolicyDocument, RoleBinding
 from extauthz.state import (
     AuthorizationState,
     context_keys_from_messages,
+    gateway_from_message,
     identity_provider_from_message,
     mcp_server_from_message,
     policy_document_from_message,
@@ -99,6 +100,7 @@ class Subscription:
         self._documents = _Decoded(lambda data: policy_document_from_message(pb.PolicySet.FromString(data)))
         self._bindings = _Decoded(lambda data: role_binding_from_message(pb.RoleBinding.FromString(data)))
         self._providers = _Decoded(lambda data: identity_provider_from_message(pb.IdentityProvider.FromString(data)))
+        self._gateways = _Decoded(lambda data: gateway_from_message(pb.Gateway.FromString(data)))
         self._trust_domains = _Decoded(lambda data: trust_domain_from_message(pb.TrustDomain.FromString(data)))
 
     def current(self) -> AuthorizationState | None:
@@ -139,6 +141,7 @@ class Subscription:
         bindings = self._bindings.updated(resources.get(discovery.ROLE_BINDING, {}))
         providers = self._providers.updated(resources.get(discovery.IDENTITY_PROVIDER, {}))
         trust_domains = self._trust_domains.updated(resources.get(discovery.TRUST_DOMAIN, {}))
+        gateways = self._gateways.updated(resources.get(discovery.GATEWAY, {}))
         state = AuthorizationState(
             revision=revision,
             mcp_servers=MappingProxyType(servers.values),
@@ -148,13 +151,14 @@ class Subscription:
                 pb.ContextKey.FromString(data) for data in resources.get(discovery.CONTEXT_KEY, {}).values()
             ),
             trust_domains=tuple(trust_domains.values.values()),
+            gateways=tuple(gateways.values.values()),
             revocations=self._revocation_index(revocations),
         )
         known = self._state
         if known is None or (known.identity_providers, known.trust_domains) != (state.identity_providers, state.trust_domains):
             self._replace_authenticator(state)
         self._servers, self._documents, self._bindings, self._providers = servers, documents, bindings, providers
-        self._trust_domains, self._revocations = trust_domains, revocations
+        self._trust_domains, self._gateways, self._revocations = trust_domains, gateways, revocations
         self._state = state
         self._last_contact = self._clock()
 

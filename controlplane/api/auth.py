@@ -8,6 +8,7 @@ from typing import Protocol
 
 from aiohttp import web
 
+from controlplane.api.base_url import API_PATH, resource_url_of
 from controlplane.registry.changes import entries_of
 from controlplane.registry.permissions import Operator, permissions_of
 from controlplane.registry.revocation import RevocationFollower
@@ -67,7 +68,7 @@ class OperatorAuthenticator:
 
     @property
     def resource_url(self) -> str:
-        """`<gateway URL>/v1`."""
+        """`<gateway URL>/v1`, as configured; by which one a caller came, `api.base_url` knows."""
         return self._resource_url
 
     def providers(self) -> tuple[IdentityProvider, ...]:
@@ -78,7 +79,7 @@ class OperatorAuthenticator:
         """The operator whose access token the request carries."""
         principal = await self._authenticator_of(self._state()).authenticate(
             request.headers.getall("Authorization", []),
-            resource_url=self._resource_url,
+            resource_url=resource_url_of(request, self._resource_url),
             namespace=_OPERATORS_API,
             presentation=self._presentation(request),
         )
@@ -88,7 +89,7 @@ class OperatorAuthenticator:
 
     def _presentation(self, request: web.Request) -> Presentation:
         """Proofs of DPoP are for the gateway's own URL of the path. Certificates of clients do not come this far."""
-        gateway_url = self._resource_url.removesuffix("/v1")
+        gateway_url = resource_url_of(request, self._resource_url).removesuffix(API_PATH)
         return Presentation(
             http_method=request.method, url=gateway_url + request.rel_url.raw_path, proofs=request.headers.getall("DPoP", [])
         )

@@ -6,27 +6,36 @@ not asked: load balancers name hosts as they like, and learn nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from controlplane.api.base_url import GATEWAY_HEADER, remember_base_url
 from controlplane.api.problems import ApiError, ProblemCode
+from extauthz.catalog.gateway import GatewayNames
 from extauthz.door import Door
 from extauthz.errors import Reason
 
 _ANY_HOST = frozenset({"/healthz", "/readyz"})
 
 
-def only_our_names(door: Door) -> Middleware:
-    """Refuses requests for other hosts (421) and from other web origins (403), before anything else of them is looked at."""
+def only_our_names(door: Door, gateways: Callable[[], tuple[GatewayNames, ...]] = tuple) -> Middleware:
+    """Refuses requests for other hosts (421) and from other web origins (403), before anything else of them is looked at.
+
+    `gateways`: those of the newest state, each of which answers to its own names.
+    """
 
     @web.middleware
     async def check_names(request: web.Request, handler: Handler) -> web.StreamResponse:
-        hosts = request.headers.getall("Host", [""])
-        refused = None if request.path in _ANY_HOST else door.refuse_foreign(",".join(hosts), request.headers.getall("Origin", ()))
+        now, gateway = door.at(gateways()), request.headers.get(GATEWAY_HEADER, "")
+        host, origins = ",".join(request.headers.getall("Host", [""])), request.headers.getall("Origin", ())
+        refused = None if request.path in _ANY_HOST else now.refuse_foreign(host, origins, gateway)
         if refused is Reason.HOST_REFUSED:
             raise ApiError(421, ProblemCode.HOST_REFUSED, "Misdirected request", "this gateway does not serve the host name of the request")
         if refused is not None:
             raise ApiError(403, ProblemCode.ORIGIN_REFUSED, "Forbidden", "requests from this web origin are not allowed")
+        remember_base_url(request, now)
         return await handler(request)
 
     return check_names

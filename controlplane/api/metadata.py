@@ -8,6 +8,7 @@ from dataclasses import replace
 from aiohttp import web
 
 from controlplane.api.auth import OperatorAuthentication
+from controlplane.api.base_url import resource_url_of
 from controlplane.api.routes import Route, json_response
 from extauthz.identity.authenticator import OPERATORS_API, is_admitted
 from extauthz.identity.challenge import protected_resource_metadata
@@ -33,8 +34,9 @@ class MetadataRoutes:
             )
         ]
 
-    async def _metadata(self, _request: web.Request) -> web.Response:
-        return json_response(metadata_of_api(self._authentication.resource_url, self._authentication.providers()))
+    async def _metadata(self, request: web.Request) -> web.Response:
+        resource_url = resource_url_of(request, self._authentication.resource_url)
+        return json_response(metadata_of_api(resource_url, self._authentication.providers()))
 
 
 def metadata_of_api(resource_url: str, identity_providers: Sequence[IdentityProvider]) -> dict[str, object]:

@@ -12,13 +12,15 @@ from enum import StrEnum
 import structlog
 from aiohttp import web
 
+from controlplane.api.base_url import resource_url_of
 from controlplane.registry.manifest import DocumentError
 from controlplane.registry.refusal import RegistryRefusal
 from extauthz.errors import AuthenticationError, Reason
+from extauthz.identity.challenge import protected_resource_metadata_url
 
 _log = structlog.get_logger(__name__)
 
-METADATA_URL = web.AppKey("metadata_url", str)
+RESOURCE_URL = web.AppKey("resource_url", str)
 """Where a 401 sends a client that wants an access token (RFC 9728 section 5.1)."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -74,7 +76,7 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
     except RegistryRefusal as refusal:
         return problem_response(refusal.status, code=refusal.code, title=refusal.title, detail=refusal.sentence, errors=refusal.errors)
     except AuthenticationError as error:
-        return _unauthenticated(error, request.app[METADATA_URL])
+        return _unauthenticated(error, protected_resource_metadata_url(resource_url_of(request, request.app[RESOURCE_URL])))
     except ApiError as error:
         return problem_response(error.status, code=error.code, title=error.title, detail=error.detail, headers=error.headers)
     except web.HTTPException as error:

@@ -13,11 +13,10 @@ from typing import Any
 from aiohttp import web
 
 from controlplane.api.auth import OperatorAuthentication
-from controlplane.api.problems import METADATA_URL, ApiError, ProblemCode, answer_problems, bad_request
+from controlplane.api.problems import RESOURCE_URL, ApiError, ProblemCode, answer_problems, bad_request
 from controlplane.registry.manifest import MAX_BYTES, read_json
 from controlplane.registry.permissions import Operator
 from controlplane.registry.plain_value import fault_of_text
-from extauthz.identity.challenge import protected_resource_metadata_url
 
 Handler = Callable[[web.Request, Operator], Awaitable[web.StreamResponse]]
 PublicHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -49,7 +48,7 @@ class Route:
 def make_application(routes: Sequence[Route], authentication: OperatorAuthentication) -> web.Application:
     """The application that serves these routes and nothing else."""
     application = web.Application(middlewares=[answer_problems], client_max_size=MAX_BYTES)
-    application[METADATA_URL] = protected_resource_metadata_url(authentication.resource_url)
+    application[RESOURCE_URL] = authentication.resource_url
     application.on_response_prepare.append(_harden)
     for route in routes:
         application.router.add_route(route.method, _pattern(route.path), _served(route, authentication))

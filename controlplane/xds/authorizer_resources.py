@@ -26,6 +26,7 @@ from controlplane.registry.revocation import what_is_revoked
 from controlplane.registry.signing_key import ALGORITHM, public_key_set
 from controlplane.registry.spec import (
     AuthorizationServerSpec,
+    GatewaySpec,
     IdentityProviderSpec,
     McpServerSpec,
     PolicySetSpec,
@@ -39,8 +40,9 @@ from controlplane.registry.state import Definition, Entry, RegistryState, Signin
 from controlplane.registry.subjects import provider_id
 from controlplane.registry.trust_bundle import TrustBundle
 from controlplane.xds.cluster_name import cluster_name, upstream_path
+from extauthz.catalog.gateway import GatewayNames
 from extauthz.catalog.server import ArgumentType, Effect
-from extauthz.discovery import CONTEXT_KEY, IDENTITY_PROVIDER, MCP_SERVER, POLICY_SET, REVOCATION, ROLE_BINDING, TRUST_DOMAIN
+from extauthz.discovery import CONTEXT_KEY, GATEWAY, IDENTITY_PROVIDER, MCP_SERVER, POLICY_SET, REVOCATION, ROLE_BINDING, TRUST_DOMAIN
 from extauthz.errors import CredentialError
 from extauthz.identity.provider import ClaimRules
 from extauthz.identity.revocation import RevocationIndex
@@ -48,6 +50,7 @@ from extauthz.policy.cedar import CedarEngine
 from extauthz.state import (
     AuthorizationState,
     context_keys_from_messages,
+    gateway_from_message,
     identity_provider_from_message,
     mcp_server_from_message,
     policy_document_from_message,
@@ -98,6 +101,7 @@ def build_messages(state: RegistryState, *, key: RegistryKey, now: datetime, gat
                 for name, entry in state.authorization_servers.items()
             },
         },
+        GATEWAY: {name: make_gateway(entry) for name, entry in state.gateways.items()},
         TRUST_DOMAIN: {name: make_trust_domain(entry, None) for name, entry in state.trust_domains.items()},
         CONTEXT_KEY: {message.key_id: message for message in make_context_keys(key, now)},
         POLICY_SET: {name: make_policy_set(entry) for name, entry in state.policy_sets.items()},
@@ -128,6 +132,7 @@ def build_authorization_state(
         policy=build(documents, bindings, servers),
         identity_providers=tuple(identity_provider_from_message(m) for m in _of(messages[IDENTITY_PROVIDER], pb.IdentityProvider)),
         context_keys=context_keys_from_messages(_of(messages[CONTEXT_KEY], pb.ContextKey)),
+        gateways=gateway_names(state),
         trust_domains=tuple(map(trust_domain_from_message, _of(messages[TRUST_DOMAIN], pb.TrustDomain))),
         revocations=RevocationIndex(map(revocation_from_message, _of(messages[REVOCATION], pb.Revocation))),
         committed_at_unix=state.committed_at.timestamp(),
@@ -235,6 +240,16 @@ def make_trust_domain(entry: Entry[TrustDomainSpec], bundle: TrustBundle | None)
         max_jwt_svid_seconds=spec.jwt_svids.max_lifetime_seconds,
         workloads=mappings,
     )
+
+
+def make_gateway(entry: Entry[GatewaySpec]) -> pb.Gateway:
+    """What one public listener is called."""
+    return pb.Gateway(name=entry.name, url=entry.spec.url, hostnames=entry.spec.hostnames)
+
+
+def gateway_names(state: RegistryState) -> tuple[GatewayNames, ...]:
+    """What all of them are called, as authorizers know it."""
+    return tuple(gateway_from_message(make_gateway(entry)) for _, entry in sorted(state.gateways.items()))
 
 
 def make_revocation(entry: Entry[RevocationSpec]) -> pb.Revocation:

@@ -43,6 +43,7 @@ from controlplane.xds.trust_bundle import NO_BUNDLES, TrustBundles
 from extauthz.discovery import (
     AUTHORIZER_TYPES,
     CONTEXT_KEY,
+    GATEWAY,
     IDENTITY_PROVIDER,
     MCP_SERVER,
     POLICY_SET,
@@ -255,6 +256,7 @@ def _authorizer_resources(
         IDENTITY_PROVIDER: _providers(
             state, then, held[IDENTITY_PROVIDER], inputs.gateway, previous.inputs.gateway if previous is not None else inputs.gateway
         ),
+        GATEWAY: _told(state.gateways, then.gateways, held[GATEWAY], authorizer.make_gateway),
         TRUST_DOMAIN: _trust_domains(
             state, then, held[TRUST_DOMAIN], inputs.bundles, previous.inputs.bundles if previous is not None else inputs.bundles
         ),

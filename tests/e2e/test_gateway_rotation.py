@@ -75,7 +75,7 @@ async def traffic(port: int, client: Path) -> AsyncIterator[Counter[str]]:
 
     async def one(send: Callable[[], object]) -> None:
         try:
-            outcomes[str((await send()).status)] += 1  # type: ignore[misc, attr-defined]
+            outcomes[str((await send()).status)] += 1  # type: ignore[misc]
         except (aiohttp.ClientError, OSError) as error:
             outcomes[type(error).__name__] += 1
 
