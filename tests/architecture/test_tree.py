@@ -71,7 +71,14 @@ def test_no_process_of_ours_verifies_less_than_everything() -> None:
         and any(text in path.read_text() for text in ('verify_signature": False', "verify=False", "check_hostname = False", "CERT_NONE"))
     ]
 
-    assert not careless
+    assert careless == ["controlplane/xds/bundle_endpoint.py"]
+
+
+def test_the_one_place_that_heeds_no_host_name_checks_the_spiffe_id_in_the_handshake() -> None:
+    text = (ROOT / "controlplane/xds/bundle_endpoint.py").read_text()
+
+    assert text.count("check_hostname = False") == text.count("verify_mode = ssl.CERT_REQUIRED") == text.count("sslobject_class = ") == 1
+    assert not any(careless in text for careless in ("CERT_NONE", "verify=False", "CERT_OPTIONAL"))
 
 
 def test_tracked_files_hold_no_secret_and_no_deployment() -> None:
