@@ -19,6 +19,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Coroutine
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -54,6 +55,7 @@ from controlplane.xds.bundle_status import status_json
 from controlplane.xds.bundle_store import BundleStore
 from controlplane.xds.cache import ViewCache
 from controlplane.xds.certificate_source import CertificateSources
+from controlplane.xds.certificate_source import status_json as certificate_status_json
 from controlplane.xds.gateway import GatewaySettings
 from controlplane.xds.publisher import Publisher
 from controlplane.xds.resolver import Resolver
@@ -134,6 +136,7 @@ async def _parts(
         store=BundleStore(settings.cache_dir / "trust-bundles" if settings.cache_dir is not None else None),
         workload_api=workload_api,
     )
+    certificates = CertificateSources(reader=pairs, workload_identity=workload_api)
     cache = ViewCache()
     rollout = Rollout(cache=cache)
     publisher = Publisher(
@@ -145,7 +148,7 @@ async def _parts(
         resolver=Resolver(rules=rules),
         authorities=AuthorityFiles(reader=authorities),
         bundles=bundles,
-        certificates=CertificateSources(reader=pairs, workload_identity=workload_api),
+        certificates=certificates,
         built=FileResourceCache(settings.cache_dir / "resources.db") if settings.cache_dir is not None else MemoryResourceCache(),
     )
     egress_address = settings.egress_address or settings.egress_listen
@@ -169,7 +172,7 @@ async def _parts(
             audit=AuditReader(settings.audit_dir or _ABSENT_AUDIT_DIR),
             authentication=authentication,
             build_state=lambda state, previous: _authorization_state(state, previous, key),
-            live_status=lambda kind, entry_id: _live_status(bundles, kind, entry_id),
+            live_status=partial(_live_status, live, bundles, certificates),
             problems=lambda: [problem] if (problem := workload_api.why_not_ready()) else [],
             oversight=Oversight(state=lambda: live.state, books=GrantStore(store.engine, key=key), service=service),
         )
@@ -315,8 +318,11 @@ async def _api_site(application: web.Application, listen: str, link: LinkIdentit
         await runner.cleanup()
 
 
-def _live_status(bundles: BundleFollower, kind: Kind, entry_id: str) -> Json | None:
+def _live_status(live: LiveState, bundles: BundleFollower, certificates: CertificateSources, kind: Kind, entry_id: str) -> Json | None:
     """What this process knows of an entry beside what is stored."""
+    if kind is Kind.GATEWAY:
+        entry = live.state.gateways.get(entry_id)
+        return certificate_status_json(certificates.status(entry.uid)) if entry is not None else None
     status = bundles.status(entry_id) if kind is Kind.TRUST_DOMAIN else None
     return status_json(status, now=datetime.now(UTC)) if status is not None else None
 

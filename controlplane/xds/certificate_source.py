@@ -10,7 +10,7 @@ memory only: no log, no status and no file on disk holds any of them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -72,11 +72,12 @@ class _Followed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateStatus:
-    """How a certificate stands, for `status.conditions`. `fault`: why the newest is not used, or what is coming."""
+    """How a certificate stands. `fault`: why the newest is not used (`refused`), or what is coming. `ready`: a good one is served."""
 
     path: str
     not_after: datetime | None
     fault: str
+    refused: bool
     ready: bool
 
 
@@ -148,8 +149,13 @@ class CertificateSources:
         pair, fault = followed.pair, followed.fault
         if pair is not None and not fault:
             fault = _late(pair, self._clock())
-        ready = pair is not None and not pair.expired(self._clock())
-        return CertificateStatus(path=followed.place.path, not_after=pair.not_after if pair is not None else None, fault=fault, ready=ready)
+        return CertificateStatus(
+            path=followed.place.path,
+            not_after=pair.not_after if pair is not None else None,
+            fault=fault,
+            refused=bool(followed.fault),
+            ready=pair is not None and not pair.expired(self._clock()),
+        )
 
     async def _look(self, places: list[_Followed]) -> None:
         found = await asyncio.to_thread(self._read_all, [followed.place for followed in places])
@@ -172,7 +178,7 @@ class CertificateSources:
         try:
             return self._reader.read(place), ""
         except CertificateError as error:
-            return None, str(error)
+            return None, f"{error.path}: {error}"
 
     @staticmethod
     def _judge(followed: _Followed, read: tuple[bytes, bytes], now: datetime) -> None:
@@ -203,3 +209,16 @@ def _late(pair: KeyPair, now: datetime) -> str:
 
 def _kept(followed: _Followed) -> str:
     return f"the one until {day_of(followed.pair.not_after)}" if followed.pair is not None else "none"
+
+
+def status_json(certificates: Sequence[CertificateStatus]) -> dict[str, Any] | None:
+    """`status` of an entry with these certificates: whether all can be used, and until when; None without any of ours."""
+    if not certificates:
+        return None
+    faults = [each.fault if each.fault.startswith(each.path) else f"{each.path}: {each.fault}" for each in certificates if each.fault]
+    ready = all(each.ready and not each.refused for each in certificates)
+    good = min((each.not_after for each in certificates if each.not_after is not None), default=None)
+    message = "; ".join(faults) or (f"good until {day_of(good)}" if good is not None else "")
+    condition = {"type": "CertificatesUsable", "status": "True" if ready else "False", "message": message}
+    ends = {each.path.rpartition(".")[2]: each.not_after.isoformat() for each in certificates if each.not_after is not None}
+    return {"conditions": [condition], "certificatesUntil": ends}
