@@ -53,6 +53,8 @@ CERTIFICATES_SECONDS = 1.0
 STARTING_SECONDS = 5.0
 RECONNECT_SECONDS = 3.0
 SETTLE_SECONDS = 1.0
+BUNDLE_SECONDS = 3.0
+"""How long a start waits for trust bundles of which there is no last good copy."""
 TICK_SECONDS = 0.25
 WARM_UP_SECONDS = 10.0
 KEPT_STAGES = 200
@@ -261,6 +263,8 @@ class Publisher:
     async def _publish(self, state: RegistryState) -> None:
         first = self.published is None
         await self._learn_names(state)
+        if first and self._bundles is not None:
+            await self._bundles.settle(BUNDLE_SECONDS)
         inputs = SnapshotInputs(
             gateway=self._gateway,
             resolved=self._resolver.resolved,

@@ -179,6 +179,13 @@ class BundleFollower:
             self._entries = entries
             await asyncio.to_thread(self._store.keep_only, {entry.uid for entry in entries.values()})
 
+    async def settle(self, seconds: float) -> None:
+        """Wait until every source has answered or failed once, at most so long: a start must not take from authorizers what they know."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while loop.time() < end and any(f.bundle is None and not f.error for f in self._followed.values()):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
     async def run(self) -> None:
         """Follow until cancelled."""
         try:
@@ -257,7 +264,7 @@ class BundleFollower:
             await asyncio.to_thread(self._store.forget, followed.entry.uid)
             self._news.set()
         else:
-            followed.error = away or "the Workload API has not answered yet"
+            followed.error = away
 
     async def _follow_endpoint(self, followed: _Followed, endpoint: BundleEndpointSpec) -> None:
         failures = 0

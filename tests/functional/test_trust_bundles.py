@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -370,6 +371,22 @@ async def test_an_endpoint_at_an_inner_address_is_never_asked(
         await following.until_error("is refused")
 
     assert web_endpoint.asked == 0
+
+
+async def test_a_start_waits_for_sources_that_may_answer_and_for_no_others(
+    world: World, ca: SpiffeCa, web_endpoint: BundleEndpoint
+) -> None:
+    async with world.following(by_web(web_endpoint)) as following:
+        await following.follower.settle(SECONDS)
+        assert following.bundle is not None
+    async with world.following({"endpoint": {"url": "https://localhost:9/nobody"}}) as following:
+        await following.follower.settle(SECONDS)
+        assert following.status.error
+    silent = socket.create_server(("127.0.0.1", 0))
+    async with world.following({"endpoint": {"url": f"https://localhost:{silent.getsockname()[1]}/"}}) as following:
+        await following.follower.settle(0.1)
+        assert (following.bundle, following.status.error) == (None, "")
+    silent.close()
 
 
 # -- endpoints by SPIFFE --
