@@ -219,6 +219,7 @@ class Authorization:
     def _issue_code(self, books: Books, asked: Asked, person: Person, consent_id: str) -> Answer:
         rules = self._issuer.rules
         grant = books.open_grant(
+            login=rules.login,
             client_id=asked.client.client_id,
             person=person,
             resource=asked.resource,
@@ -307,6 +308,7 @@ class Authorization:
     def _terms(self, asked: Asked, person: Person) -> ConsentTerms:
         return ConsentTerms(
             server_uid=self._issuer.uid,
+            login=self._issuer.rules.login,
             subject=person.subject,
             client_id=asked.client.client_id,
             redirect_host=page.redirect_host(asked.redirect_uri),

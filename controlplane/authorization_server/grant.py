@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from controlplane.registry.spec import AuthorizationServerSpec
+
 
 class Event(StrEnum):
     """What an authorization server puts on the record; documented in docs/authorization-server.md."""
@@ -59,10 +61,11 @@ def person_from_text(subject: str, text: str) -> Person:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """The family of all tokens that come from one code."""
+    """The family of all tokens that come from one code. `login`: of which provider, and how its people are named (`login_digest`)."""
 
     id: str
     server_uid: str
+    login: str
     client_id: str
     person: Person
     resource: str
@@ -74,9 +77,10 @@ class Grant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsentTerms:
-    """What a consent is about. Anything else about the same client is another consent."""
+    """What a consent is about. Anything else about the same client is another consent, and so is that of a person of another login."""
 
     server_uid: str
+    login: str
     subject: str
     client_id: str
     redirect_host: str
@@ -96,6 +100,13 @@ class EventRecord:
     reason: str = ""
     grant_id: str = ""
     count: int = 1
+
+
+def login_digest(spec: AuthorizationServerSpec) -> str:
+    """What makes a subject's name mean somebody: when it changes, the same name may be somebody else's."""
+    login = spec.login
+    decisive = [login.issuer, login.client_id, login.preset, login.mapping.subject, sorted(login.tenants)]
+    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]
 
 
 def digest_of(secret: str) -> str:

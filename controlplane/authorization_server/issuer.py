@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from controlplane.authorization_server.clients.client_keys import ClientKeys
 from controlplane.authorization_server.clients.directory import ClientDirectory, check_static_client
 from controlplane.authorization_server.clients.secret import digest_of
 from controlplane.authorization_server.clients.store import SqlClientStore
-from controlplane.authorization_server.grant import Person
+from controlplane.authorization_server.grant import Person, login_digest
 from controlplane.authorization_server.login import Login, LoginCredential
 from controlplane.authorization_server.protocol import Exchange, ProtocolRules
 from controlplane.authorization_server.store import Books, GrantStore
@@ -36,6 +37,7 @@ from extauthz.catalog.server import Secret
 from extauthz.credentials import SecretReader
 from extauthz.errors import ConfigurationError, CredentialError
 from extauthz.identity.principal import Principal, PrincipalKind
+from extauthz.outbound import is_insecure_http_allowed
 
 logger = structlog.get_logger(__name__)
 
@@ -53,7 +55,10 @@ class IssuerParts:
 
 
 class Issuer:
-    """One authorization server. Use as `async with`; made anew when its entry or the gateway's URL changes."""
+    """One authorization server, between `open` and `close`; made anew when its entry or the gateway's URL changes.
+
+    Raises `ConfigurationError` when browsers would come to it without TLS from other machines.
+    """
 
     def __init__(self, entry: Entry[AuthorizationServerSpec], base_urls: tuple[str, ...], parts: IssuerParts) -> None:
         spec = entry.spec
@@ -62,11 +67,14 @@ class Issuer:
         self.name = entry.name
         self.uid = entry.uid
         self.url = issuer_of(base_urls[0], entry.name)
+        if not self.is_https and not is_insecure_http_allowed(self.url, allow_insecure_http=True):
+            raise ConfigurationError(f"an authorization server needs https, and the gateway is at {base_urls[0]}: set LEGATION_GATEWAY_URL")
         self.provider_id = provider_id(entry.namespace, entry.name)
         self.books = parts.books
         self.rules = ProtocolRules(
             issuer=self.url,
             base_urls=base_urls,
+            login=login_digest(spec),
             trusted_namespaces=spec.trusted_namespaces,
             scopes=spec.scopes,
             code_seconds=spec.lifetimes.code_seconds,
@@ -82,6 +90,7 @@ class Issuer:
         self._secrets = SecretReader(parts.secrets_dir)
         self._signer = TokenSigner(issuer=self.url, server_uid=entry.uid, key=parts.key)
         self._revocations = RevocationFollower()
+        self._following = threading.Lock()
         self.login = Login(
             spec,
             provider_id=self.provider_id,
@@ -159,8 +168,9 @@ class Issuer:
             oauth_client_id=client_id,
             issued_at_unix=since.timestamp(),
         )
-        now = datetime.now(UTC).timestamp()
-        return self._revocations.index(self._parts.state()).find(principal, now) is not None
+        with self._following:  # requests are answered on several threads
+            index = self._revocations.index(self._parts.state())
+        return index.find(principal, datetime.now(UTC).timestamp()) is not None
 
     def _sign(self, **token: object) -> IssuedToken:
         keys = self._parts.state().signing_keys.get(self.uid, ())

@@ -46,10 +46,14 @@ class InvalidTargetError(OAuth2Error):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProtocolRules:
-    """What one authorization server allows. `base_urls`: those of the gateway's listeners; `trusted_namespaces` empty: every one."""
+    """What one authorization server allows. `base_urls`: those of the gateway's listeners; `trusted_namespaces` empty: every one.
+
+    `login`: the digest of what names people mean now; what was given to somebody of another login is worth nothing.
+    """
 
     issuer: str
     base_urls: tuple[str, ...]
+    login: str = ""
     trusted_namespaces: tuple[str, ...] = ()
     scopes: tuple[str, ...] = ()
     code_seconds: int = 60
@@ -186,6 +190,10 @@ class Exchange(AuthorizationServer):
                 grant_id=grant.id,
             )
         )
+
+    def is_usable(self, grant: Grant) -> bool:
+        """Whether anything may still come from a grant."""
+        return not grant.ended and grant.expires_at > self.books.now and grant.login == self.rules.login
 
     def check_resource(self, asked: str | None, *, bound_to: str = "") -> str:
         """RFC 8707: the one resource that a token is for."""
@@ -355,7 +363,7 @@ class _CodeGrant(grants.AuthorizationCodeGrant):
         if kept.used:
             self.server.end(kept.grant, Event.CODE_REPLAYED, "an authorization code was used twice")
             return None
-        usable = kept.expires_at > self.server.books.now and not kept.grant.ended
+        usable = kept.expires_at > self.server.books.now and self.server.is_usable(kept.grant)
         return _Code(kept) if usable and kept.grant.client_id == client.get_client_id() else None
 
     def validate_token_request(self) -> None:
@@ -383,7 +391,7 @@ class _RefreshGrant(grants.RefreshTokenGrant):
             return None
         if kept.used and not kept.grant.ended:
             self.server.end(kept.grant, Event.REFRESH_TOKEN_REUSED, "a refresh token was used twice")
-        usable = not kept.used and not kept.grant.ended and kept.grant.expires_at > self.server.books.now
+        usable = not kept.used and self.server.is_usable(kept.grant)
         return _RefreshToken(kept) if usable else None
 
     def validate_token_request(self) -> None:

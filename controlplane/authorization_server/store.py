@@ -199,12 +199,15 @@ class Books:
 
     # grants and what comes from them
 
-    def open_grant(self, *, client_id: str, person: Person, resource: str, scope: str, consent_id: str, expires_at: datetime) -> Grant:
+    def open_grant(
+        self, *, login: str, client_id: str, person: Person, resource: str, scope: str, consent_id: str, expires_at: datetime
+    ) -> Grant:
         """Somebody allowed a client something."""
         grant_id = secrets.token_hex(16)
         values = {
             "id": grant_id,
             "server_uid": self._server_uid,
+            "login": login,
             "client_id": client_id,
             "subject": person.subject,
             "resource": resource,
@@ -221,6 +224,7 @@ class Books:
         return Grant(
             id=grant_id,
             server_uid=self._server_uid,
+            login=login,
             client_id=client_id,
             person=person,
             resource=resource,
@@ -309,6 +313,7 @@ def _grant(row: Row[Any], key: RegistryKey) -> Grant:
     return Grant(
         id=row.id,
         server_uid=row.server_uid,
+        login=row.login,
         client_id=row.client_id,
         person=person_from_text(row.subject, key.open(row.sealed, _grant_aad(row.server_uid, row.id)).decode()),
         resource=row.resource,
@@ -322,6 +327,7 @@ def _grant(row: Row[Any], key: RegistryKey) -> Grant:
 def _consent(row: Row[Any]) -> KeptConsent:
     terms = ConsentTerms(
         server_uid=row.server_uid,
+        login=row.login,
         subject=row.subject,
         client_id=row.client_id,
         redirect_host=row.redirect_host,

@@ -45,7 +45,7 @@ GRANT = Table(
     "oauth_grant",
     SQLModel.metadata,
     _key("id"),
-    *map(_text, ("server_uid", "client_id", "subject", "resource", "scope", "sealed", "consent_id", "ended_because")),
+    *map(_text, ("server_uid", "login", "client_id", "subject", "resource", "scope", "sealed", "consent_id", "ended_because")),
     _at("created_at"),
     _at("expires_at"),
     _at("ended_at", nullable=True),
@@ -74,7 +74,7 @@ REFRESH_TOKEN = Table(
 ACCESS_TOKEN = Table("oauth_access_token", SQLModel.metadata, _key("jti"), _text("grant_id", index=True), _at("expires_at"))
 """Access tokens that are still good, so that they can be revoked with their grant."""
 
-_OF_CONSENT = ("server_uid", "subject", "client_id", "redirect_host", "resource", "scope")
+_OF_CONSENT = ("server_uid", "login", "subject", "client_id", "redirect_host", "resource", "scope")
 
 CONSENT = Table(
     "oauth_consent",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -43,6 +44,7 @@ class RefusalLog:
         self._window = float("-inf")
         self._written = 0
         self._counted: Counter[Event] = Counter()
+        self._lock = threading.Lock()
 
     def admit(self, record: EventRecord) -> list[EventRecord]:
         """What to write now: the record, unless there were too many in this minute, and what was only counted in those before."""
@@ -51,14 +53,15 @@ class RefusalLog:
         if now - self._window >= 60.0:
             self._window, self._written = now, 0
             told = self.counted()
-        if self._written >= self._per_minute:
-            self._counted[record.event] += 1
-            return told
-        self._written += 1
+        with self._lock:
+            if self._written >= self._per_minute:
+                self._counted[record.event] += 1
+                return told
+            self._written += 1
         return [*told, replace(record, reason=record.reason[:500])]
 
     def counted(self) -> list[EventRecord]:
         """What was only counted so far, and is told now."""
-        told = [EventRecord(event=event, reason="too many to be written one by one", count=count) for event, count in self._counted.items()]
-        self._counted.clear()
-        return told
+        with self._lock:
+            counted, self._counted = self._counted, Counter()
+        return [EventRecord(event=event, reason="too many to be written one by one", count=count) for event, count in counted.items()]

@@ -350,3 +350,21 @@ async def test_operators_see_who_allowed_what_and_take_it_away(world: Authorizat
     assert "consent.revoked" in [event["event"] for event in oversight.events(auditor, "system", "front", before=0, limit=10)]
     with pytest.raises(EntryNotFoundError):
         oversight.revoke_grant(security_officer, "system", "front", grant["id"])
+
+
+async def test_people_of_another_login_are_others_although_they_have_the_same_name(world: AuthorizationWorld) -> None:
+    browser = world.browser()
+    given = (
+        await world.redeem(*await world.code(browser, resource=world.resource("demo/mine")), resource=world.resource("demo/mine"))
+    ).json
+    before = REGISTRY.format(name="front", idp=world.idp)
+    world.registry.apply(before.replace("mapping: {claims: [department]}", "mapping: {claims: [department], tenant: department}").encode())
+    renewed = await world.refresh(given["refresh_token"])
+    assert renewed.status == 200  # nothing about who is who
+    world.registry.apply(before.replace("mapping: {claims: [department]}", "mapping: {claims: [department], subject: sub}").encode())
+    try:
+        assert (await world.refresh(renewed.json["refresh_token"])).json["error"] == "invalid_grant"
+        page, _ = await world.asked(browser, resource=world.resource("demo/mine"))
+        assert page.status == 200  # asked again
+    finally:
+        world.registry.apply(before.encode())

@@ -17,7 +17,7 @@ from tests.functional.postgresql import postgresql_server, postgresql_url  # noq
 
 ANN = Person(subject="ann", shown="ann@example.com", groups=("marketing",), tenant="t", claims={"department": "crm"}, logged_in_at=7)
 KEY = RegistryKey(b"0123456789abcdef0123456789abcdef")
-TERMS = ConsentTerms(server_uid="s1", subject="ann", client_id="web", redirect_host="app.example.com", resource="r", scope="a b")
+TERMS = ConsentTerms(server_uid="s1", login="l", subject="ann", client_id="web", redirect_host="app.example.com", resource="r", scope="a b")
 
 
 class Clock:
@@ -49,7 +49,15 @@ def store(url: str, clock: Clock) -> Iterator[GrantStore]:
 
 
 def opened(books: Books, **changes: object) -> Grant:
-    values: dict[str, object] = {"client_id": "web", "person": ANN, "resource": "r", "scope": "a b", "consent_id": "", **changes}
+    values: dict[str, object] = {
+        "login": "l",
+        "client_id": "web",
+        "person": ANN,
+        "resource": "r",
+        "scope": "a b",
+        "consent_id": "",
+        **changes,
+    }
     return books.open_grant(expires_at=books.now + timedelta(days=7), **values)  # type: ignore[arg-type]
 
 

@@ -42,7 +42,7 @@ def upgrade() -> None:
     op.create_table(
         "oauth_grant",
         sa.Column("id", sa.String(), primary_key=True),
-        *map(_text, ("server_uid", "client_id", "subject", "resource", "scope", "sealed", "consent_id", "ended_because")),
+        *map(_text, ("server_uid", "login", "client_id", "subject", "resource", "scope", "sealed", "consent_id", "ended_because")),
         _at("created_at"),
         _at("expires_at"),
         _at("ended_at", nullable=True),
@@ -71,11 +71,11 @@ def upgrade() -> None:
     op.create_table(
         "oauth_consent",
         sa.Column("id", sa.String(), primary_key=True),
-        *map(_text, ("server_uid", "subject", "client_id", "redirect_host", "resource", "scope")),
+        *map(_text, ("server_uid", "login", "subject", "client_id", "redirect_host", "resource", "scope")),
         _at("given_at"),
         _at("expires_at"),
     )
-    consent = ["server_uid", "subject", "client_id", "redirect_host", "resource", "scope"]
+    consent = ["server_uid", "login", "subject", "client_id", "redirect_host", "resource", "scope"]
     op.create_index("oauth_consent_given", "oauth_consent", consent, unique=True)
     op.create_table(
         "oauth_event",
