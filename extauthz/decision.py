@@ -31,7 +31,7 @@ from extauthz.door import Door, Place
 from extauthz.egress_context import verify_egress_context
 from extauthz.errors import AuditError, AuthenticationError, CredentialError, MessageError, Reason, SessionError
 from extauthz.facts import describe_request, open_record
-from extauthz.identity.binding import Presentation
+from extauthz.identity.binding import Presentation, plain_presentation
 from extauthz.identity.dpop import nonces_at
 from extauthz.identity.principal import PROBER, Principal, is_prober
 from extauthz.identity.x509_svid import FORWARDED_CERTIFICATE_HEADER
@@ -271,12 +271,14 @@ class Decider:
     def _presentation(self, case: _Case, place: Place) -> Presentation:
         """What came beside the token: who shows an X.509-SVID is a workload, and some tokens are bound to a key or certificate."""
         check, proofs = case.check, case.check.headers.get("dpop", ())
+        if not proofs and not check.peer_certificate:
+            return plain_presentation(check.http_method, place.resource_url)
         return Presentation(
             http_method=check.http_method,
             url=place.resource_url,
             proofs=proofs,
             certificate=check.peer_certificate,
-            forwarded=check.headers.get(FORWARDED_CERTIFICATE_HEADER, ()) if check.peer_certificate else (),
+            forwarded=check.headers.get(FORWARDED_CERTIFICATE_HEADER, ()),
             peer_principal=check.peer_principal,
             nonces=self._nonces(case) if proofs else (),
         )

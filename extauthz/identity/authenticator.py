@@ -124,7 +124,8 @@ class Authenticator:
         self._trust_domains = TrustDomains(trust_domains)
         for trust_domain in trust_domains:
             prepare(trust_domain)
-        self._workloads = Workloads(self._trust_domains, clock, verified_certificates)
+        known_certificates = VerifiedCertificates() if verified_certificates is None else verified_certificates
+        self._workloads = Workloads(self._trust_domains, clock, known_certificates)
         self._key_source = key_source
         self._clock = clock
         self._verified_tokens = VerifiedTokens() if verified_tokens is None else verified_tokens
@@ -145,20 +146,11 @@ class Authenticator:
         workload acts for the token's principal, and a bad token is refused, never left out.
         `deadline` is event loop time; a provider's keys that are not there by then are `ISSUER_UNAVAILABLE`.
         """
+        # (0) the workload of the connection
         workload = self._workloads.of_certificate(presentation, namespace) if presentation.certificate else None
         if workload is not None and not authorization_headers:
             return workload
-        principal = await self._of_token(authorization_headers, resource_url, namespace, deadline, presentation)
-        return principal if workload is None else calling_for(principal, workload)
 
-    async def _of_token(
-        self,
-        authorization_headers: Sequence[str],
-        resource_url: str,
-        namespace: str,
-        deadline: float | None,
-        presentation: Presentation,
-    ) -> Principal:
         # (1) exactly one token
         scheme, access_token = parse_authorization(authorization_headers)
         digest = hashlib.sha256(access_token.encode("ascii")).digest()
@@ -179,21 +171,20 @@ class Authenticator:
 
         # (5) presented by whom it was issued to
         if verified.binding.bound or scheme != "bearer" or verified.source.token_binding is not TokenBinding.NONE:
-            if not verified.source.dpop_nonce:
-                presentation = replace(presentation, nonces=None)
-            self._binding_check.check(
-                verified.binding,
-                verified.source.token_binding,
-                scheme=scheme,
-                access_token=access_token,
-                presentation=presentation,
-            )
-        return verified.principal
+            self._check_binding(verified, scheme, access_token, presentation)
+        return verified.principal if workload is None else calling_for(verified.principal, workload)
+
+    def _check_binding(self, verified: _VerifiedToken, scheme: str, access_token: str, presentation: Presentation) -> None:
+        if not verified.source.dpop_nonce:
+            presentation = replace(presentation, nonces=None)
+        self._binding_check.check(
+            verified.binding, verified.source.token_binding, scheme=scheme, access_token=access_token, presentation=presentation
+        )
 
     def _still_holds(self, verified: _VerifiedToken) -> bool:
         source = verified.source
         if isinstance(source, TrustDomain):
-            return self._trust_domains.holds(source) and verified.issuer not in self._by_issuer
+            return verified.issuer not in self._by_issuer  # whether it is the one of now: `_admits`
         return self._providers.get(source.id) == source and self._key_source.current_keys(source) is verified.keys
 
     def _admits(self, source: IdentityProvider | TrustDomain, namespace: str) -> bool:

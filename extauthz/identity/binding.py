@@ -42,6 +42,12 @@ class Presentation:
 PLAIN = Presentation()
 
 
+@lru_cache(maxsize=4096)
+def plain_presentation(http_method: str, url: str) -> Presentation:
+    """What nearly every call is: a token with nothing beside it."""
+    return Presentation(http_method=http_method, url=url, nonces=())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
     """What `cnf` of a token names (RFC 7800): thumbprints of a key, of a certificate, or of both. Empty: not bound."""

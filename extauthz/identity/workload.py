@@ -31,10 +31,6 @@ class TrustDomains:
         for trust_domain in sorted(trust_domains, key=lambda t: (t.namespace != "system", t.id)):
             self._by_name.setdefault(trust_domain.trust_domain, []).append(trust_domain)
 
-    def holds(self, trust_domain: TrustDomain) -> bool:
-        """Whether this very trust domain, with these authorities and mappings, is registered now."""
-        return any(known is trust_domain for known in self._by_name.get(trust_domain.trust_domain, ()))
-
     def trusted(self, name: str, namespace: str) -> TrustDomain | None:
         """The one that counts in `namespace`: of `system` before its own, so that nobody there takes over a name that all know."""
         return next((t for t in self._by_name.get(name, ()) if namespace and t.trusts(namespace)), None)
@@ -78,10 +74,10 @@ class VerifiedCertificates:
 class Workloads:
     """Authenticates client certificates against the trust domains of one revision. Cheap to make anew with each revision."""
 
-    def __init__(self, trust_domains: TrustDomains, clock: Callable[[], float], verified: VerifiedCertificates | None = None) -> None:
+    def __init__(self, trust_domains: TrustDomains, clock: Callable[[], float], verified: VerifiedCertificates) -> None:
         self._trust_domains = trust_domains
         self._clock = clock
-        self._verified = VerifiedCertificates() if verified is None else verified
+        self._verified = verified
 
     def of_certificate(self, presentation: Presentation, namespace: str) -> Principal | None:
         """The workload whose X.509-SVID the connection has shown; None when its certificate claims to be none.

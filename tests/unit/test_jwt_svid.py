@@ -7,9 +7,12 @@ import time
 from typing import Any
 
 import pytest
+from jwt.algorithms import ECAlgorithm
 
+from extauthz import base64url
 from extauthz.address import AddressRules
 from extauthz.errors import AuthenticationError, Reason
+from extauthz.identity import jwt_svid
 from extauthz.identity.authenticator import OPERATORS_API, Authenticator, VerifiedTokens
 from extauthz.identity.jwks import KeySource
 from extauthz.identity.principal import Principal, PrincipalKind
@@ -90,7 +93,14 @@ async def test_a_jwt_svid_is_the_workload_that_it_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"audience": RESOURCE_URL}, {"audience": ["x", RESOURCE_URL]}, {"headers": {"typ": None}, "audience": RESOURCE_URL}]
+    "options",
+    [
+        {"audience": RESOURCE_URL},
+        {"audience": ["x", RESOURCE_URL]},
+        {"headers": {"typ": None}, "audience": RESOURCE_URL},
+        {"headers": {"typ": "JOSE"}, "audience": RESOURCE_URL},
+        {"iat": None, "audience": RESOURCE_URL},
+    ],
 )
 async def test_an_audience_of_ours_is_enough(options: dict[str, Any]) -> None:
     assert (await World().ask(CA.jwt_svid(**options))).id == "spiffe://prod.example/workload"
@@ -124,6 +134,8 @@ MORE: dict[str, dict[str, Any]] = {
     "with iat as a text": {"iat": "now"},
     "with nbf as a list": {"nbf": []},
     "with jti as a number": {"jti": 7},
+    "with iat at the beginning of time": {"iat": 0},
+    "with a jti that is too long": {"jti": "a" * 501},
     "with a jti of control characters": {"jti": "a\nb"},
     "that is bound to a key": {"cnf": {"jkt": "A" * 43}},
     "that is bound in another way": {"cnf": {"kid": "x"}},
@@ -135,6 +147,35 @@ MORE: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", MORE)
 async def test_more_that_is_refused(name: str) -> None:
     assert await World().refused(CA.jwt_svid(audience=[RESOURCE_URL], **MORE[name])) is Reason.ACCESS_TOKEN_INVALID
+
+
+@pytest.mark.parametrize(
+    "more", [{"b64": True}, {"b64": True, "crit": ["b64"]}, {"crit": ["exp"], "exp": 1}, {"crit": []}, {"typ": ""}, {"typ": 0}]
+)
+async def test_headers_that_a_library_may_let_pass_are_refused(more: dict[str, Any]) -> None:
+    key = CA.jwt_authorities[0]
+    claims = {"sub": "spiffe://prod.example/workload", "aud": RESOURCE_URL, "exp": int(time.time()) + 300}
+
+    def token(header: dict[str, Any]) -> str:
+        signed = ".".join(base64url.encode(json.dumps(part).encode()) for part in (header, claims))
+        signature = ECAlgorithm(ECAlgorithm.SHA256).sign(signed.encode(), key.private_key)  # type: ignore[arg-type]
+        return f"{signed}.{base64url.encode(signature)}"
+
+    honest = {"alg": "ES256", "kid": key.kid, "typ": "JWT"}
+    assert (await World().ask(token(honest))).id == "spiffe://prod.example/workload"
+    assert await World().refused(token({**honest, **more})) is Reason.ACCESS_TOKEN_INVALID
+
+
+async def test_an_expired_jwt_svid_is_told_so_before_and_after_it_was_seen() -> None:
+    with pytest.raises(AuthenticationError) as caught:
+        await World().ask(CA.jwt_svid(audience=RESOURCE_URL, iat=int(time.time()) - 600, ttl_seconds=-300))
+    assert caught.value.sentence == "the JWT-SVID has expired"
+
+
+async def test_keys_are_read_before_the_first_call() -> None:
+    jwt_svid._bundle.cache_clear()
+    World(PROD, trust_domain(SpiffeCa("other.example"), "other", jwt_authorities_json=""))
+    assert jwt_svid._bundle.cache_info().currsize == 1
 
 
 async def test_a_jwt_svid_is_no_dpop_token() -> None:

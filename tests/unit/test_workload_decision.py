@@ -22,13 +22,14 @@ from extauthz.errors import Reason
 from extauthz.identity.binding import certificate_thumbprint
 from extauthz.identity.jwks import KeySource
 from extauthz.identity.principal import Principal, PrincipalKind
+from extauthz.identity.workload import TrustDomains, VerifiedCertificates, Workloads, calling_for
 from extauthz.identity.x509_svid import FORWARDED_CERTIFICATE_HEADER
-from extauthz.state import ContextKey
+from extauthz.state import AuthorizationState, ContextKey
 from extauthz.subscription import Subscription
 from extauthz.v1 import registry_pb2 as pb
 from tests.issuer import ISSUER, SigningKey, key_set
 from tests.spiffe_ca import HOUR, IssuedX509Svid, SpiffeCa
-from tests.unit.svids import encoded, forwarded
+from tests.unit.svids import encoded, forwarded, shown
 
 URL = "https://gw.example/servers/demo/crm/mcp"
 BUYER, OTHER = "spiffe://prod.example/agents/buyer", "spiffe://prod.example/batch/report"
@@ -157,6 +158,12 @@ class World:
 
     async def reason(self, *args: Any, **options: Any) -> Reason:
         return (await self.decide(*args, **options)).reason
+
+    @property
+    def state(self) -> AuthorizationState:
+        found = self.subscription.current()
+        assert found is not None
+        return found
 
     @property
     def record(self) -> AuditRecord:
@@ -426,6 +433,31 @@ async def test_a_policy_that_asks_for_mtls_asks_who_proved_itself_by_the_certifi
         (SVID, CA.jwt_svid("/agents/buyer", audience=URL), Reason.ALLOWED),
     ]
     assert [await world.reason(svid, token, peer_principal="") for svid, token, _ in expected] == [reason for *_, reason in expected]
+
+
+def _workload(**values: Any) -> Principal:
+    return Principal(**{"kind": PrincipalKind.WORKLOAD, "id": BUYER, "provider": "prod", "subject": BUYER, **values})
+
+
+@pytest.mark.parametrize("changes", [{"kind": PrincipalKind.USER}, {"id": OTHER}, {"provider": "other"}])
+def test_only_the_very_same_workload_is_one_principal(changes: dict[str, Any]) -> None:
+    assert calling_for(_workload(), _workload()).workload is None
+    assert calling_for(_workload(**changes), _workload()).workload == _workload()
+
+
+def test_of_too_many_verified_certificates_the_one_that_was_not_used_for_longest_is_forgotten(world: World) -> None:
+    known = VerifiedCertificates(max_entries=2)
+    domains = TrustDomains(world.state.trust_domains)
+    workloads = Workloads(domains, time.time, known)
+    first, second, third = (shown(CA.x509_svid("/agents/buyer")) for _ in range(3))
+
+    remembered = workloads.of_certificate(first, "demo"), workloads.of_certificate(second, "demo")
+    assert workloads.of_certificate(first, "demo") is remembered[0]
+    workloads.of_certificate(third, "demo")
+
+    assert len(known) == 2
+    assert workloads.of_certificate(first, "demo") is remembered[0]
+    assert workloads.of_certificate(second, "demo") is not remembered[1]
 
 
 # scopes
