@@ -333,6 +333,9 @@ async def test_e89_only_the_page_that_asked_can_answer_and_once(facade: Authoriz
     page, verifier = await facade.asked(browser, prompt="consent")
 
     refused_by_a_page(await facade.answer(other, page), 403)  # the ticket, in another browser
+    marks = [cookie.key for cookie in browser.session.cookie_jar if cookie.key.startswith("legation-consent")]
+    other.session.cookie_jar.update_cookies(dict.fromkeys(marks, "A" * 43))
+    refused_by_a_page(await facade.answer(other, page), 403)  # and with a mark that was guessed
     foreign = await facade.answer(browser, page, headers={"Origin": "https://evil.example"})
     assert foreign.status == 403
     refused_by_a_page(await facade.answer(browser, page, headers={"Sec-Fetch-Site": "cross-site"}), 403)

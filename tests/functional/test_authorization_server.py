@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
+from secrets import token_hex
 
 import jwt
 import pytest
@@ -15,6 +18,7 @@ from authlib.oauth2.rfc8414 import AuthorizationServerMetadata
 
 from controlplane.authorization_server.issuers import Issuers
 from controlplane.authorization_server.oversight import Oversight
+from controlplane.authorization_server.throttle import Throttle
 from controlplane.registry.refusal import EntryNotFoundError, NotPermittedError
 from controlplane.registry.service import Precondition
 from controlplane.registry.signing_key import PUBLISHED_AHEAD, SIGNS_FOR
@@ -31,6 +35,7 @@ from tests.functional.authorization_world import (
     unverified,
 )
 from tests.functional.registry import ADMIN, operator
+from tests.issuer import SigningKey
 
 pytestmark = [
     pytest.mark.external,
@@ -368,3 +373,47 @@ async def test_people_of_another_login_are_others_although_they_have_the_same_na
         assert page.status == 200  # asked again
     finally:
         world.registry.apply(before.encode())
+
+
+async def test_a_client_with_a_key_signs_for_each_request_anew(world: AuthorizationWorld) -> None:
+    key = SigningKey("k1")
+    jwk = {name: value for name, value in key.public_jwk().items() if name != "use"}
+    before = REGISTRY.format(name="front", idp=world.idp)
+    entry = f"""
+    signer:
+      name: A signer
+      grantTypes: [client_credentials]
+      tokenEndpointAuthMethod: private_key_jwt
+      jwks: {{keys: [{json.dumps(jwk)}]}}
+"""
+    world.registry.apply(
+        before.replace("  registration: {dynamic: open}", entry.strip("\n") + "\n  registration: {dynamic: open}").encode()
+    )
+
+    def form(**changes: object) -> dict[str, str]:
+        now = int(time.time())
+        claims = {"iss": "signer", "sub": "signer", "aud": world.issuer, "iat": now, "exp": now + 60, "jti": token_hex(8), **changes}
+        return {
+            "grant_type": "client_credentials",
+            "resource": world.resource(),
+            "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+            "client_assertion": key.sign(claims, headers={"typ": "JWT"}),
+        }
+
+    first = form()
+    granted = await world.token(**first)
+    refused = [await world.token(**first), await world.token(**form(aud=world.idp)), await world.token(**form(sub="ci", iss="ci"))]
+
+    assert (await world.principal(granted.json["access_token"])).id == "front/client:signer"
+    assert [answer.json["error"] for answer in refused] == ["invalid_client"] * 3
+
+
+async def test_what_comes_too_often_is_sent_away(world: AuthorizationWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    (working,) = [each for each in world.issuers._working.values() if each.issuer.name == "front"]
+    monkeypatch.setattr(working.issuer, "strangers", Throttle(per_second=0, burst=0))
+    monkeypatch.setattr(working.issuer, "programs", Throttle(per_second=0, burst=0))
+
+    page = await world.authorize(world.browser(), world.request(pkce()[1]))
+    answer = await world.token(grant_type="client_credentials", client_id="ci")
+
+    assert (page.status, answer.status, answer.headers["Retry-After"]) == (429, 429, "1")
