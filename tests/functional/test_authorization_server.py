@@ -219,6 +219,7 @@ async def test_a_client_gives_up_what_it_has(world: AuthorizationWorld) -> None:
     assert await revoke(other["refresh_token"], client_id="web") == 200
     assert (await world.refresh(other["refresh_token"])).json["error"] == "invalid_grant"
     assert world.is_revoked(await world.principal(other["access_token"]))
+    assert await revoke(given["access_token"], client_id="confidential", client_secret="s3cret-of-server") == 200
     assert not world.is_revoked(await world.principal(given["access_token"]))
     assert await revoke(given["access_token"], client_id="web") == 200
     assert world.is_revoked(await world.principal(given["access_token"]))
