@@ -418,3 +418,27 @@ async def test_what_comes_too_often_is_sent_away(world: AuthorizationWorld, monk
     answer = await world.token(grant_type="client_credentials", client_id="ci")
 
     assert (page.status, answer.status, answer.headers["Retry-After"]) == (429, 429, "1")
+
+
+async def test_a_client_that_brings_a_document_about_itself_is_shown_with_its_host(world: AuthorizationWorld) -> None:
+    async def document(request: web.Request) -> web.Response:
+        told = {"client_id": str(request.url), "client_name": "An editor", "redirect_uris": ["http://127.0.0.1/cb"]}
+        return web.json_response(told | {"token_endpoint_auth_method": "none", "grant_types": ["authorization_code", "refresh_token"]})
+
+    documents = web.Application()
+    documents.router.add_get("/client.json", document)
+    async with TestServer(documents) as server:
+        client_id = str(server.make_url("/client.json"))
+        domain = f"127.0.0.1:{server.port}"
+        before = REGISTRY.format(name="front", idp=world.idp)
+        after = f'registration: {{dynamic: open, clientIdMetadata: {{enabled: true, trustedDomains: ["{domain}"]}}}}'
+        world.registry.apply(before.replace("registration: {dynamic: open}", after).encode())
+        said = {"client_id": client_id, "redirect_uri": "http://127.0.0.1:6002/cb"}
+
+        page, _ = await world.asked(world.browser(), **said)
+        answer = await world.redeem(*await world.code(world.browser(), **said), **said)
+
+        assert "Its name is what 127.0.0.1 says" in page.text
+        assert client_id in page.text
+        assert (await world.principal(answer.json["access_token"])).oauth_client_id == client_id
+        assert (await world.browser().get(f"{world.issuer}/.well-known/openid-configuration")).json["client_id_metadata_document_supported"]
