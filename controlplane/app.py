@@ -171,7 +171,7 @@ async def _parts(
             rollout=rollout,
             audit=AuditReader(settings.audit_dir or _ABSENT_AUDIT_DIR),
             authentication=authentication,
-            build_state=lambda state, previous: _authorization_state(state, previous, key),
+            build_state=lambda state, previous: _authorization_state(state, previous, key, settings.gateway_url),
             live_status=partial(_live_status, live, bundles, certificates),
             problems=lambda: [problem] if (problem := workload_api.why_not_ready()) else [],
             oversight=Oversight(state=lambda: live.state, books=GrantStore(store.engine, key=key), service=service),
@@ -268,8 +268,10 @@ def sign_prober_context(server_id: str, *, key: RegistryKey, revision: int) -> s
     return sign_egress_context(context, signer)
 
 
-def _authorization_state(state: RegistryState, previous: AuthorizationState | None, key: RegistryKey) -> AuthorizationState:
-    return build_authorization_state(state, key=key, now=datetime.now(UTC), previous=previous)
+def _authorization_state(
+    state: RegistryState, previous: AuthorizationState | None, key: RegistryKey, gateway_url: str
+) -> AuthorizationState:
+    return build_authorization_state(state, key=key, now=datetime.now(UTC), previous=previous, gateway_url=gateway_url)
 
 
 def _gateway(settings: ControlPlaneSettings, link: LinkIdentity) -> GatewaySettings:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -58,7 +58,8 @@ class Explainer:
         if asked.principal.kind == PrincipalKind.WORKLOAD.value:
             principal = _workload(asked, state, self._clock())
         else:
-            principal = _principal(asked, registry, self._clock())
+            issuers = {provider.id: provider.issuer for provider in state.identity_providers}
+            principal = _principal(asked, registry, issuers, self._clock())
         if (
             asked.principal.scopes is None
             and principal.kind is not PrincipalKind.WORKLOAD
@@ -118,7 +119,7 @@ def _namespace(raw: object) -> str:
     return namespace
 
 
-def _principal(asked: ExplainRequest, registry: RegistryState, now: float) -> Principal:
+def _principal(asked: ExplainRequest, registry: RegistryState, issuers: Mapping[str, str], now: float) -> Principal:
     namespace = asked.server.partition("/")[0]
     visible = visible_providers(issuers_of(registry), namespace)
     name = asked.principal.subject
@@ -140,7 +141,7 @@ def _principal(asked: ExplainRequest, registry: RegistryState, now: float) -> Pr
         id=prefix + name,
         provider=provider,
         subject=name,
-        issuer=entry.spec.issuer,
+        issuer=issuers.get(provider, entry.spec.issuer),
         issued_at_unix=now,
         tenant=asked.principal.tenant,
         scopes=asked.principal.scopes or (),
