@@ -205,6 +205,17 @@ async def test_its_paths_are_passed_on_as_they_are_and_no_others(deployment: Dep
         assert status == b"400", path
 
 
+async def test_explain_says_of_its_people_what_would_be_decided(deployment: Deployment) -> None:
+    def asked(**who: object) -> dict[str, object]:
+        return {"principal": {"as": "ann", **who}, "server": "demo/crm", "tool": "search_contacts", "arguments": {"query": "x"}}
+
+    by_front = await deployment.stack.api("POST", "/v1/explain", json_body=asked(provider="front", groups=["marketing"]))
+    by_nobody = await deployment.stack.api("POST", "/v1/explain", json_body=asked(provider="front"))
+
+    assert (by_front.json["decision"], by_front.json["roles"]) == ("allow", ["demo/marketing"]), by_front.text
+    assert by_nobody.json["decision"] == "deny"
+
+
 async def test_no_token_and_no_code_is_written_anywhere(deployment: Deployment) -> None:
     tokens = Tokens()
     async with person("ann") as (redirect_uri, opened, answered, _):
