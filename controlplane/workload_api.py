@@ -250,6 +250,10 @@ def users_of_workload_api(state: RegistryState) -> list[str]:
         tls = entry.spec.tls
         if tls is not None and any(certificate.workload_api is not None for certificate in tls.certificates.values()):
             users.append(f"Gateway {entry.id}")
+    for server in state.mcp_servers.values():
+        shown = server.spec.tls.client_certificate
+        if shown is not None and shown.workload_api is not None:
+            users.append(f"McpServer {server.id}")
     return sorted(users)
 
 

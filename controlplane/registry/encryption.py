@@ -25,6 +25,7 @@ LOGIN_SECRET = "spec.login.clientSecret"  # noqa: S105 - a path
 LOGIN_KEY = "spec.login.privateKeyJwt.key"
 OAUTH_CLIENT_SECRET = "spec.clients.*.secret"  # noqa: S105 - a path
 INITIAL_ACCESS_TOKEN = "spec.registration.initialAccessToken"  # noqa: S105 - a path
+UPSTREAM_KEY = "spec.tls.clientCertificate.stored.key"
 LISTENER_KEY = "spec.tls.certificates.*.stored.key"
 """Private keys of a Gateway's certificates; `*` is the certificate's name."""
 

@@ -20,6 +20,7 @@ from controlplane.registry.encryption import (
     LOGIN_SECRET,
     OAUTH_CLIENT_SECRET,
     STATIC_HEADER_SECRET,
+    UPSTREAM_KEY,
 )
 from controlplane.registry.spec import API_VERSION, SPEC_OF_KIND, SYSTEM_NAMESPACE, Document, Kind
 from controlplane.registry.state import Entry
@@ -29,7 +30,7 @@ EntryKey = tuple[Kind, str, str]
 """Kind, namespace (empty for kind Namespace), name: unique among live entries."""
 
 SECRET_PATHS: Mapping[Kind, tuple[str, ...]] = {
-    Kind.MCP_SERVER: (STATIC_HEADER_SECRET, CLIENT_SECRET),
+    Kind.MCP_SERVER: (STATIC_HEADER_SECRET, CLIENT_SECRET, UPSTREAM_KEY),
     Kind.GATEWAY: (LISTENER_KEY,),
     Kind.AUTHORIZATION_SERVER: (LOGIN_SECRET, LOGIN_KEY, OAUTH_CLIENT_SECRET, INITIAL_ACCESS_TOKEN),
 }

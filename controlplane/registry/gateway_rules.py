@@ -1,5 +1,7 @@
 """Rules about public listeners: one address each, names that mean one URL, certificates that can be used. Pure but for files.
 
+The certificates that the gateway shows MCP servers are looked at here too.
+
 Next to `registry.validation`, which knows nothing of files; called by `registry.service` for every change.
 """
 
@@ -12,20 +14,24 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from controlplane.registry.authority import ReadAuthority
-from controlplane.registry.gateway_spec import GatewaySpec
+from controlplane.registry.gateway_spec import CertificateSpec, GatewaySpec
 from controlplane.registry.key_pair import KeyPair, day_of
 from controlplane.registry.key_pair_reader import CertificateError, CertificatePlace, KeyPairReader, checked_pair
 from controlplane.registry.manifest import DocumentError
 from controlplane.registry.own_address import OwnAddresses, PublicAddress
 from controlplane.registry.public_url import DEFAULT_GATEWAY
-from controlplane.registry.spec import SYSTEM_NAMESPACE
+from controlplane.registry.spec import SYSTEM_NAMESPACE, McpServerSpec, TrustDomainSpec
 from controlplane.registry.state import Entry, RegistryState
+from controlplane.registry.subjects import visible_trust_domains
 from controlplane.registry.validation import Findings, WrittenEntry
 from extauthz.errors import ConfigurationError
 from extauthz.transport import LinkAddress, parse_link_address
 
 DEFAULT_NAME = DEFAULT_GATEWAY.partition("/")[2]
 """The Gateway that stands for the listener of the settings."""
+
+CLIENT_CERTIFICATE = "spec.tls.clientCertificate"
+"""Where an McpServer names what the gateway shows it."""
 
 _Refuse = Callable[[str, str], None]
 
@@ -49,6 +55,8 @@ def check_gateways(written: Iterable[WrittenEntry], after: RegistryState, checks
 
         if isinstance(item.entry.spec, GatewaySpec):
             _check_gateway(item, item.entry.spec, after, checks, findings, refuse)
+        elif isinstance(item.entry.spec, McpServerSpec):
+            _check_server(item, item.entry.spec, after, checks, findings, refuse)
 
 
 def listen_conflicts(state: RegistryState, public: PublicAddress) -> dict[str, str]:
@@ -112,13 +120,43 @@ def _check_gateway(
             refuse("spec.tls.clientCertificates.caFile", str(error))
 
 
-def certificate_places(entry: Entry[GatewaySpec]) -> list[CertificatePlace]:
-    """Where a Gateway names certificates, by their names."""
-    tls = entry.spec.tls
-    return [
-        CertificatePlace(uid=entry.uid, namespace=entry.namespace, path=f"spec.tls.certificates.{name}", spec=certificate)
-        for name, certificate in sorted(tls.certificates.items() if tls is not None else ())
-    ]
+def certificate_places(entry: Entry[GatewaySpec] | Entry[McpServerSpec]) -> list[CertificatePlace]:
+    """Where an entry names certificates that are presented: those of a listener by their names, and the gateway's own to a server."""
+    spec = entry.spec
+    named: dict[str, CertificateSpec] = {}
+    if isinstance(spec, McpServerSpec) and spec.tls.client_certificate is not None:
+        named[CLIENT_CERTIFICATE] = spec.tls.client_certificate
+    elif isinstance(spec, GatewaySpec) and spec.tls is not None:
+        named = {f"spec.tls.certificates.{name}": certificate for name, certificate in sorted(spec.tls.certificates.items())}
+    return [CertificatePlace(uid=entry.uid, namespace=entry.namespace, path=path, spec=certificate) for path, certificate in named.items()]
+
+
+def _check_server(
+    item: WrittenEntry, spec: McpServerSpec, after: RegistryState, checks: GatewayChecks, findings: Findings, refuse: _Refuse
+) -> None:
+    """A server can be suspended whatever became of its certificate."""
+    if spec.tls.spiffe_id and upstream_trust_domain(item.entry, after) is None:
+        name = spec.tls.spiffe_id.removeprefix("spiffe://").partition("/")[0]
+        message = f"no TrustDomain {name} is registered that namespace {item.entry.namespace} trusts"
+        findings.reference_errors.append(DocumentError(document=item.document, path="spec.tls.spiffeId", message=message))
+    certificate = spec.tls.client_certificate
+    if certificate is not None and item.entry.namespace != SYSTEM_NAMESPACE and certificate.files is None and certificate.stored is None:
+        source = "agent" if certificate.agent is not None else "workloadApi"
+        message = f"is the gateway's own identity, which only servers of the namespace {SYSTEM_NAMESPACE} are shown; use files or stored"
+        refuse(f"{CLIENT_CERTIFICATE}.{source}", message)
+
+    def warn(path: str, message: str) -> None:
+        findings.warn(item.document, f"{path}: {message}")
+
+    for place in certificate_places(item.entry):
+        read_for_apply(item, place, checks, findings, warn if spec.suspended else refuse)
+
+
+def upstream_trust_domain(entry: Entry[McpServerSpec], state: RegistryState) -> Entry[TrustDomainSpec] | None:
+    """By whose bundle the server's SPIFFE ID is believed; None while its namespace trusts none of that name."""
+    name = entry.spec.tls.spiffe_id.removeprefix("spiffe://").partition("/")[0]
+    visible = visible_trust_domains(state.trust_domains, entry.namespace).values()
+    return next((domain for domain in visible if domain.spec.trust_domain == name), None)
 
 
 def _check_listen(entry: Entry[GatewaySpec], spec: GatewaySpec, after: RegistryState, checks: GatewayChecks, refuse: _Refuse) -> None:

@@ -35,7 +35,7 @@ def seal_secrets(
             del reference["encrypted"]
             reference["value"] = kept
         elif "value" in reference:
-            fault = _why_unusable(reference["value"], lines=kind is Kind.GATEWAY)
+            fault = _why_unusable(reference["value"], lines=path.endswith(".key"))
             if fault:
                 errors.append(DocumentError(document=document, path=f"{path}.value", message=fault))
                 continue

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AwareDatetime, Field, StringConstraints, field_validator, model_validator
+from pydantic.alias_generators import to_camel
 
 from controlplane.registry.authorization_server_spec import AuthorizationServerSpec as AuthorizationServerSpec  # noqa: PLC0414
 from controlplane.registry.claim_mapping import DEFAULT_ALGORITHMS as DEFAULT_ALGORITHMS  # noqa: PLC0414
@@ -19,9 +20,11 @@ from controlplane.registry.claim_mapping import Preset, Scopes
 from controlplane.registry.document import Document as Document  # noqa: PLC0414 - part of this vocabulary
 from controlplane.registry.document import Name as Name  # noqa: PLC0414
 from controlplane.registry.document import SecretReference as SecretReference  # noqa: PLC0414
+from controlplane.registry.gateway_spec import CertificateSpec
 from controlplane.registry.gateway_spec import GatewaySpec as GatewaySpec  # noqa: PLC0414
 from controlplane.registry.kind import PLURAL_OF_KIND as PLURAL_OF_KIND  # noqa: PLC0414 - part of this vocabulary
 from controlplane.registry.kind import Kind as Kind  # noqa: PLC0414
+from controlplane.registry.trust_domain_spec import SpiffeId
 from controlplane.registry.trust_domain_spec import TrustDomainSpec as TrustDomainSpec  # noqa: PLC0414
 
 API_VERSION = "legation/v1"
@@ -136,14 +139,30 @@ class CredentialSpec(Document):
         return self
 
 
+SubjectAltName = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]+$", max_length=2048)]
+"""A DNS name, an IP address, or (with `://` in it) a URI."""
+
+
 class UpstreamTlsSpec(Document):
     """TLS towards the MCP server; https endpoints use it.
 
     `caFile` names a file of certificates in the namespace's secrets folder; empty: the system's certificate authorities.
+    `subjectAltNames`: the server's certificate must be good for one of these exactly (names, addresses, URIs) instead of for the
+    host that is called. `spiffeId`: it must be the X.509-SVID of this SPIFFE ID, believed by the registered TrustDomain's bundle.
+    `clientCertificate`: what the gateway shows.
     """
 
     server_name: str = Field(default="", max_length=255)
     ca_file: Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,99})?$")] = ""
+    subject_alt_names: Annotated[tuple[SubjectAltName, ...], Field(max_length=20)] = ()
+    spiffe_id: SpiffeId | Literal[""] = ""
+    client_certificate: CertificateSpec | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> UpstreamTlsSpec:
+        if self.spiffe_id and (self.ca_file or self.subject_alt_names):
+            raise ValueError("'spiffeId' says who it is and by whose authority: 'caFile' and 'subjectAltNames' do not go with it")
+        return self
 
 
 class RequiredScopesSpec(Document):
@@ -174,6 +193,9 @@ class McpServerSpec(Document):
             raise ValueError("all endpoints must share scheme, path and query")
         if len({e.url for e in self.endpoints}) != len(self.endpoints):
             raise ValueError("an endpoint is named twice")
+        secured = [name for name in ("spiffe_id", "subject_alt_names", "client_certificate") if getattr(self.tls, name)]
+        if secured and any(scheme != "https" for scheme, _, _ in shapes):
+            raise ValueError(f"'tls.{to_camel(secured[0])}' goes with https endpoints")
         return self
 
 

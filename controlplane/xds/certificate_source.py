@@ -18,8 +18,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from controlplane.registry.gateway_rules import certificate_places
-from controlplane.registry.gateway_spec import GatewaySpec
+from controlplane.registry.gateway_rules import CLIENT_CERTIFICATE, certificate_places
 from controlplane.registry.key_pair import KeyPair, day_of
 from controlplane.registry.key_pair_reader import CertificateError, CertificatePlace, checked_pair
 from controlplane.registry.state import Entry
@@ -88,7 +87,7 @@ def source_key(place: CertificatePlace) -> str:
 
 def places_of(entry: Entry[Any]) -> list[CertificatePlace]:
     """Where an entry names certificates that come by way of us."""
-    places = certificate_places(entry) if isinstance(entry.spec, GatewaySpec) else []
+    places = certificate_places(entry)
     return [place for place in places if place.spec.agent is None]
 
 
@@ -117,11 +116,17 @@ class CertificateSources:
         return self._shown
 
     async def learn(self, entries: Iterable[Entry[Any]]) -> None:
-        """Read what these entries name. A place that is another source now keeps its last good pair until the new one is good."""
+        """Read what these entries name.
+
+        A listener whose certificate is another source now keeps its last good pair until the new one is good. A server does not: as
+        whom the gateway comes there is never left to what was before.
+        """
         changed = []
         for place in (place for entry in entries for place in places_of(entry)):
             followed = self._followed.setdefault(source_key(place), _Followed(place=place))
             if followed.place != place or followed.seen is None:
+                if place.path == CLIENT_CERTIFICATE and followed.place.spec != place.spec:
+                    followed.pair = None
                 followed.place, followed.seen = place, None
                 changed.append(followed)
         if changed:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from controlplane.registry.spec import McpServerSpec
 from controlplane.registry.state import Entry
 from controlplane.xds.authority_file import NO_AUTHORITIES, Authorities, authority_of
+from controlplane.xds.upstream_tls import tls_shape
 
 
 def cluster_name(entry: Entry[McpServerSpec], authorities: Authorities = NO_AUTHORITIES) -> str:
@@ -23,7 +24,7 @@ def cluster_name(entry: Entry[McpServerSpec], authorities: Authorities = NO_AUTH
     shape = {
         "scheme": url.scheme,
         "path": upstream_path(spec),
-        "tls": spec.tls.model_dump(mode="json"),
+        "tls": tls_shape(spec),
         "server_names": server_names(spec),
         "credential": spec.credential.model_dump(mode="json") if spec.credential else None,
         "max_concurrent_calls": spec.max_concurrent_calls,

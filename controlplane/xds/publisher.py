@@ -192,13 +192,13 @@ class Publisher:
             state = self._source.state
             self._resolver.keep_only(host for entry in state.mcp_servers.values() for host in hosts_of(entry.spec))
             self._authorities.keep_only([*state.mcp_servers.values(), *state.gateways.values()])
-            self._certificates.keep_only(state.gateways.values())
+            self._certificates.keep_only([*state.mcp_servers.values(), *state.gateways.values()])
             moved, rotated = await self._resolver.refresh(), await self._authorities.refresh()
             if moved or rotated:
                 self._publish_again()
 
     async def _refresh_certificates(self) -> None:
-        """Listeners' certificates, and the authorities of their clients, are replaced by whoever renews them."""
+        """Certificates that Envoys present, and the authorities of their clients, are replaced by whoever renews them."""
         while True:
             await asyncio.sleep(self._pace.certificates_seconds)
             gateways = self._source.state.gateways.values()
@@ -295,7 +295,7 @@ class Publisher:
         await self._resolver.learn(host for entry in changed for host in hosts_of(entry.spec))
         gateways = state.gateways.values()
         await self._authorities.learn([*changed, *gateways] if gateways else changed)
-        await self._certificates.learn(gateways)
+        await self._certificates.learn([*changed, *gateways] if gateways else changed)
 
     async def _add(self, snapshot: Snapshot) -> None:
         """Envoys get the union of old and new, and are waited for when it differs from what they were told."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from ssl import DER_cert_to_PEM_cert
 
+from controlplane.registry.gateway_rules import upstream_trust_domain
 from controlplane.registry.key_pair import KeyPair
 from controlplane.registry.state import RegistryState
 from controlplane.xds.authority_file import Authorities, authority_of
@@ -39,6 +40,25 @@ def secret_contents(
             found[authorities_secret(entry.name)] = trusted if clients.mode == "required" else _all_authorities(trusted)
         elif clients.trust == "ca":
             found[authorities_secret(entry.name)] = authorities.get(authority_of(entry), b"")
+    return found
+
+
+def server_secret_contents(
+    state: RegistryState, clusters: Mapping[str, str], *, certificates: Certificates, bundles: TrustBundles
+) -> dict[str, KeyPair | bytes | TrustBundles]:
+    """Those of clusters (by server id): what the gateway shows, and whom it believes by SPIFFE. No bundle: nobody is believed."""
+    found: dict[str, KeyPair | bytes | TrustBundles] = {}
+    for server, cluster in clusters.items():
+        entry = state.mcp_servers[server]
+        tls = entry.spec.tls
+        if tls.spiffe_id:
+            trusted = upstream_trust_domain(entry, state)
+            known = bundles.get(trusted.id) if trusted is not None else None
+            found[f"{cluster}/authorities"] = {trusted.id: known} if trusted is not None and known is not None else {}
+        if tls.client_certificate is not None:
+            for place in places_of(entry):
+                if (pair := certificates.get(source_key(place))) is not None:
+                    found[f"{cluster}/certificate"] = pair
     return found
 
 

@@ -1,7 +1,7 @@
 """Registry state in, everything every node should hold out.
 
-    (1) what no server changes: listeners, lanes, our clusters, secrets -> Envoy
-    (2) a cluster and its endpoints per MCP server                   -> Envoy
+    (1) what no server changes: listeners, lanes, our own clusters   -> Envoy
+    (2) a cluster and its endpoints per MCP server, secrets          -> Envoy
     (3) servers, policies, bindings, providers, keys, as messages    -> authorizers
     (4) the Revision, which covers all of (3)                        -> authorizers, last
     (5) checked: what refers to each other exists
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
 from types import MappingProxyType
 from typing import TypeVar
@@ -38,8 +38,9 @@ from controlplane.xds.gateway import GatewaySettings
 from controlplane.xds.node import CLUSTER, ENDPOINT, ENVOY_TYPES, SECRET
 from controlplane.xds.resolver import ResolvedHosts, hosts_of
 from controlplane.xds.resource_cache import ResourceCache
-from controlplane.xds.secret_content import SecretContents, build_secrets, secret_contents
+from controlplane.xds.secret_content import SecretContents, build_secrets, secret_contents, server_secret_contents
 from controlplane.xds.trust_bundle import NO_BUNDLES, TrustBundles
+from controlplane.xds.upstream_tls import PLAIN_TLS, upstream_tls
 from extauthz.discovery import (
     AUTHORIZER_TYPES,
     CONTEXT_KEY,
@@ -105,10 +106,11 @@ def build_snapshot(state: RegistryState, *, inputs: SnapshotInputs, built: Resou
     doors = doors_of(state, inputs.gateway)
     was, held = (previous.doors, previous.envoy) if previous is not None else (None, _NOTHING_SENT)
     constant = build_constant(doors, built, was, held)
-    contents = secret_contents(state, certificates=inputs.certificates, authorities=inputs.authorities, bundles=inputs.bundles)
-    secrets = build_secrets(contents, previous.secret_contents if previous is not None else {}, held[SECRET])
-    # (2) a cluster and its endpoints per MCP server
+    # (2) a cluster and its endpoints per MCP server, and everybody's secrets
     names, clusters, endpoints = _server_resources(state, inputs, built, previous)
+    contents = secret_contents(state, certificates=inputs.certificates, authorities=inputs.authorities, bundles=inputs.bundles)
+    contents |= server_secret_contents(state, names, certificates=inputs.certificates, bundles=inputs.bundles)
+    secrets = build_secrets(contents, previous.secret_contents if previous is not None else {}, held[SECRET])
     # (3) what authorizers are told
     told = _authorizer_resources(state, inputs, names, previous)
     if names.keys() != state.mcp_servers.keys():
@@ -216,9 +218,14 @@ def _one_server(name: str, entry: Entry[McpServerSpec], inputs: SnapshotInputs, 
         else:
             addresses = {}  # nobody is reached whose certificate cannot be checked
     trusted = authority if isinstance(authority, str) else hashlib.sha256(authority).hexdigest()
-    tls = [urlsplit(urls[0]).scheme, server_names(spec), trusted]
+    upstream = upstream_tls(name, spec)
+    tls = [urlsplit(urls[0]).scheme, server_names(spec), trusted, *([asdict(upstream)] if upstream is not PLAIN_TLS else [])]
     cluster = remembered(
-        name, built, ["cluster", name, tls, spec.max_concurrent_calls], lambda: load_builder().build_cluster(name, spec, authority)
+        name,
+        built,
+        ["cluster", name, tls, spec.max_concurrent_calls],
+        lambda: load_builder().build_cluster(name, spec, authority, upstream),
+        secrets=upstream.secrets,
     )
     endpoint = remembered(name, built, ["endpoint", name, urls, addresses], lambda: load_builder().build_endpoints(name, spec, addresses))
     return cluster, endpoint

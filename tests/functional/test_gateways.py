@@ -181,3 +181,66 @@ def test_a_stored_key_is_sealed_never_shown_and_kept_when_asked(registry: Regist
     database = b"".join(file.read_bytes() for file in tmp_path.glob("registry.db*"))
     assert GOOD.key_pem.split(b"\n")[1] not in database
     assert b"the same key" in database
+
+
+# what the gateway shows MCP servers
+
+
+def mtls(**certificate: Any) -> dict[str, Any]:
+    return {"endpoints": [{"url": "https://crm.example.com/mcp"}], "tls": {"clientCertificate": certificate}}
+
+
+def server(spec: dict[str, Any], namespace: str = "demo") -> bytes:
+    return document("crm", spec, namespace=namespace, kind="McpServer")
+
+
+@pytest.mark.parametrize(
+    ("spec", "path", "sentence"),
+    [
+        (mtls(files={"chain": "none.crt", "key": "none.key"}), "spec.tls.clientCertificate.files.chain", "cannot be read"),
+        (mtls(**stored(GOOD, key=STRANGE)), "spec.tls.clientCertificate.stored.key", "is not the private key"),
+        (mtls(workloadApi={}), "spec.tls.clientCertificate.workloadApi", "the gateway's own identity"),
+        (mtls(agent={"socket": "/run/agent.sock"}), "spec.tls.clientCertificate.agent", "the gateway's own identity"),
+        ({**mtls(**stored(GOOD)), "endpoints": [{"url": "http://crm.example.com/mcp"}]}, "spec", "'tls.clientCertificate' goes with https"),
+        ({**mtls(), "tls": {"spiffeId": "spiffe://prod.example/mcp"}}, "spec.tls.spiffeId", "no TrustDomain prod.example"),
+        ({**mtls(), "tls": {"spiffeId": "spiffe://prod.example/mcp", "subjectAltNames": ["a"]}}, "spec.tls", "do not go with it"),
+    ],
+)
+def test_what_could_not_be_shown_to_a_server_is_refused_with_its_path(
+    registry: Registry, spec: dict[str, Any], path: str, sentence: str
+) -> None:
+    ((found, message),) = refused(registry, server(spec))
+
+    assert found == path
+    assert sentence in message
+
+
+def test_a_server_of_the_namespace_system_may_be_shown_the_gateways_own_identity(registry: Registry) -> None:
+    (result,) = registry.apply(server(mtls(workloadApi={"spiffeId": "spiffe://prod.example/gateway"}), namespace="system")).results
+
+    assert result.action == "created"
+
+
+def test_a_server_can_be_suspended_whatever_became_of_its_certificate(registry: Registry, secrets: Path) -> None:
+    folder = secrets.parent / "demo"
+    folder.mkdir()
+    GOOD.write(folder, "gw")
+    spec = mtls(files={"chain": "gw.crt", "key": "gw.key"})
+    registry.apply(server(spec))
+    (folder / "gw.key").unlink()
+
+    (result,) = registry.apply(server({**spec, "suspended": True})).results
+
+    assert "spec.tls.clientCertificate.files.key" in result.warnings[0]
+
+
+def test_a_stored_client_certificate_stays_with_the_addresses_it_was_given_for(registry: Registry) -> None:
+    registry.apply(server(mtls(**stored(GOOD))))
+    kept = json.loads(json.dumps(registry.reader.read_document(ADMIN, (Kind.MCP_SERVER, "demo", "crm"))["spec"]))
+    registry.apply(server({**kept, "description": "the same"}))
+
+    moved = refused(registry, server({**kept, "endpoints": [{"url": "https://evil.example.com/mcp"}]}))
+
+    assert kept["tls"]["clientCertificate"]["stored"]["key"] == {"encrypted": True}
+    assert [path for path, _ in moved] == ["spec.tls.clientCertificate.stored.key"]
+    assert "the address has changed" in moved[0][1]

@@ -10,17 +10,26 @@ from typing import Any
 
 import pytest
 
+from controlplane.registry.key_pair import KeyPair
 from controlplane.xds.building import load_builder
-from controlplane.xds.node import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from controlplane.xds.certificate_source import places_of, source_key
+from controlplane.xds.node import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
 from controlplane.xds.resource_cache import MemoryResourceCache
 from controlplane.xds.resources import filter_name
-from controlplane.xds.snapshot import build_snapshot
+from controlplane.xds.snapshot import Snapshot, build_snapshot
+from controlplane.xds.trust_bundle import TrustBundle
 from tests.unit.envoy_descriptors import message_as_json
-from tests.unit.xds_world import GATEWAY, inputs_of, mcp_server, state_of
+from tests.unit.xds_world import GATEWAY, NOW, gateway, inputs_of, mcp_server, state_of, trust_domain
+
+
+def tls(*names: str, **more: Any) -> dict[str, Any]:
+    return {"certificates": {name: {"files": {"chain": f"{name}.crt", "key": f"{name}.key"}} for name in names}, **more}
+
 
 FOLDER = Path(__file__).parent / "envoy"
+GATEWAY_FOLDER = Path(__file__).parent / "gateways"
 UPDATE = os.environ.get("UPDATE_GOLDEN") == "1"
-SHORT = {CLUSTER: "cluster", ENDPOINT: "endpoint", LISTENER: "listener", ROUTE: "route"}
+SHORT = {SECRET: "secret", CLUSTER: "cluster", ENDPOINT: "endpoint", LISTENER: "listener", ROUTE: "route"}
 
 SERVERS = [
     mcp_server("plain", "http://crm.internal:9101/mcp"),
@@ -35,6 +44,61 @@ REFUSED = [*(f"refused-path-{number}" for number in range(4)), "refused-grpc-0",
 AUTHORITIES = {"demo/ca.pem": b"-----BEGIN CERTIFICATE-----\n"}
 
 
+GATEWAYS = [
+    gateway("default", listen="0.0.0.0:8443", url="https://gw.example", maxConnectionSeconds=3600, tls=tls("one", "two")),
+    gateway("older", listen="[::]:8444", url="https://older.example", tls=tls("one", minimumVersion="1.2")),
+    gateway(
+        "workloads",
+        listen="0.0.0.0:8445",
+        url="https://workloads.example",
+        tls=tls("one", clientCertificates={"mode": "required"}),
+    ),
+    gateway(
+        "known",
+        listen="0.0.0.0:8446",
+        url="https://known.example",
+        tls=tls("one", clientCertificates={"mode": "optional", "trust": "ca", "caFile": "clients.pem"}),
+    ),
+    gateway(
+        "any", listen="0.0.0.0:8447", url="https://any.example", tls=tls("one", clientCertificates={"mode": "optional", "trust": "any"})
+    ),
+    gateway(
+        "agent",
+        listen="0.0.0.0:8448",
+        url="https://agent.example",
+        tls={
+            "certificates": {"svid": {"agent": {"socket": "/run/spire/agent.sock"}}},
+            "clientCertificates": {"mode": "required", "agent": {"socket": "/run/spire/agent.sock", "name": "ALL"}},
+        },
+    ),
+    gateway("plain", listen="127.0.0.1:8449", url="http://plain.example"),
+]
+SHOWN = {"clientCertificate": {"files": {"chain": "gw.crt", "key": "gw.key"}}}
+MUTUAL = [
+    mcp_server("shown", "https://mcp.example.com/mcp", tls=SHOWN),
+    mcp_server("named", "https://mcp.example.com/mcp", tls={"subjectAltNames": ["a.example", "192.0.2.1", "spiffe://prod.example/mcp"]}),
+    mcp_server("workload", "https://mcp.example.com/mcp", tls={"spiffeId": "spiffe://prod.example/mcp", **SHOWN}),
+]
+PAIR = KeyPair(chain=b"-----BEGIN CERTIFICATE-----\n", key=b"-----BEGIN PRIVATE KEY-----\n", names=(), not_before=NOW, not_after=NOW)
+BUNDLES = {
+    "system/prod": TrustBundle(trust_domain="prod.example", x509_authorities=(b"one", b"two")),
+    "system/partner": TrustBundle(trust_domain="partner.example", x509_authorities=(b"three",)),
+}
+
+
+def with_gateways() -> dict[str, dict[str, Any]]:
+    """The same of Gateways, and of servers that are shown a certificate or believed by SPIFFE."""
+    domains = [trust_domain("prod", trustDomain="prod.example"), trust_domain("partner", trustDomain="partner.example")]
+    state = state_of(1, *GATEWAYS, *MUTUAL, *domains)
+    inputs = inputs_of(
+        state,
+        authorities={"system/clients.pem": b"-----BEGIN CERTIFICATE-----\n"},
+        certificates={source_key(place): PAIR for entry in (*GATEWAYS, *MUTUAL) for place in places_of(entry)},
+        bundles=BUNDLES,
+    )
+    return json_of(build_snapshot(state, inputs=inputs, built=MemoryResourceCache()))
+
+
 def resources() -> dict[str, dict[str, Any]]:
     """Everything that Envoy is sent for these servers: file name to JSON."""
     state = state_of(1, *SERVERS)
@@ -46,32 +110,53 @@ def resources() -> dict[str, dict[str, Any]]:
         "unresolved.example": (),
         "2001:db8::1": ("2001:db8::1",),
     }
-    snapshot = build_snapshot(state, inputs=inputs_of(state, resolved, authorities=AUTHORITIES), built=MemoryResourceCache())
+    return json_of(build_snapshot(state, inputs=inputs_of(state, resolved, authorities=AUTHORITIES), built=MemoryResourceCache()))
+
+
+def json_of(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
     return {
-        f"{SHORT[type_url]}-{name}.json": message_as_json(type_url, resource.value)
+        f"{SHORT[type_url]}-{name.replace('/', '_')}.json": message_as_json(type_url, resource.value)
         for type_url, named in snapshot.envoy.items()
         for name, resource in named.items()
     }
 
 
 @pytest.fixture(scope="module")
-def made() -> dict[str, dict[str, Any]]:
-    return resources()
+def made() -> dict[Path, dict[str, Any]]:
+    """By file. Of the second set only what the first has not; of its listeners and routes only how they differ from the usual ones."""
+    first, second = resources(), with_gateways()
+    found = {FOLDER / name: content for name, content in first.items()}
+    for name, content in second.items():
+        kind = name.partition("-")[0]
+        if first.get(name) != content:
+            found[GATEWAY_FOLDER / name] = differing(content, first[f"{kind}-ingress.json"]) if kind in {"listener", "route"} else content
+    return found
 
 
-def test_no_golden_file_is_missing_or_left_over(made: dict[str, dict[str, Any]]) -> None:
+def differing(value: Any, usual: Any) -> Any:
+    """What of `value` is otherwise than in `usual`; elements of lists of one length by their number."""
+    if isinstance(value, dict) and isinstance(usual, dict):
+        names = [name for name in (*value, *(name for name in usual if name not in value)) if value.get(name) != usual.get(name)]
+        return {name: differing(value.get(name), usual.get(name)) for name in names}
+    if isinstance(value, list) and isinstance(usual, list) and len(value) == len(usual):
+        return {str(index): differing(each, usual[index]) for index, each in enumerate(value) if each != usual[index]}
+    return value
+
+
+def test_no_golden_file_is_missing_or_left_over(made: dict[Path, dict[str, Any]]) -> None:
     if UPDATE:
-        FOLDER.mkdir(exist_ok=True)
-        for file in FOLDER.glob("*.json"):
-            file.unlink()
-        for name, content in made.items():
-            (FOLDER / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+        for folder in (FOLDER, GATEWAY_FOLDER):
+            folder.mkdir(exist_ok=True)
+            for file in folder.glob("*.json"):
+                file.unlink()
+        for file, content in made.items():
+            file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
-    assert {file.name for file in FOLDER.glob("*.json")} == set(made)
+    assert {file for folder in (FOLDER, GATEWAY_FOLDER) for file in folder.glob("*.json")} == set(made)
 
 
-def test_what_is_sent_to_envoy_is_what_the_golden_files_say(made: dict[str, dict[str, Any]]) -> None:
-    differing = [name for name, content in made.items() if json.loads((FOLDER / name).read_text()) != content]
+def test_what_is_sent_to_envoy_is_what_the_golden_files_say(made: dict[Path, dict[str, Any]]) -> None:
+    differing = [str(file) for file, content in made.items() if json.loads(file.read_text()) != content]
 
     assert differing == [], "run `make golden`, read the difference, commit it with its reason"
 

@@ -10,6 +10,7 @@ from controlplane.xds.resolver import ResolvedHosts
 from controlplane.xds.resources import cluster, endpoint, listener, route, secret
 from controlplane.xds.resources.typed import serialise
 from controlplane.xds.trust_bundle import TrustBundles
+from controlplane.xds.upstream_tls import PLAIN_TLS, UpstreamTls
 
 OWN_CLUSTERS = {
     cluster.AUTHORIZER_CLUSTER: cluster.make_authorizer_cluster,
@@ -66,9 +67,9 @@ def build_client_validation(name: str, bundles: TrustBundles) -> bytes:
     return serialise(secret.make_client_validation(bundles, name=name))
 
 
-def build_cluster(name: str, spec: McpServerSpec, authority: str | bytes) -> bytes:
+def build_cluster(name: str, spec: McpServerSpec, authority: str | bytes, mutual: UpstreamTls = PLAIN_TLS) -> bytes:
     """The cluster of an MCP server. `authority`: the system's file on Envoy's host, or certificates in PEM."""
-    return serialise(cluster.make_mcp_cluster(name, spec, authority=authority))
+    return serialise(cluster.make_mcp_cluster(name, spec, authority=authority, mutual=mutual))
 
 
 def build_endpoints(name: str, spec: McpServerSpec, resolved: ResolvedHosts) -> bytes:

@@ -16,7 +16,9 @@ from envoy_data_plane.google.protobuf import Any, Struct
 from controlplane.registry.spec import McpServerSpec
 from controlplane.xds.cluster_name import server_names
 from controlplane.xds.gateway import GatewaySettings
+from controlplane.xds.resources.listener_tls import sds_secret
 from controlplane.xds.resources.typed import ADS_ENDPOINTS, TLS_SOCKET, is_name, link_tls_context, load_assignment, pack
+from controlplane.xds.upstream_tls import PLAIN_TLS, UpstreamTls
 
 AUTHORIZER_CLUSTER = "legation-authorizer"
 PROCESSOR_CLUSTER = "legation-processor"
@@ -29,17 +31,18 @@ HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 # uvicorn and Node close idle connections after 5 s; a connection that we close first never swallows a call that must not
 # be repeated.
 PLAIN_IDLE_SECONDS = 4
+LONGEST_MUTUAL = timedelta(minutes=10)
 TLS_IDLE_SECONDS = 50
 
 
-def make_mcp_cluster(name: str, spec: McpServerSpec, *, authority: str | bytes) -> cluster.Cluster:
+def make_mcp_cluster(name: str, spec: McpServerSpec, *, authority: str | bytes, mutual: UpstreamTls = PLAIN_TLS) -> cluster.Cluster:
     """The cluster of one MCP server; its endpoints come by EDS under the same name.
 
     `authority`: what upstream certificates are checked against, the system's file on Envoy's host or certificates in PEM.
     """
     secure = urlsplit(spec.endpoints[0].url).scheme == "https"
     names = server_names(spec)
-    sockets = {host: _tls_socket(host, authority) for host in names}
+    sockets = {host: _tls_socket(host, authority, mutual) for host in names}
     return cluster.Cluster(
         name=name,
         type=cluster.ClusterDiscoveryType.EDS,
@@ -52,7 +55,7 @@ def make_mcp_cluster(name: str, spec: McpServerSpec, *, authority: str | bytes) 
         upstream_connection_options=cluster.UpstreamConnectionOptions(
             tcp_keepalive=core.TcpKeepalive(keepalive_probes=3, keepalive_time=30, keepalive_interval=10)
         ),
-        typed_extension_protocol_options={HTTP_OPTIONS: _tls_options() if secure else _http1_options(PLAIN_IDLE_SECONDS)},
+        typed_extension_protocol_options={HTTP_OPTIONS: _tls_options(mutual) if secure else _http1_options(PLAIN_IDLE_SECONDS)},
         transport_socket=next(iter(sockets.values())) if sockets else None,  # never plain text, whatever matches below
         transport_socket_matches=[
             cluster.ClusterTransportSocketMatch(name=host, match=Struct.from_dict({"host": host}), transport_socket=socket)
@@ -161,11 +164,14 @@ def _http2_options() -> Any:
     )
 
 
-def _tls_options() -> Any:
+def _tls_options(mutual: UpstreamTls) -> Any:
     """HTTP/1.1 or HTTP/2, whichever the upstream chooses by ALPN."""
+    common = core.HttpProtocolOptions(idle_timeout=timedelta(seconds=TLS_IDLE_SECONDS))
+    if mutual.certificate is not None or mutual.authorities is not None:
+        common.max_connection_duration = LONGEST_MUTUAL  # what was shown and believed when a connection began is not so for ever
     return pack(
         upstream.HttpProtocolOptions(
-            common_http_protocol_options=core.HttpProtocolOptions(idle_timeout=timedelta(seconds=TLS_IDLE_SECONDS)),
+            common_http_protocol_options=common,
             auto_config=upstream.HttpProtocolOptionsAutoHttpConfig(
                 http_protocol_options=core.Http1ProtocolOptions(), http2_protocol_options=core.Http2ProtocolOptions()
             ),
@@ -173,21 +179,38 @@ def _tls_options() -> Any:
     )
 
 
-def _tls_socket(server_name: str, authority: str | bytes) -> core.TransportSocket:
-    """TLS that insists on the registered name: SNI and subject alternative name."""
-    expected = tls.SubjectAltNameMatcher(san_type=_san_type(server_name), matcher=matcher.StringMatcher(exact=server_name))
-    trusted = core.DataSource(filename=authority) if isinstance(authority, str) else core.DataSource(inline_bytes=authority)
+def _tls_socket(server_name: str, authority: str | bytes, mutual: UpstreamTls) -> core.TransportSocket:
+    """TLS that insists on the registered name: SNI and subject alternative name. What the gateway shows comes by SDS."""
+    validation = tls.CertificateValidationContext(match_typed_subject_alt_names=[_expected(name) for name in mutual.names or [server_name]])
+    common = tls.CommonTlsContext(
+        tls_params=tls.TlsParameters(tls_minimum_protocol_version=tls.TlsParametersTlsProtocol.TLSv1_2),
+        tls_certificate_sds_secret_configs=[sds_secret(mutual.certificate)] if mutual.certificate is not None else [],
+    )
+    if mutual.authorities is not None:
+        common.combined_validation_context = tls.CommonTlsContextCombinedCertificateValidationContext(
+            default_validation_context=validation, validation_context_sds_secret_config=sds_secret(mutual.authorities)
+        )
+    else:
+        validation.trusted_ca = (
+            core.DataSource(filename=authority) if isinstance(authority, str) else core.DataSource(inline_bytes=authority)
+        )
+        common.validation_context = validation
     context = tls.UpstreamTlsContext(
         sni="" if _is_literal(server_name) else server_name,
-        common_tls_context=tls.CommonTlsContext(
-            tls_params=tls.TlsParameters(tls_minimum_protocol_version=tls.TlsParametersTlsProtocol.TLSv1_2),
-            validation_context=tls.CertificateValidationContext(trusted_ca=trusted, match_typed_subject_alt_names=[expected]),
-        ),
+        common_tls_context=common,
+        # a session is resumed without the certificates of either side: it would outlive them
+        max_session_keys=0 if mutual.certificate is not None or mutual.authorities is not None else None,
     )
     return core.TransportSocket(name=TLS_SOCKET, typed_config=pack(context))
 
 
+def _expected(name: str) -> tls.SubjectAltNameMatcher:
+    return tls.SubjectAltNameMatcher(san_type=_san_type(name), matcher=matcher.StringMatcher(exact=name))
+
+
 def _san_type(server_name: str) -> tls.SubjectAltNameMatcherSanType:
+    if "://" in server_name:
+        return tls.SubjectAltNameMatcherSanType.URI
     return tls.SubjectAltNameMatcherSanType.IP_ADDRESS if _is_literal(server_name) else tls.SubjectAltNameMatcherSanType.DNS
 
 
