@@ -222,7 +222,9 @@ class Exchange(AuthorizationServer):
             seconds=self.rules.access_token_seconds,
             now=self.books.now,
         )
-        token: dict[str, object] = {"token_type": "Bearer", "access_token": issued.text, "expires_in": issued.seconds, "scope": scope}
+        token: dict[str, object] = {"token_type": "Bearer", "access_token": issued.text, "expires_in": issued.seconds}
+        if scope:  # RFC 6749 appendix A.4: it has at least one character
+            token["scope"] = scope
         if self.grant is not None:
             self.books.keep_access_token(issued.jti, self.grant, issued.expires_at)
             if include_refresh_token:

@@ -442,3 +442,26 @@ async def test_a_client_that_brings_a_document_about_itself_is_shown_with_its_ho
         assert client_id in page.text
         assert (await world.principal(answer.json["access_token"])).oauth_client_id == client_id
         assert (await world.browser().get(f"{world.issuer}/.well-known/openid-configuration")).json["client_id_metadata_document_supported"]
+
+
+async def test_without_tls_it_works_on_this_machine_only(world: AuthorizationWorld) -> None:
+    careless = Issuers(
+        state=lambda: world.registry.live.state,
+        service=world.registry.service,
+        engine=world.registry.store.engine,
+        key=world.registry.key,
+        configured_url="http://gateway.internal",
+        address_rules=LOOPBACK,
+        secrets_dir=None,
+    )
+    application = web.Application()
+    careless.attach(application)
+    async with careless, TestClient(TestServer(application)) as client, client.get("/oauth/front/authorize") as response:
+        assert response.status == 503
+
+
+async def test_a_request_that_no_cookie_can_hold_is_told_to_the_client(world: AuthorizationWorld) -> None:
+    reply = await world.authorize(world.browser(), world.request(pkce()[1], state="s" * 1500, scope=" ".join(["crm.read"] * 200)))
+
+    assert (reply.answer["error"], reply.answer["state"]) == ("invalid_request", "s" * 1500)
+    assert not [cookie for cookie in reply.headers if cookie.lower() == "set-cookie"]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import yaml
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
+from controlplane.authorization_server import browser
 from controlplane.authorization_server.clients.client import RegisteredClient
-from controlplane.authorization_server.grant import Event, EventRecord
+from controlplane.authorization_server.grant import Event, EventRecord, digest_of
 from controlplane.authorization_server.page import consent_page, redirect_host
 from controlplane.authorization_server.parameter import ParameterError, read_parameters
 from controlplane.authorization_server.protocol import ProtocolRules
@@ -319,3 +324,54 @@ def test_its_secrets_stay_with_the_provider_they_were_given_for(registry: Regist
     moved["spec"]["login"]["issuer"] = "https://evil.example"
     with pytest.raises(InvalidDocumentsError):
         registry.apply(yaml.safe_dump(moved).encode())
+
+
+# what browsers keep
+
+PENDING = browser.PendingLogin(parameters={"state": "s"}, nonce="n", code_verifier="v", expires_at=int(time.time()) + 60)
+STATE = "S" * 43
+
+
+def kept_by_browser(*, secure: bool, pending: browser.PendingLogin = PENDING) -> Any:
+    response = web.Response()
+    browser.keep_login(response, pending, state=STATE, server_uid="u", key=KEY, secure=secure)
+    browser.keep_consent(response, "M" * 43, ticket="T" * 43, secure=secure)
+    return response.cookies
+
+
+def sent_by_browser(cookies: Any) -> web.Request:
+    return make_mocked_request("GET", "/", headers={"Cookie": "; ".join(f"{name}={morsel.value}" for name, morsel in cookies.items())})
+
+
+def test_over_tls_cookies_are_the_hosts_own() -> None:
+    cookies = kept_by_browser(secure=True)
+    login, consent = sorted(cookies.values(), key=lambda morsel: "consent" in morsel.key)
+
+    for morsel, same_site in ((login, "Lax"), (consent, "Strict")):
+        assert morsel.key.startswith("__Host-legation-")
+        assert (morsel["path"], morsel["domain"], morsel["secure"], morsel["httponly"]) == ("/", "", True, True)
+        assert (morsel["samesite"], morsel["max-age"]) == (same_site, str(browser.LOGIN_SECONDS))
+    assert not any(name.startswith("__Host-") for name in kept_by_browser(secure=False))
+
+
+def test_a_login_is_opened_by_its_own_server_state_and_time_only() -> None:
+    request = sent_by_browser(kept_by_browser(secure=True))
+    assert browser.login_of(request, state=STATE, server_uid="u", key=KEY, secure=True) == PENDING
+    assert browser.consent_of(request, ticket="T" * 43, secure=True) == "M" * 43
+
+    renamed = make_mocked_request(
+        "GET", "/", headers={"Cookie": request.headers["Cookie"].replace(digest_of(STATE)[:16], digest_of("X")[:16])}
+    )
+    late = sent_by_browser(kept_by_browser(secure=True, pending=replace(PENDING, expires_at=int(time.time()) - 1)))
+    for wrong, changes in (
+        (request, {"server_uid": "another"}),
+        (request, {"state": "X"}),
+        (request, {"key": RegistryKey(b"x" * 32)}),
+        (request, {"secure": False}),
+        (renamed, {"state": "X"}),
+        (late, {}),
+    ):
+        with pytest.raises(browser.BrowserError):
+            browser.login_of(wrong, **{"state": STATE, "server_uid": "u", "key": KEY, "secure": True, **changes})  # type: ignore[arg-type]
+    with pytest.raises(browser.BrowserError):
+        browser.consent_of(request, ticket="X" * 43, secure=True)
