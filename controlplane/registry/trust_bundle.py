@@ -21,13 +21,12 @@ from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, SECP384R1, SECP521R1, EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from jwt.exceptions import PyJWTError
 
 from extauthz.errors import ConfigurationError
+from extauthz.identity.certificate_key import ACCEPTED_KEYS, is_sound_key
 
 MAX_BUNDLE_BYTES = 256 * 1024
 MAX_AUTHORITIES = 100
@@ -36,7 +35,6 @@ X509_SVID, JWT_SVID = "x509-svid", "jwt-svid"
 
 _SECRET_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 _PUBLIC_MEMBERS = {"RSA": ("n", "e"), "EC": ("crv", "x", "y")}
-_CURVES = (SECP256R1, SECP384R1, SECP521R1)
 _SOUND_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512, hashes.SHA3_256, hashes.SHA3_384, hashes.SHA3_512)
 
 
@@ -196,8 +194,8 @@ def _checked_authority(der: bytes, trust_domain: str, path: str) -> bytes:
         raise BundleError("is not a certificate that can be read", path=path) from error
     if not _is_authority(extensions):
         raise BundleError("is not the certificate of an authority: it needs CA in its basic constraints, and keyCertSign", path=path)
-    if not _is_sound(key):
-        raise BundleError("has a key that is not accepted: RSA of 2048 to 8192 bits, or EC on P-256, P-384 or P-521", path=path)
+    if not is_sound_key(key):
+        raise BundleError(f"has a key that is not accepted: {ACCEPTED_KEYS}", path=path)
     if not isinstance(hash_algorithm, _SOUND_HASHES):
         raise BundleError("is signed with an algorithm that is not accepted: SHA-256 or better", path=path)
     for uri in _uris(extensions):
@@ -214,12 +212,6 @@ def _is_authority(extensions: x509.Extensions) -> bool:
     except x509.ExtensionNotFound:
         return False
     return constraints.ca and usage.key_cert_sign
-
-
-def _is_sound(key: object) -> bool:
-    if isinstance(key, RSAPublicKey):
-        return 2048 <= key.key_size <= 8192
-    return isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, _CURVES)
 
 
 def _uris(extensions: x509.Extensions) -> list[str]:
@@ -241,8 +233,8 @@ def _add_jwt_authority(found: dict[str, dict[str, str]], key: dict[str, Any], pa
         parsed = RSAAlgorithm.from_jwk(public) if key["kty"] == "RSA" else ECAlgorithm.from_jwk(public)
     except (PyJWTError, ValueError, TypeError, KeyError) as error:
         raise BundleError("is malformed", path=path) from error
-    if not _is_sound(parsed):
-        raise BundleError("has a key that is not accepted: RSA of 2048 to 8192 bits, or EC on P-256, P-384 or P-521", path=path)
+    if not is_sound_key(parsed):
+        raise BundleError(f"has a key that is not accepted: {ACCEPTED_KEYS}", path=path)
     if found.setdefault(kid, public) != public:
         raise BundleError("is the id of two different keys", path=f"{path}.kid")
 

@@ -22,6 +22,9 @@ from extauthz.identity.spiffe_id import SCHEME, SpiffeId
 from extauthz.identity.trust_domain import TrustDomain
 from extauthz.identity.x509_svid import X509Svid, claimed_spiffe_id, verify_x509_svid
 
+REFUSED_SECONDS = 5.0
+"""How long a refused chain is not looked at again; it may be one that is not valid yet."""
+
 
 class TrustDomains:
     """The trust domains of one revision, by name and namespace."""
@@ -43,12 +46,25 @@ class _VerifiedCertificate:
     principal: Principal
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RefusedCertificate:
+    trust_domain: TrustDomain
+    reason: Reason
+    sentence: str
+    until_unix: float
+
+
 class VerifiedCertificates:
-    """Bounded memory of verified chains, by the digest of all that was verified. Share one in a process."""
+    """Bounded memory of verified chains, by the digest of all that was verified. Share one in a process.
+
+    What was refused is remembered for some seconds, apart: a stranger who calls again and again on one connection costs what one
+    verification costs, and displaces nobody's good chain.
+    """
 
     def __init__(self, *, max_entries: int = 4096) -> None:
         self._max_entries = max_entries
         self._entries: OrderedDict[bytes, _VerifiedCertificate] = OrderedDict()
+        self._refused: OrderedDict[bytes, _RefusedCertificate] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -69,6 +85,23 @@ class VerifiedCertificates:
         self._entries.move_to_end(digest)
         while len(self._entries) > self._max_entries:
             self._entries.popitem(last=False)
+
+    def refusal(self, digest: bytes, trust_domain: TrustDomain, now: float) -> AuthenticationError | None:
+        """Why this very trust domain did not vouch for it a moment ago; a clock that was set back does not make moments longer."""
+        found = self._refused.get(digest)
+        if found is None or found.trust_domain is not trust_domain or not 0 < found.until_unix - now <= REFUSED_SECONDS:
+            return None
+        return AuthenticationError(found.reason, found.sentence)
+
+    def remember_refusal(self, digest: bytes, trust_domain: TrustDomain, error: AuthenticationError, now: float) -> None:
+        """Keep it for `REFUSED_SECONDS`; the oldest goes when there are too many."""
+        until = now + REFUSED_SECONDS
+        self._refused[digest] = _RefusedCertificate(
+            trust_domain=trust_domain, reason=error.reason, sentence=error.sentence, until_unix=until
+        )
+        self._refused.move_to_end(digest)
+        while len(self._refused) > self._max_entries:
+            self._refused.popitem(last=False)
 
 
 class Workloads:
@@ -101,13 +134,23 @@ class Workloads:
         digest = _digest(trust_domain, presentation)
         verified = self._verified.find(digest, trust_domain, now)
         if verified is None:
-            svid = verify_x509_svid(presentation.certificate, presentation.forwarded, spiffe_id, trust_domain, now)
+            svid = self._verify(digest, presentation, spiffe_id, trust_domain, now)
             principal = principal_of(
                 trust_domain, spiffe_id, issued_at_unix=svid.issued_at_unix, expires_at_unix=svid.not_after_unix, by_certificate=True
             )
             verified = _VerifiedCertificate(trust_domain=trust_domain, svid=svid, principal=principal)
             self._verified.remember(digest, verified)
         return verified.principal
+
+    def _verify(self, digest: bytes, presentation: Presentation, spiffe_id: SpiffeId, trust_domain: TrustDomain, now: float) -> X509Svid:
+        refusal = self._verified.refusal(digest, trust_domain, now)
+        if refusal is not None:
+            raise refusal
+        try:
+            return verify_x509_svid(presentation.certificate, presentation.forwarded, spiffe_id, trust_domain, now)
+        except AuthenticationError as error:
+            self._verified.remember_refusal(digest, trust_domain, error, now)
+            raise
 
 
 def principal_of(
@@ -144,11 +187,13 @@ def principal_of(
 def calling_for(principal: Principal, workload: Principal) -> Principal:
     """Who asks when a token and an SVID come together: the token's principal, for whom the workload acts.
 
-    `authorization` and `revocation` ask about both. The same identity in both is one principal. Either end is the end.
+    `authorization` and `revocation` ask about both. The same identity in both is one principal, as old as the older of its two SVIDs.
+    Either end is the end.
     """
     expires_at = min(principal.expires_at_unix, workload.expires_at_unix)
     if principal.kind is PrincipalKind.WORKLOAD and (principal.id, principal.provider) == (workload.id, workload.provider):
-        return replace(principal, by_certificate=True, expires_at_unix=expires_at)
+        issued_at = min(principal.issued_at_unix, workload.issued_at_unix)
+        return replace(principal, by_certificate=True, issued_at_unix=issued_at, expires_at_unix=expires_at)
     earlier = (principal.actor, *principal.earlier_actors) if principal.actor else ()
     return replace(principal, actor=workload.id, earlier_actors=earlier, workload=workload, by_certificate=True, expires_at_unix=expires_at)
 

@@ -21,12 +21,13 @@ from typing import TypeVar
 from urllib.parse import unquote
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, SECP384R1, SECP521R1, EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, Store, VerificationError
 
 from extauthz.errors import AuthenticationError, Reason
+from extauthz.identity.certificate_key import ACCEPTED_KEYS, is_sound_key
 from extauthz.identity.spiffe_id import SCHEME, SpiffeId, claims_spiffe, parse_spiffe_id
 from extauthz.identity.trust_domain import TrustDomain
 
@@ -34,7 +35,6 @@ FORWARDED_CERTIFICATE_HEADER = "x-forwarded-client-cert"
 MAX_CHAIN_CERTIFICATES = 8
 """Leaf and intermediates; an authority's own certificate is not counted."""
 _KEPT_CERTIFICATES = 1024
-_CURVES = (SECP256R1, SECP384R1, SECP521R1)
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=\n]+)-----END CERTIFICATE-----\n?", re.ASCII)
 _FORWARDED_PAIR = re.compile(r'(By|Hash|Cert|Chain|Subject|URI|DNS)=(?:"((?:[^"\\]|\\.)*)"|([^",;]*))(?:;|\Z)', re.ASCII)
 
@@ -87,9 +87,8 @@ def verify_x509_svid(
     _check_dates(leaf, now_unix)
     # (2) a path of good certificates leads from it to an authority of this very trust domain
     intermediates = _intermediates(forwarded, leaf)
+    _check_cost([leaf, *intermediates])
     path = _verified_path(leaf, intermediates, trust_domain, now_unix)
-    if not all(_is_sound(link.public_key()) for link in path):
-        raise _invalid("a key of the client certificate's path is not accepted: RSA of 2048 to 8192 bits, or EC on P-256, P-384 or P-521")
     # (3) who stands between them is of the same trust domain
     for authority in path[1:-1]:
         _check_intermediate(authority, trust_domain)
@@ -122,11 +121,24 @@ def _check_dates(leaf: x509.Certificate, now_unix: float) -> None:
         raise AuthenticationError(Reason.SVID_EXPIRED, "the client certificate has expired")
 
 
-def _is_sound(key: object) -> bool:
-    """The verifier looks at the keys that sign; the leaf's own has signed the handshake."""
-    if isinstance(key, RSAPublicKey):
-        return 2048 <= key.key_size <= 8192
-    return isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, _CURVES)
+def _check_cost(chain: Sequence[x509.Certificate]) -> None:
+    """Before anything is verified with keys that a stranger may have made, and along paths that he may have laid.
+
+    Certificates of one authority that sign each other are a maze: a verifier would try as many paths as it has patience for.
+    """
+    keys = [_key(certificate) for certificate in chain]
+    if not all(map(is_sound_key, keys)):
+        raise _invalid(f"a key of the client certificate's chain is not accepted: {ACCEPTED_KEYS}")
+    spki = [key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) for key in keys]
+    if len(set(spki)) != len(spki):
+        raise _invalid("the client certificate's chain has several certificates of one key")
+
+
+def _key(certificate: x509.Certificate) -> CertificatePublicKeyTypes:
+    try:
+        return certificate.public_key()
+    except Exception as error:
+        raise _unreadable() from error
 
 
 def _check_intermediate(authority: x509.Certificate, trust_domain: TrustDomain) -> None:
@@ -160,11 +172,13 @@ def _verified_path(
 
 @lru_cache(maxsize=256)
 def _authorities(der: tuple[bytes, ...]) -> Store | None:
-    """The trust anchors; one that cannot be read is none."""
+    """The trust anchors; one that cannot be read, or whose key is not accepted, is none."""
     certificates = []
     for one in der:
         try:
-            certificates.append(_parse(one))
+            certificate = _parse(one)
+            if is_sound_key(_key(certificate)):
+                certificates.append(certificate)
         except AuthenticationError:
             continue
     return Store(certificates) if certificates else None
@@ -207,7 +221,7 @@ def _intermediates(forwarded: Sequence[str], leaf: x509.Certificate) -> list[x50
     first, *others = map(_parse, chain)
     if first != leaf:
         raise _invalid("x-forwarded-client-cert is of another certificate than the connection's")
-    return others
+    return list(dict.fromkeys(others))
 
 
 def _forwarded_chain(text: str) -> list[bytes]:

@@ -18,10 +18,11 @@ from extauthz.check_input import EGRESS_CONTEXT_HEADER, CheckInput
 from extauthz.decision import Decider, Decision
 from extauthz.door import Door
 from extauthz.egress_context import EgressContext, sign_egress_context
-from extauthz.errors import Reason
+from extauthz.errors import AuthenticationError, Reason
 from extauthz.identity.binding import certificate_thumbprint
 from extauthz.identity.jwks import KeySource
 from extauthz.identity.principal import Principal, PrincipalKind
+from extauthz.identity.trust_domain import TrustDomain
 from extauthz.identity.workload import TrustDomains, VerifiedCertificates, Workloads, calling_for
 from extauthz.identity.x509_svid import FORWARDED_CERTIFICATE_HEADER
 from extauthz.state import AuthorizationState, ContextKey
@@ -331,6 +332,9 @@ async def test_svids_of_before_an_instant_can_be_revoked(world: World) -> None:
     world.commit()
     assert await world.reason() is Reason.REVOKED
     assert await world.reason(token=ann()) is Reason.REVOKED
+    newer = CA.jwt_svid("/agents/buyer", audience=URL)
+    assert await world.reason(None, newer) is Reason.ALLOWED
+    assert await world.reason(token=newer) is Reason.REVOKED  # the certificate is still the old one
     assert await world.reason(CA.x509_svid("/agents/buyer", valid_from_seconds=0)) is Reason.ALLOWED
 
 
@@ -458,6 +462,40 @@ def test_of_too_many_verified_certificates_the_one_that_was_not_used_for_longest
     assert len(known) == 2
     assert workloads.of_certificate(first, "demo") is remembered[0]
     assert workloads.of_certificate(second, "demo") is not remembered[1]
+
+
+def test_a_refused_chain_is_not_looked_at_again_for_some_seconds_unless_its_trust_domain_changes(world: World) -> None:
+    svid, known = CA.x509_svid("/agents/buyer", ttl_seconds=2 * HOUR, valid_from_seconds=HOUR), VerifiedCertificates(max_entries=2)
+    domains, now = world.state.trust_domains, svid.leaf.not_valid_before_utc.timestamp() - 2
+
+    def ask(domains: Sequence[TrustDomain], at: float) -> bool:
+        try:
+            return Workloads(TrustDomains(domains), lambda: at, known).of_certificate(shown(svid), "demo") is not None
+        except AuthenticationError as error:
+            return error.sentence != "the client certificate is not valid yet"
+
+    assert not ask(domains, now)
+    assert not ask(domains, now + 3)  # remembered
+    assert ask([replace(domain) for domain in domains], now + 3)
+    assert not ask(domains, now + 4.9)
+    assert ask(domains, now + 5.1)
+    # not for longer after the clock was set back
+    known = VerifiedCertificates(max_entries=2)
+    assert not ask(domains, now)
+    assert not ask(domains, now - 100)
+    assert ask(domains, now + 3)
+
+
+def test_strangers_displace_nobody_whose_chain_was_verified(world: World) -> None:
+    known = VerifiedCertificates(max_entries=1)
+    workloads = Workloads(TrustDomains(world.state.trust_domains), time.time, known)
+    good, stranger = shown(SVID), SpiffeCa("prod.example")
+    principal = workloads.of_certificate(good, "demo")
+    for _ in range(3):
+        with pytest.raises(AuthenticationError):
+            workloads.of_certificate(shown(stranger.x509_svid("/agents/buyer")), "demo")
+    assert workloads.of_certificate(good, "demo") is principal
+    assert len(known) == 1
 
 
 # scopes

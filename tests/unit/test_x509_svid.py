@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import subprocess
 import time
 from collections.abc import Sequence
@@ -314,6 +315,42 @@ def test_weak_keys_of_intermediates_are_refused() -> None:
         assert refusal([leaf, weak.certificate]).reason is Reason.SVID_INVALID
 
 
+def _of_a_huge_exponent() -> rsa.RSAPrivateKey:
+    """Each verification with its public key costs what a signature costs: hundreds of times the usual."""
+    usual = rsa.generate_private_key(65537, 2048).private_numbers()
+    order = (usual.p - 1) * (usual.q - 1)
+    exponent = next(e for e in range(order // 2 | 1, order, 2) if math.gcd(e, order) == 1)
+    secret = pow(exponent, -1, order)
+    parts = (rsa.rsa_crt_dmp1(secret, usual.p), rsa.rsa_crt_dmq1(secret, usual.q), rsa.rsa_crt_iqmp(usual.p, usual.q))
+    public = rsa.RSAPublicNumbers(exponent, usual.public_numbers.n)
+    return rsa.RSAPrivateNumbers(usual.p, usual.q, secret, *parts, public).private_key()
+
+
+def test_a_chain_that_costs_more_than_a_chain_is_refused_before_a_signature_is_verified() -> None:
+    slow = _authority(CA.x509_authorities[0], key=_of_a_huge_exponent())
+    under_slow = _signed(ec.generate_private_key(ec.SECP256R1()), by=slow)
+    assert "exponent" in refusal([under_slow, slow.certificate]).sentence
+    assert "exponent" in refusal([_signed(_of_a_huge_exponent())]).sentence
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "maze")])
+    maze = [_authority(None, key=key, name=name) for _ in range(7)]
+    lost = _signed(ec.generate_private_key(ec.SECP256R1()), by=maze[0])
+    for size in (2, 7):
+        assert "several certificates of one key" in refusal([lost, *[link.certificate for link in maze[:size]]]).sentence
+
+
+def test_a_certificate_that_stands_in_the_chain_twice_does_no_harm() -> None:
+    leaf, first = CA.x509_svid("/workload", intermediates=[None]).chain
+    assert verified([leaf, first, first])
+
+
+def test_an_authority_with_a_weak_key_is_no_trust_anchor() -> None:
+    weak = _authority(None, key=rsa.generate_private_key(65537, 1024))
+    leaf = _signed(ec.generate_private_key(ec.SECP256R1()), by=weak)
+    assert refusal([leaf], trust_domain(CA, x509_authorities=(weak.der,))).reason is Reason.TRUST_DOMAIN_UNKNOWN
+
+
 @pytest.mark.parametrize("digest", ["sha1", "sha224"])
 def test_weak_signatures_are_refused(tmp_path: Path, digest: str) -> None:
     authority = CA.x509_authorities[0]
@@ -344,9 +381,10 @@ def _authority(
     sign: bool = True,
     expired: bool = False,
     key: Any = None,
+    name: x509.Name | None = None,
 ) -> X509Authority:
     key, now = key or ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"authority {x509.random_serial_number()}")])
+    name = name or x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"authority {x509.random_serial_number()}")])
     ends = now - timedelta(minutes=1) if expired else now + timedelta(days=1)
     builder = (
         x509.CertificateBuilder()
