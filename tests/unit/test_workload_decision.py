@@ -347,6 +347,7 @@ async def test_a_workload_calls_for_a_person_and_both_are_on_the_record(world: W
     assert (written["principal"]["id"], written["principal"]["kind"], written["principal"]["actor"]) == ("acme/ann", "User", BUYER)
     assert (written["workload"]["id"], written["workload"]["owner"], written["workload"]["roles"]) == (BUYER, "team-a", ["demo/caller"])
     assert written["principal"]["roles"] == ["demo/caller"]
+    assert "sentence" not in written
 
 
 async def test_earlier_actors_are_kept(world: World) -> None:
