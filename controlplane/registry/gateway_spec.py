@@ -5,15 +5,24 @@ from __future__ import annotations
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
 from controlplane.registry.document import Document, FileName, Name, SecretReference
 
 SocketPath = Annotated[str, StringConstraints(pattern=r"^/[^\x00-\x20]{1,107}$")]
 """A Unix socket on Envoy's host."""
 HostName = Annotated[str, StringConstraints(pattern=r"^(\*\.)?[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?(:[0-9]{1,5})?$")]
-Certificates = Annotated[str, StringConstraints(pattern=r"^-----BEGIN ", max_length=65_536)]
-"""X.509 certificates in PEM."""
+
+
+def _without_key(chain: str) -> str:
+    """Nothing but the member `key` is encrypted at rest and hidden from readers."""
+    if "PRIVATE KEY-----" in chain:
+        raise ValueError("holds a private key, which everybody who may read entries would see; it goes into 'key'. Nothing was stored")
+    return chain
+
+
+Certificates = Annotated[str, StringConstraints(pattern=r"^-----BEGIN ", max_length=65_536), AfterValidator(_without_key)]
+"""X.509 certificates in PEM, and no key."""
 
 
 class CertificateFilesSpec(Document):

@@ -20,6 +20,8 @@ from tests.pki import Issued, TestAuthority
 CA = TestAuthority()
 GOOD = CA.issue("gw.example")
 STRANGE = CA.issue("gw.example").key_pem.decode()
+BOTH = (GOOD.chain_pem + GOOD.key_pem).decode()
+"""A file as HAProxy wants it."""
 PUBLIC = PublicAddress(
     url="http://127.0.0.1:8080",
     listen="127.0.0.1:8080",
@@ -81,6 +83,7 @@ def refused(registry: Registry, text: bytes) -> list[tuple[str, str]]:
         ({**LISTENS, **tls({"files": {"chain": "gw.key", "key": "gw.key"}})}, "spec.tls.certificates.c0.files.chain", "no certificates"),
         ({**LISTENS, **tls(FILES, stored(GOOD, key=STRANGE))}, "spec.tls.certificates.c1.stored.key", "is not the private"),
         ({**LISTENS, **tls(stored(CA.issue("a", ends=timedelta(0))))}, "spec.tls.certificates.c0.stored.chain", "expired on"),
+        ({**LISTENS, **tls(stored(GOOD, chain=BOTH))}, "spec.tls.certificates.c0.stored.chain", "holds a private key"),
         ({**LISTENS, **tls(stored(GOOD, file="no.key"))}, "spec.tls.certificates.c0.stored.key.file", "cannot be read"),
         (
             {**LISTENS, **tls(FILES, clientCertificates={"mode": "required", "trust": "ca", "caFile": "none.pem"})},
@@ -97,6 +100,10 @@ def test_what_envoy_could_not_use_is_refused_with_its_path(registry: Registry, s
     assert "PRIVATE" not in message
 
 
+def test_a_listener_with_tls_has_a_url_that_says_so(registry: Registry) -> None:
+    assert [path for path, _ in refused(registry, document("default", tls(FILES)))] == ["spec.url"]
+
+
 def test_a_gateway_is_in_the_namespace_system(registry: Registry) -> None:
     assert [path for path, _ in refused(registry, document("default", {"listen": "127.0.0.1:1"}, namespace="demo"))] == [
         "metadata.namespace"
@@ -108,6 +115,7 @@ def test_two_gateways_never_share_an_address_nor_a_url(registry: Registry) -> No
 
     address = refused(registry, document("two", {"url": "https://two.example", "listen": "192.0.2.1:8443", **tls(FILES)}))
     url = refused(registry, document("two", {"url": "https://gw.example", "listen": "0.0.0.0:8444", **tls(FILES)}))
+    of_settings = refused(registry, document("two", {"url": PUBLIC.url, "listen": "0.0.0.0:8444"}))
     both = (
         document("two", {**LISTENS, "url": "https://a.example", **tls(FILES)})
         + b"\n---\n"
@@ -115,7 +123,8 @@ def test_two_gateways_never_share_an_address_nor_a_url(registry: Registry) -> No
     )
 
     assert [path for path, _ in address] == ["spec.listen"]
-    assert [path for path, _ in url] == ["spec.url"]
+    assert [path for path, _ in url] == [path for path, _ in of_settings] == ["spec.url"]
+    assert [result.action for result in registry.apply(document("default", {"url": PUBLIC.url})).results] == ["created"]
     assert [result.action for result in registry.apply(both).results] == ["created", "updated"]
 
 
