@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from urllib.parse import parse_qsl
 
 from aiohttp import web
 from authlib.oauth2 import OAuth2Error
@@ -155,6 +156,8 @@ class Authorization:
             raise Refusal(str(error), status=403) from error
         kept = await asyncio.to_thread(self._close_login, ticket, mark)
         client, _ = await self._client(list(kept["parameters"].items()))
+        if kept.get("login") != issuer.rules.login:
+            raise Refusal("The way to log in here was changed in the meantime. Begin again in the program.", status=403)
         # (8) what they said
         asked = self._asked_again(client, kept["parameters"])
         person = person_from_text(kept["subject"], kept["person"])
@@ -167,7 +170,8 @@ class Authorization:
     def _after_login(self, asked: Asked, person: Person, state: str) -> web.Response:
         issuer = self._issuer
         ticket, mark = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
-        kept = json.dumps({"parameters": dict(asked.parameters), "subject": person.subject, "person": person.to_text()})
+        login = {"login": issuer.rules.login, "subject": person.subject, "person": person.to_text()}
+        kept = json.dumps({"parameters": dict(asked.parameters), **login})
         with issuer.books.transaction(issuer.uid, issuer.name) as books:
             if issuer.is_revoked(asked.client.client_id, person, books.now):
                 books.record(self._event(Event.LOGIN_REFUSED, asked, person, reason="revoked"))
@@ -366,10 +370,15 @@ def _long_answer(request: web.Request, error: ParameterError) -> dict[str, str]:
 
 
 async def _read_form(request: web.Request) -> dict[str, str]:
-    if (request.content_length or 0) > _FORM_BYTES:
-        raise Refusal("This was not sent by the page that asked.", status=413)
-    posted = await request.post()
-    return {name: value for name, value in posted.items() if isinstance(value, str)}
+    body = bytearray()
+    async for chunk in request.content.iter_chunked(_FORM_BYTES):
+        body += chunk
+        if len(body) > _FORM_BYTES:
+            raise Refusal("This was not sent by the page that asked.", status=413)
+    try:
+        return dict(parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=10, errors="strict"))
+    except ValueError as error:
+        raise Refusal("This was not sent by the page that asked.", status=403) from error
 
 
 def _redirect(url: str) -> web.Response:

@@ -27,7 +27,7 @@ from controlplane.registry.service import RegistryService
 from controlplane.registry.spec import SYSTEM_NAMESPACE, AuthorizationServerSpec
 from controlplane.registry.state import Entry, RegistryState
 from extauthz.address import AddressRules
-from extauthz.errors import ConfigurationError
+from extauthz.errors import ConfigurationError, CredentialError
 
 if TYPE_CHECKING:
     from controlplane.authorization_server.authorization import Authorization
@@ -150,9 +150,9 @@ class Issuers:
                 return await handler_of(working)(request)
             except Refusal as refusal:
                 return refusal_page(refusal.sentence, code=refusal.code, status=refusal.status)
-            except SQLAlchemyError as error:
+            except (SQLAlchemyError, CredentialError) as error:  # the latter: our own keys are not to be had
                 logger.error("an authorization failed", authorization_server=working.issuer.name, error=type(error).__name__)
-                return refusal_page("The gateway cannot keep what it must keep at the moment.", code="server_error", status=503)
+                return refusal_page("The gateway cannot read or keep what it must at the moment.", code="server_error", status=503)
 
         return serve
 
@@ -163,7 +163,7 @@ class Issuers:
             working = await self._found(request)
             try:
                 return await handler_of(working)(request)
-            except SQLAlchemyError as error:
+            except (SQLAlchemyError, CredentialError) as error:
                 logger.error("a token request failed", authorization_server=working.issuer.name, error=type(error).__name__)
                 return web.json_response({"error": "server_error"}, status=503, headers={"Retry-After": "1"})
 

@@ -12,7 +12,7 @@ import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
 from authlib.common.urls import add_params_to_uri
@@ -211,7 +211,7 @@ class Exchange(AuthorizationServer):
         """Sign an access token, note it and what comes with it, and put it on the record."""
         assert self._sign is not None  # noqa: S101 - the same
         scope = scope or ""
-        since = self.grant.created_at if self.grant is not None else self.books.now
+        since = datetime.fromtimestamp(user.logged_in_at, UTC) if user is not None else self.books.now
         if self._is_revoked is None or self._is_revoked(self.client.client_id, user, since):
             raise InvalidGrantError("this subject or client has been revoked")
         issued = self._sign(

@@ -6,10 +6,11 @@ or refresh token is used up, and what it gives is kept and on the record, or non
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -176,22 +177,28 @@ class Books:
     # consents
 
     def has_consent(self, terms: ConsentTerms) -> str:
-        """The id of the consent to exactly these terms; empty when there is none."""
-        row = self._connection.execute(select(CONSENT).where(*_same_terms(terms), CONSENT.c.expires_at > self.now)).first()
+        """The id of the consent to exactly these terms; empty when there is none. It cannot be taken away while this goes on."""
+        statement = select(CONSENT).where(*_same_terms(terms), CONSENT.c.expires_at > self.now).with_for_update()
+        row = self._connection.execute(statement).first()
         return "" if row is None else str(row.id)
 
     def keep_consent(self, terms: ConsentTerms, expires_at: datetime) -> str:
-        """Remember a consent; its id."""
-        self._connection.execute(delete(CONSENT).where(*_same_terms(terms)))
-        consent_id = secrets.token_hex(8)
-        values = asdict(terms) | {"id": consent_id, "given_at": self.now, "expires_at": expires_at}
-        self._connection.execute(CONSENT.insert().values(values))
+        """Remember a consent; its id, which is the same whenever the same is allowed again: it leads to the grants of every time."""
+        consent_id = digest_of(json.dumps(astuple(terms)))[:32]
+        times = {"given_at": self.now, "expires_at": expires_at}
+        again = CONSENT.update().where(CONSENT.c.id == consent_id).values(times)
+        if not self._connection.execute(again).rowcount:
+            try:
+                with self._connection.begin_nested():
+                    self._connection.execute(CONSENT.insert().values(asdict(terms) | {"id": consent_id} | times))
+            except IntegrityError:  # the same person, in two windows
+                self._connection.execute(again)
         return consent_id
 
     def drop_consent(self, consent_id: str) -> KeptConsent | None:
         """Forget a consent; None when there is none of this id."""
         mine = (CONSENT.c.id == consent_id, CONSENT.c.server_uid == self._server_uid)
-        row = self._connection.execute(select(CONSENT).where(*mine)).first()
+        row = self._connection.execute(select(CONSENT).where(*mine).with_for_update()).first()
         if row is None:
             return None
         self._connection.execute(delete(CONSENT).where(*mine))
@@ -280,11 +287,11 @@ class Books:
     def end_grant(self, grant_id: str, because: str) -> dict[str, datetime]:
         """Nothing comes from this grant any more. Its access tokens that are still good, by `jti`, with their expiry: they must be
         revoked in the registry."""
-        live = select(ACCESS_TOKEN).where(ACCESS_TOKEN.c.grant_id == grant_id, ACCESS_TOKEN.c.expires_at > self.now)
-        tokens = {row.jti: row.expires_at for row in self._connection.execute(live)}
+        # first the end, which waits for whoever is being issued a token from this grant; then its tokens, that one among them
         unended = (GRANT.c.id == grant_id, GRANT.c.ended_at.is_(None))
         self._connection.execute(GRANT.update().where(*unended).values(ended_at=self.now, ended_because=because))
-        return tokens
+        live = select(ACCESS_TOKEN).where(ACCESS_TOKEN.c.grant_id == grant_id, ACCESS_TOKEN.c.expires_at > self.now)
+        return {row.jti: row.expires_at for row in self._connection.execute(live)}
 
     def grant(self, grant_id: str) -> Grant | None:
         """A grant of this authorization server."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event as Moment
 
 import pytest
 
@@ -108,6 +109,33 @@ def test_a_refresh_token_is_used_once_however_many_ask_at_the_same_time(store: G
         assert sorted(pool.map(renew, range(16))) == [False] * 15 + [True]
 
 
+def test_what_is_given_while_it_is_taken_away_is_taken_away_too(store: GrantStore) -> None:
+    with store.transaction("s1", "front") as books:
+        consent_id = books.keep_consent(TERMS, books.now + timedelta(days=1))
+        kept = opened(books, consent_id=consent_id)
+    issuing = Moment()
+
+    def take_away() -> tuple[int, dict[str, datetime]]:
+        issuing.wait()
+        with store.transaction("s1", "front") as books:
+            consent = books.drop_consent(consent_id)
+            assert consent is not None
+            grants = books.grants_by_consent(consent)
+            return len(grants), books.end_grant(kept.id, "taken away")
+
+    with ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(take_away)
+        with store.transaction("s1", "front") as books:
+            assert books.has_consent(TERMS) == consent_id
+            assert books.grant(kept.id) == kept
+            issuing.set()
+            wait([taken], timeout=0.5)  # it cannot end before this does
+            opened(books, consent_id=consent_id)
+            books.keep_access_token("late", kept, books.now + timedelta(seconds=300))
+        grants, tokens = taken.result()
+    assert (grants, list(tokens)) == (2, ["late"])
+
+
 def test_the_end_of_a_grant_tells_which_access_tokens_are_still_good(store: GrantStore, clock: Clock) -> None:
     with store.transaction("s1", "front") as books:
         grant = opened(books)
@@ -160,7 +188,7 @@ def test_a_consent_holds_for_exactly_its_terms_until_it_ends(store: GrantStore, 
         others = [ConsentTerms(**{**{name: getattr(TERMS, name) for name in TERMS.__slots__}, name: "another"}) for name in TERMS.__slots__]
         assert books.has_consent(TERMS) == consent_id
         assert [books.has_consent(other) for other in others] == [""] * len(others)
-        assert books.keep_consent(TERMS, books.now + timedelta(days=1)) != consent_id  # given anew, not twice
+        assert books.keep_consent(TERMS, books.now + timedelta(days=1)) == consent_id  # given anew, not twice
     assert len(store.read_consents("s1")) == 1
     clock.now += timedelta(days=2)
 
