@@ -11,6 +11,7 @@ from aiohttp import web
 from controlplane.api.audit import AuditReader, AuditRoutes
 from controlplane.api.auth import OperatorAuthentication
 from controlplane.api.authorization_servers import AuthorizationServerRoutes
+from controlplane.api.base_url import API_PATH
 from controlplane.api.catalogs import CatalogRoutes
 from controlplane.api.entries import EntryRoutes
 from controlplane.api.explain import Explainer, ExplainRoutes, StateBuilder
@@ -22,6 +23,7 @@ from controlplane.api.routes import Route, make_application
 from controlplane.api.write_slots import WriteSlots
 from controlplane.authorization_server.oversight import Oversight
 from controlplane.registry.live import LiveState
+from controlplane.registry.public_url import public_url
 from controlplane.registry.reader import LiveStatus, RegistryReader, no_live_status
 from controlplane.registry.service import RegistryService
 from controlplane.registry.state import RegistryState
@@ -47,10 +49,13 @@ def make_routes(
     def state() -> RegistryState:
         return live.state
 
+    def gateway_url() -> str:
+        return public_url(live.state, authentication.resource_url.removesuffix(API_PATH))
+
     reader, slots = RegistryReader(store=store, live=live, live_status=live_status), WriteSlots()
     openapi = OpenApiRoutes()
     routes = [
-        *HealthRoutes(read_revision=store.read_revision, rollout=rollout, problems=problems).routes(),
+        *HealthRoutes(read_revision=store.read_revision, rollout=rollout, problems=problems, gateway_url=gateway_url).routes(),
         *openapi.routes(),
         *MetadataRoutes(authentication=authentication).routes(),
         *EntryRoutes(service=service, reader=reader, slots=slots).routes(),

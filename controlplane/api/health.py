@@ -20,7 +20,15 @@ _DATABASE_SECONDS = 2.0
 class HealthRoutes:
     """Liveness and readiness."""
 
-    def __init__(self, *, read_revision: Callable[[], int], rollout: RolloutStatus, problems: Callable[[], list[str]] = list) -> None:
+    def __init__(
+        self,
+        *,
+        read_revision: Callable[[], int],
+        rollout: RolloutStatus,
+        problems: Callable[[], list[str]] = list,
+        gateway_url: Callable[[], str] = str,
+    ) -> None:
+        self._gateway_url = gateway_url
         self._read_revision = read_revision
         self._rollout = rollout
         self._problems = problems
@@ -65,6 +73,8 @@ class HealthRoutes:
         answer: Json = {"status": "not ready" if reasons else "ready", "reasons": reasons}
         if revision >= 0:
             answer["revision"] = revision
+        if url := self._gateway_url():
+            answer["gateway_url"] = url
         return json_response(answer, status=503 if reasons else 200)
 
 

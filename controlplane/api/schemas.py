@@ -209,6 +209,7 @@ class Readiness(Shape):
     status: Literal["ready", "not ready"]
     reasons: list[str]
     revision: int = -1
+    gateway_url: str = ""
 
 
 class ProblemError(Shape):

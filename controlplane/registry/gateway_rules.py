@@ -100,8 +100,10 @@ def _check_gateway(
         refuse(f"spec.{field}", f"is missing: only the Gateway {DEFAULT_NAME} takes it from the settings")
     if missing:
         return
+    if spec.tls is not None and not spec.url and checks.public.url.startswith("http:"):
+        refuse("spec.url", f"is missing: tokens are for the gateway's URL, and that of the settings is {checks.public.url}")
     _check_listen(entry, spec, after, checks, refuse)
-    _check_names(entry, spec, after, refuse)
+    _check_names(entry, spec, after, checks.public, refuse)
     _check_servers(spec, after, refuse)
     listen = spec.listen or checks.public.listen
     if spec.tls is None:
@@ -175,8 +177,10 @@ def _check_listen(entry: Entry[GatewaySpec], spec: GatewaySpec, after: RegistryS
         refuse("spec.listen", f"is taken: {conflict}")
 
 
-def _check_names(entry: Entry[GatewaySpec], spec: GatewaySpec, after: RegistryState, refuse: _Refuse) -> None:
-    """The URL of a Gateway is what tokens are for: it must be the URL of one."""
+def _check_names(entry: Entry[GatewaySpec], spec: GatewaySpec, after: RegistryState, public: PublicAddress, refuse: _Refuse) -> None:
+    """The URL of a Gateway is what tokens are for: it must be the URL of one. The one of the settings is `default`'s for ever."""
+    if entry.name != DEFAULT_NAME and spec.url == public.url.rstrip("/").lower():
+        refuse("spec.url", f"is the URL of the settings, by which {DEFAULT_NAME} is called; tokens for one would be good for the other")
     for other in after.gateways.values():
         if other.id != entry.id and spec.url and other.spec.url == spec.url:
             refuse("spec.url", f"is the URL of the Gateway {other.name}; tokens for one would be good for the other")

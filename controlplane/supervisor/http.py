@@ -1,8 +1,9 @@
-"""The few HTTP requests that a supervisor makes, on asyncio's streams: is the gateway ready, has Envoy drained."""
+"""The few HTTP requests that a supervisor makes, on asyncio's streams: is the gateway ready and where, has Envoy drained."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from pathlib import Path
 
@@ -17,6 +18,17 @@ async def get_readiness(port: int) -> tuple[int, str]:
             return await _exchange(reader, writer, "GET", "/readyz", f"127.0.0.1:{port}")
     except (OSError, TimeoutError, ValueError) as error:
         return 0, str(error) or type(error).__name__
+
+
+async def get_gateway_url(api_socket: Path) -> str:
+    """The gateway's base URL as `/readyz` of the control plane itself says it, once everything is ready; empty until then."""
+    try:
+        async with asyncio.timeout(2.0):
+            reader, writer = await asyncio.open_unix_connection(str(api_socket))
+            status, body = await _exchange(reader, writer, "GET", "/readyz", "localhost")
+        return str(json.loads(body)["gateway_url"]) if status == 200 else ""
+    except (OSError, TimeoutError, ValueError, KeyError):
+        return ""
 
 
 async def is_listening(port: int) -> bool:

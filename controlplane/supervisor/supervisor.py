@@ -27,7 +27,7 @@ from controlplane import edge_log
 from controlplane.command_line import data_dir_flag, typed_command
 from controlplane.supervisor import log_file, plan, port
 from controlplane.supervisor.child import Child
-from controlplane.supervisor.http import drain_envoy, get_readiness, is_listening
+from controlplane.supervisor.http import drain_envoy, get_gateway_url, get_readiness, is_listening
 from controlplane.supervisor.lock import locked
 from controlplane.supervisor.tour import TourLink
 from extauthz.errors import ConfigurationError
@@ -39,6 +39,7 @@ _IMPORT_SECONDS = 5.0
 _DRAIN_SECONDS = 2.0
 _DEATHS_WHILE_STARTING = 3
 _LOG_BOUND_SECONDS = 10.0
+_GATEWAY_SECONDS = 2.0
 _INTERRUPTED = 130
 
 
@@ -81,6 +82,8 @@ class Supervisor:
         self._environ = environ
         self._say = say
         self._settings = plan.settings_of(deployment, options.gateway_port, environ)
+        self._gateway_url = self._settings["LEGATION_GATEWAY_URL"]
+        self._is_moved = False
         self._children: dict[str, Child] = {}
         self._signals = 0
         self._stop = asyncio.Event()
@@ -120,15 +123,19 @@ class Supervisor:
         await self._start(plan.envoy(_envoy_binary(), self._bootstrap_file(), plain, self._envoy_log_level()))
         starting_demo = asyncio.create_task(self._start_demo(samples, tour)) if tour is not None else None
         # (3) ready through the gateway
-        bounding = [asyncio.create_task(self._bound_logs()), asyncio.create_task(self._turn_edge_log_over())]
+        bounding = [asyncio.create_task(part) for part in (self._bound_logs(), self._turn_edge_log_over(), self._follow_gateway())]
         try:
             if not await self._until_ready():
                 return self._interrupted
             self._samples = samples
             self._write_state()
-            self._say(f"Ready after {time.monotonic() - self._began:.1f} s at {self._settings['LEGATION_GATEWAY_URL']}")
+            self._say(f"Ready after {time.monotonic() - self._began:.1f} s at {self._gateway_url}")
             # (4) the tour, if asked
-            if starting_demo is not None and tour is not None:
+            if starting_demo is not None and tour is not None and self._is_moved:
+                self._say(f"The Gateway default serves at {self._gateway_url}: there is no tour, which knows the plain address only.")
+                if self._options.exit_after_tour:
+                    return 1
+            elif starting_demo is not None and tour is not None:
                 await self._first_of(self._stop, starting_demo)
                 if self._stop.is_set():
                     return self._interrupted
@@ -138,7 +145,7 @@ class Supervisor:
                 if self._options.exit_after_tour or self._stop.is_set():
                     return code
             else:
-                self._say(_welcome(self._settings["LEGATION_GATEWAY_URL"], self._deployment.data_dir))
+                self._say(_welcome(self._gateway_url, self._deployment.data_dir))
             # (5) serve until a signal
             await self._first_of(self._stop)
         finally:
@@ -183,7 +190,7 @@ class Supervisor:
         while not self._stop.is_set():
             if self._broken.is_set():
                 raise StartError(self._fault)
-            status, why = await get_readiness(self._options.gateway_port)
+            status, why = await self._look_for_gateway()
             if status == 200:
                 self._starting = False
                 return True
@@ -197,7 +204,7 @@ class Supervisor:
     def _write_state(self) -> None:
         """Say which processes there are: once all are ready, and again whenever one was started anew."""
         state = {
-            "gateway_url": self._settings["LEGATION_GATEWAY_URL"],
+            "gateway_url": self._gateway_url,
             "runtime_dir": str(self._deployment.runtime_dir),
             "pid": os.getpid(),
             "processes": {name: child.pid for name, child in self._children.items()},
@@ -272,6 +279,26 @@ class Supervisor:
                 self._write_state()
             except OSError as error:
                 self._say(f"{self._deployment.state_file} still names the process that died: {error.strerror}")
+
+    async def _look_for_gateway(self) -> tuple[int, str]:
+        """Status and body of `/readyz` at our plain address or, where the Gateway `default` has taken its place, of the control plane."""
+        plain_url = self._settings["LEGATION_GATEWAY_URL"]
+        status, why = await get_readiness(self._options.gateway_port)
+        url = plain_url if status else await get_gateway_url(self._deployment.api_socket)
+        self._is_moved = url not in ("", plain_url)
+        self._gateway_url = url or self._gateway_url
+        return (200, "") if self._is_moved else (status, why)
+
+    async def _follow_gateway(self) -> None:
+        """An edit of the Gateway `default` moves the gateway: whoever reads the state file must find it."""
+        while True:
+            await asyncio.sleep(_GATEWAY_SECONDS)
+            before = self._gateway_url
+            if not self._starting:
+                await self._look_for_gateway()
+            if self._gateway_url != before:
+                self._say(f"The gateway is at {self._gateway_url} now")
+                self._on_restart()
 
     async def _bound_logs(self) -> None:
         while True:
