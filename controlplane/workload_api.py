@@ -12,11 +12,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
@@ -37,6 +37,8 @@ AWAY_SECONDS = 60.0
 FIRST_BACKOFF_SECONDS = 0.25
 LAST_BACKOFF_SECONDS = 10.0
 
+T = TypeVar("T")
+
 logger = structlog.get_logger(__name__)
 
 
@@ -48,6 +50,11 @@ class X509Material:
     chain_pem: str
     key_pem: str = field(repr=False)
     expires_at: datetime
+
+    @property
+    def trust_domain(self) -> str:
+        """Whose workload it is."""
+        return self.spiffe_id.removeprefix("spiffe://").partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +76,25 @@ class _Stream:
     why: str = ""
     answered: bool = False
     failures: int = 0  # one after the other
+    refused: dict[str, str] = field(default_factory=dict)  # trust domains whose bundle cannot be used, and why
+
+    def usable(self, told: Mapping[str, Callable[[], T]], last: Mapping[str, T], own: Collection[str]) -> dict[str, T]:
+        """The bundles of an answer. Of a federated trust domain one that cannot be used leaves its last good one, and all others new:
+        what a partner publishes must not hold up our own SVIDs. Raises `BundleError` for one of our `own`.
+        """
+        found: dict[str, T] = {}
+        refused: dict[str, str] = {}
+        for name, read in told.items():
+            try:
+                found[name] = read()
+            except BundleError as error:
+                if name in own:
+                    raise
+                refused[name] = f"what the Workload API says of it is not usable: {error}"
+                if name in last:
+                    found[name] = last[name]
+        self.refused = refused
+        return found
 
     def answer(self) -> None:
         self.answered, self.away_since, self.why, self.failures = True, None, "", 0
@@ -136,6 +162,10 @@ class WorkloadApi:
         if not self._address:
             return "LEGATION_WORKLOAD_API is not set"
         return self._x509.why
+
+    def why_refused(self, trust_domain: str) -> str:
+        """Why the newest bundle that it tells of a federated trust domain is not used; empty when it is."""
+        return self._x509.refused.get(trust_domain, "") or self._jwt.refused.get(trust_domain, "")
 
     def why_not_ready(self) -> str:
         """What keeps its users from doing their work, in a sentence that anybody may read; empty: nothing, or nobody needs it."""
@@ -218,15 +248,20 @@ class WorkloadApi:
 
     def _take_x509(self, context: X509Context) -> None:
         svids = tuple(map(_material, context.x509_svids))
-        bundles = {
-            bundle.trust_domain.name: bundle_from_certificates(map(_der, bundle.x509_authorities), bundle.trust_domain.name)
-            for bundle in context.x509_bundle_set.bundles
-        }
+        told = {bundle.trust_domain.name: bundle for bundle in context.x509_bundle_set.bundles}
+        own = {svid.trust_domain for svid in svids}
+        bundles = self._x509.usable(
+            {name: partial(bundle_from_certificates, map(_der, bundle.x509_authorities), name) for name, bundle in told.items()},
+            self._x509_bundles,
+            own,
+        )
         self._svids, self._x509_bundles = svids, bundles
         logger.info("X.509-SVIDs received", spiffe_ids=[svid.spiffe_id for svid in svids], bundles=sorted(bundles))
 
     def _take_jwt(self, bundles: Sequence[JwtBundle]) -> None:
-        self._jwt_bundles = {bundle.trust_domain.name: _jwt_authorities(bundle) for bundle in bundles}
+        own = {svid.trust_domain for svid in self._svids}
+        told = {bundle.trust_domain.name: partial(_jwt_authorities, bundle) for bundle in bundles}
+        self._jwt_bundles = self._jwt.usable(told, self._jwt_bundles, own)
 
     async def _tell(self) -> None:
         async with self._changed:

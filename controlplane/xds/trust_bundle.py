@@ -76,6 +76,9 @@ class TellsBundles(Protocol):
     def why_away(self) -> str:
         """Why there is no answer of now; empty when there is."""
 
+    def why_refused(self, trust_domain: str) -> str:
+        """Why the newest of what it says about this trust domain is not used; empty when it is."""
+
     async def wait(self, after: int) -> int:
         """The generation, as soon as it is above `after`."""
 
@@ -256,13 +259,15 @@ class BundleFollower:
 
     async def _ask_workload_api(self, followed: _Followed, workload_api: TellsBundles) -> None:
         bundle, away = workload_api.bundle(followed.trust_domain, followed.bundle), workload_api.why_away()
-        if bundle is not None and not away:
+        if refused := workload_api.why_refused(followed.trust_domain):
+            self._fail(followed, BundleError(refused))
+        elif bundle is not None and not away:
             await self._take(followed, lambda _: bundle)
         elif bundle is None and workload_api.has_answered:
             # it no longer federates with this trust domain: nobody of it is believed any more
             followed.bundle, followed.error = None, f"the Workload API knows no bundle of {followed.trust_domain}"
-            await asyncio.to_thread(self._store.forget, followed.entry.uid)
             self._news.set()
+            self._store.forget(followed.entry.uid)  # not in a thread: no end of this process may come between, or it would be back
         else:
             followed.error = away
 

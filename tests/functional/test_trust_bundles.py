@@ -22,7 +22,7 @@ from controlplane.xds.bundle_store import BundleStore
 from controlplane.xds.trust_bundle import BundleFollower, BundlePace
 from extauthz.address import AddressRules
 from tests.bundle_endpoint import ALLOWED, BundleEndpoint, web_certificate
-from tests.spiffe_ca import SpiffeCa, x509_jwk
+from tests.spiffe_ca import SpiffeCa, X509Authority, x509_jwk
 from tests.workload_api import WorkloadApi as WorkloadApiServer
 
 SECONDS = 60.0
@@ -507,6 +507,28 @@ async def test_a_federated_trust_domain_that_the_workload_api_drops_is_revoked_f
 
         async with asking(world, server), world.following({"workloadApi": {}}) as following:
             assert following.bundle is None
+
+
+async def test_a_federated_bundle_that_cannot_be_used_leaves_the_last_good_one_and_is_told(world: World, ca: SpiffeCa) -> None:
+    good = ca.x509_authorities
+    leaf = ca.x509_svid()
+    with WorkloadApiServer(SpiffeCa("own.example"), "/gateway", federated=[ca]) as server:
+        async with asking(world, server), world.following({"workloadApi": {}}) as following:
+            await following.until(lambda: following.bundle is not None and following.bundle.jwt_authority_count == 1)
+            before = following.bundle
+            ca.x509_authorities = [X509Authority(certificate=leaf.leaf, private_key=leaf.private_key)]
+            server.push()
+            await following.until_error("what the Workload API says of it is not usable")
+            assert following.bundle == before
+        # and over a restart
+        async with asking(world, server), world.following({"workloadApi": {}}) as following:
+            await following.until_error("what the Workload API says of it is not usable")
+            assert following.bundle == before
+            ca.x509_authorities = good
+            ca.prepare_x509()
+            server.push()
+            await following.until_known(ca)
+            await following.until(lambda: not following.status.error)
 
 
 async def test_while_the_workload_api_is_away_the_last_good_bundle_is_in_force_over_a_restart_too(world: World, ca: SpiffeCa) -> None:

@@ -18,7 +18,7 @@ from controlplane.registry.spec import GatewaySpec, TrustDomainSpec
 from controlplane.registry.state import Entry, RegistryState
 from controlplane.workload_api import WorkloadApi, WorkloadApiPace, users_of_workload_api, workload_api_address
 from extauthz.errors import ConfigurationError
-from tests.spiffe_ca import SpiffeCa
+from tests.spiffe_ca import SpiffeCa, X509Authority
 from tests.workload_api import WorkloadApi as Server
 
 SECONDS = 60.0
@@ -228,6 +228,35 @@ async def test_an_answer_that_is_wrong_is_not_taken_and_shows_no_key(
             server.tamper = lambda _answer: None
             await until(api, lambda: not api.why_away())
     assert "PRIVATE KEY" not in caplog.text + "".join(capsys.readouterr())
+
+
+async def test_a_partner_whose_bundle_is_wrong_holds_up_nobody_else(ca: SpiffeCa) -> None:
+    partner, other = SpiffeCa("partner.example"), SpiffeCa("other.example")
+    with Server(ca, "/gateway", federated=[partner, other]) as server:
+        async with asking(server.address) as api:
+            await until(api, lambda: default_id(api) and (b := api.bundle("partner.example")) is not None and b.jwt_authority_count)
+            before, svid = api.bundle("partner.example"), api.x509_svid()
+
+            leaf = partner.x509_svid()
+            partner.x509_authorities = [X509Authority(certificate=leaf.leaf, private_key=leaf.private_key)]
+            for authority in (ca, other):
+                authority.prepare_x509()
+            server.rotate()
+            await until(api, lambda: api.x509_svid() != svid)
+
+            for authority in (ca, other):
+                bundle = api.bundle(authority.trust_domain)
+                assert bundle is not None
+                assert len(bundle.x509_authorities) == 2
+                assert api.why_refused(authority.trust_domain) == ""
+            assert api.bundle("partner.example") == before
+            assert "certificate 1: is not the certificate of an authority" in api.why_refused("partner.example")
+            assert (api.why_away(), api.why_not_ready()) == ("", "")
+
+            partner.x509_authorities = SpiffeCa("partner.example").x509_authorities
+            server.push()
+            await until(api, lambda: not api.why_refused("partner.example"))
+            assert api.bundle("partner.example") != before
 
 
 async def test_an_agent_that_says_nothing_is_given_up_after_a_while() -> None:
