@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     help="What NAME is (default: user; a SPIFFE ID is a workload).",
 )
 @click.option("--provider", default="", help="The identity provider that vouches for NAME (default: local, or the one in provider/name).")
+@click.option("--workload", default="", metavar="SPIFFE-ID", help="The workload that calls for NAME, by its X.509-SVID.")
 @click.option("--method", default="tools/call", show_default=True, help="The MCP method, when it is not a tool call.")
 @namespace_option
 @pass_invocation
@@ -48,6 +49,7 @@ def explain(
     tenant: str,
     kind: str | None,
     provider: str,
+    workload: str,
     method: str,
     namespace: str,
 ) -> int:
@@ -63,6 +65,7 @@ def explain(
             **({"scopes": list(scopes)} if scopes else {}),
             "kind": (kind or ("workload" if name.startswith("spiffe://") else "user")).capitalize(),
             "provider": provider or ("" if "/" in name else "local"),
+            **({"workload": workload} if workload else {}),
         },
         "method": method,
         "arguments": arguments_of(arguments),

@@ -422,6 +422,15 @@ def test_explain_takes_a_spiffe_id_for_a_workload(api: ScriptedApi, run: Run):
     assert (principal["kind"], principal["as"], principal["provider"]) == ("Workload", "spiffe://prod.example/agents/buyer", "")
 
 
+def test_explain_takes_a_workload_that_calls_for_somebody(api: ScriptedApi, run: Run):
+    api.answer("POST /v1/explain", {"decision": "allow", "reason": "allowed", "revision": 42})
+
+    run("explain", "--as", "ann", "--workload", "spiffe://prod.example/agents/buyer", "demo/crm", "update_contact")
+
+    principal = json.loads(api.bodies("POST /v1/explain")[0])["principal"]
+    assert (principal["as"], principal["kind"], principal["workload"]) == ("ann", "User", "spiffe://prod.example/agents/buyer")
+
+
 RECORD = {
     "at": "2026-11-22T10:00:00.123456+00:00",
     "decision": "deny",
