@@ -34,6 +34,7 @@ from controlplane.authorization_server.login import LoginError
 from controlplane.authorization_server.parameter import ParameterError, read_parameters
 from controlplane.authorization_server.protocol import Answer
 from controlplane.authorization_server.store import Books
+from controlplane.authorization_server.throttle import stranger_of
 from controlplane.registry.encryption import RegistryKey
 
 AUTHORIZATION_PARAMETERS = (
@@ -78,10 +79,10 @@ class Authorization:
     async def authorize(self, request: web.Request) -> web.StreamResponse:
         """RFC 6749 section 4.1.1."""
         issuer = self._issuer
-        self._take_turn()
+        self._take_turn(request)
         pairs = list(request.query.items())
         # (1) the client, and that it answers there
-        client, redirect_uri = await self._client(pairs)
+        client, redirect_uri = await self._client(pairs, stranger_of(request))
         # (2) the request
         try:
             asked = self._asked(client, pairs)
@@ -111,7 +112,7 @@ class Authorization:
     async def callback(self, request: web.Request) -> web.StreamResponse:
         """OpenID Connect Core section 3.1.2.5, as the client of the identity provider."""
         issuer = self._issuer
-        self._take_turn()
+        self._take_turn(request)
         try:
             answer = read_parameters(request.query.items(), "code", "state", "iss", "error")
         except ParameterError as error:
@@ -124,7 +125,7 @@ class Authorization:
             pending = browser.login_of(request, state=state, server_uid=issuer.uid, key=self._key, secure=issuer.is_https)
         except browser.BrowserError as error:
             raise Refusal(str(error)) from error
-        client, _ = await self._client(list(pending.parameters.items()))
+        client, _ = await self._client(list(pending.parameters.items()), stranger_of(request))
         # (5) who it is
         try:
             person = await issuer.login.finish(answer, nonce=pending.nonce, code_verifier=pending.code_verifier)
@@ -142,7 +143,7 @@ class Authorization:
     async def consent(self, request: web.Request) -> web.StreamResponse:
         """What the person said about it. The form's own page is the only one that can send this."""
         issuer = self._issuer
-        self._take_turn()
+        self._take_turn(request)
         if request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin" or request.content_type != _FORM:
             raise Refusal("This was not sent by the page that asked.", status=403)
         form = await _read_form(request)
@@ -155,7 +156,7 @@ class Authorization:
         except browser.BrowserError as error:
             raise Refusal(str(error), status=403) from error
         kept = await asyncio.to_thread(self._close_login, ticket, mark)
-        client, _ = await self._client(list(kept["parameters"].items()))
+        client, _ = await self._client(list(kept["parameters"].items()), stranger_of(request))
         if kept.get("login") != issuer.rules.login:
             raise Refusal("The way to log in here was changed in the meantime. Begin again in the program.", status=403)
         # (8) what they said
@@ -237,7 +238,7 @@ class Authorization:
 
     # requests
 
-    async def _client(self, pairs: list[tuple[str, str]]) -> tuple[RegisteredClient, str]:
+    async def _client(self, pairs: list[tuple[str, str]], stranger: str) -> tuple[RegisteredClient, str]:
         """The client of a request, and where it answers. Raises `Refusal`: nobody is redirected."""
         try:
             named = read_parameters(pairs, "client_id", "redirect_uri")
@@ -247,7 +248,7 @@ class Authorization:
         if not client_id or not redirect_uri:
             raise await self._refused_client(client_id, "client_id or redirect_uri is missing")
         try:
-            client = await self._issuer.directory.find(client_id)
+            client = await self._issuer.directory.find(client_id, stranger)
         except UnknownClientError as error:
             raise await self._refused_client(client_id, error.description, status=error.status) from error
         if not redirect_uri_matches(client, redirect_uri):
@@ -303,8 +304,8 @@ class Authorization:
         told = OAuth2Error(error=error.code, redirect_uri=redirect_uri, state=parameters.get("state"))
         return _redirected(self._issuer.checking(client).refuse(told))
 
-    def _take_turn(self) -> None:
-        if not self._issuer.strangers.take():
+    def _take_turn(self, request: web.Request) -> None:
+        if not self._issuer.strangers.take(stranger_of(request)):
             raise Refusal("Too many people log in at this moment. Try again in a minute.", code="temporarily_unavailable", status=429)
 
     # the record

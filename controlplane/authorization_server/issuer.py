@@ -23,7 +23,7 @@ from controlplane.authorization_server.grant import Person, login_digest
 from controlplane.authorization_server.login import Login, LoginCredential
 from controlplane.authorization_server.protocol import Exchange, ProtocolRules
 from controlplane.authorization_server.store import Books, GrantStore
-from controlplane.authorization_server.throttle import RefusalLog, Throttle
+from controlplane.authorization_server.throttle import FairThrottle, Rate, RefusalLog
 from controlplane.registry.authorization_server_rules import CLIENT_SUBJECT_PREFIX
 from controlplane.registry.encryption import LOGIN_KEY, LOGIN_SECRET, RegistryKey, open_secret
 from controlplane.registry.public_url import issuer_of
@@ -82,9 +82,9 @@ class Issuer:
             refresh_token_days=spec.lifetimes.refresh_token_days,
         )
         self.refusals = RefusalLog()
-        self.strangers = Throttle(per_second=50, burst=200)
+        self.strangers = FairThrottle(each=Rate(per_second=20, burst=100), everybody=Rate(per_second=100, burst=400))
         """Authorization requests, answers of logins, consents."""
-        self.programs = Throttle(per_second=200, burst=400)
+        self.programs = FairThrottle(each=Rate(per_second=50, burst=200), everybody=Rate(per_second=250, burst=1000))
         """Requests to the token endpoint and its like."""
         self._parts = parts
         self._secrets = SecretReader(parts.secrets_dir)

@@ -1,14 +1,25 @@
-"""How many requests of strangers are looked at, and how many of their refusals are written down one by one. Bounded, in memory."""
+"""How many requests of strangers are looked at, and how many of their refusals are written down one by one. Bounded, in memory.
+
+Strangers are told apart by the address that they connect to Envoy from, which Envoy says and nobody else can (`PEER_HEADER`).
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from ipaddress import IPv6Address, IPv6Network, ip_address
+
+from aiohttp import web
 
 from controlplane.authorization_server.grant import Event, EventRecord
+
+PEER_HEADER = "x-legation-peer"
+"""The address at the other end of the connection to Envoy, of which nobody else can set the header; without port."""
+MAX_STRANGERS = 4096
+"""How many addresses are known apart; those that came last."""
 
 REFUSALS_PER_MINUTE = 60
 """Refusals of one authorization server that are recorded one by one by one replica; the others are counted."""
@@ -33,6 +44,51 @@ class Throttle:
             return False
         self._turns -= 1.0
         return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """Turns in a second, and how many may be saved up."""
+
+    per_second: float
+    burst: int
+
+
+class FairThrottle:
+    """Turns for everybody together, and for each stranger no more than a share, so that one alone keeps nobody else out.
+
+    Who comes from many addresses at once can still use up what there is for all.
+    """
+
+    def __init__(self, *, each: Rate, everybody: Rate, clock: Callable[[], float] = time.monotonic) -> None:
+        self._each = each
+        self._everybody = Throttle(per_second=everybody.per_second, burst=everybody.burst, clock=clock)
+        self._strangers: OrderedDict[str, Throttle] = OrderedDict()
+        self._clock = clock
+
+    def take(self, stranger: str) -> bool:
+        """Whether there is a turn for this stranger (`stranger_of`); it is taken. One who has had his share takes nobody else's."""
+        own = self._strangers.get(stranger)
+        if own is None:
+            own = self._strangers[stranger] = Throttle(per_second=self._each.per_second, burst=self._each.burst, clock=self._clock)
+        self._strangers.move_to_end(stranger)
+        if len(self._strangers) > MAX_STRANGERS:
+            self._strangers.popitem(last=False)
+        return own.take() and self._everybody.take()
+
+
+def stranger_of(request: web.Request) -> str:
+    """Who sends this, as far as it can be told before anybody is known: an IPv4 address, or the /64 of an IPv6 address (one host has
+    as many addresses in it as it likes). One text for all where Envoy says nothing.
+    """
+    told = request.headers.get(PEER_HEADER, "")
+    try:
+        address = ip_address(told)
+    except ValueError:
+        return ""
+    if not isinstance(address, IPv6Address):
+        return str(address)
+    return str(address.ipv4_mapped or IPv6Network((int(address), 64), strict=False))
 
 
 class RefusalLog:

@@ -21,6 +21,7 @@ from controlplane.authorization_server.grant import Event, EventRecord
 from controlplane.authorization_server.issuer import Issuer
 from controlplane.authorization_server.parameter import ParameterError, read_parameters
 from controlplane.authorization_server.protocol import Answer
+from controlplane.authorization_server.throttle import stranger_of
 from controlplane.registry.service import RegistryService
 from extauthz.errors import AuthenticationError, ConfigurationError
 from extauthz.identity.access_token import read_unverified_token
@@ -82,11 +83,12 @@ class TokenEndpoint:
         issuer = self._issuer
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         try:
-            self._take_turn()
+            self._take_turn(request)
             if request.content_type != "application/json":
                 raise _Refused("invalid_client_metadata", "send Content-Type: application/json")  # noqa: TRY301
             body = await _read(request, MAX_REGISTRATION_BYTES)
-            registration = await issuer.directory.register(body, token.strip() if scheme.lower() == "bearer" else "")
+            shown = token.strip() if scheme.lower() == "bearer" else ""
+            registration = await issuer.directory.register(body, shown, stranger_of(request))
         except ClientRefusal as error:
             headers = {"WWW-Authenticate": 'Bearer realm="legation"'} if error.status == 401 else {}
             refused = _Refused(error.error, error.description, status=error.status, headers=headers)
@@ -102,7 +104,7 @@ class TokenEndpoint:
 
     async def _authenticated(self, request: web.Request, endpoint: str) -> tuple[list[tuple[str, str]], RegisteredClient]:
         """The form, and the client that sent it."""
-        self._take_turn()
+        self._take_turn(request)
         if request.content_type != _FORM:
             raise _Refused("invalid_request", f"send Content-Type: {_FORM}")
         body = await _read(request, MAX_FORM_BYTES)
@@ -113,7 +115,10 @@ class TokenEndpoint:
         url = self._issuer.url
         try:
             client = await self._issuer.clients.authenticate(
-                authorization=request.headers.getall("Authorization", []), form=pairs, audiences=(url, f"{url}/{endpoint}", f"{url}/token")
+                authorization=request.headers.getall("Authorization", []),
+                form=pairs,
+                audiences=(url, f"{url}/{endpoint}", f"{url}/token"),
+                stranger=stranger_of(request),
             )
         except ClientAuthenticationError as error:
             challenge = {"WWW-Authenticate": error.challenge} if error.challenge else {}
@@ -191,8 +196,8 @@ class TokenEndpoint:
         except SQLAlchemyError as error:
             logger.error("access tokens could not be revoked", authorization_server=issuer.name, error=type(error).__name__)
 
-    def _take_turn(self) -> None:
-        if not self._issuer.programs.take():
+    def _take_turn(self, request: web.Request) -> None:
+        if not self._issuer.programs.take(stranger_of(request)):
             raise _Refused("temporarily_unavailable", "too many requests; try again in a second", status=429, headers={"Retry-After": "1"})
 
     async def _answer_refusal(self, refused: _Refused, event: Event) -> web.Response:

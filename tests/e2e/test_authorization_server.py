@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx2
 import pytest
 import pytest_asyncio
@@ -203,6 +204,28 @@ async def test_its_paths_are_passed_on_as_they_are_and_no_others(deployment: Dep
         writer.close()
         await writer.wait_closed()
         assert status == b"400", path
+
+
+async def test_one_stranger_keeps_nobody_else_from_logging_in(deployment: Deployment) -> None:
+    url = f"{deployment.issuer}/authorize"
+
+    async def statuses(address: str, times: int) -> list[int]:
+        async def ask(session: aiohttp.ClientSession, number: int) -> int:
+            forged = f"192.0.2.{number % 250}"
+            headers = {
+                "x-legation-peer": forged,
+                "x-forwarded-for": forged,
+                "forwarded": f"for={forged}",
+                "x-envoy-external-address": forged,
+            }
+            async with session.get(url, headers=headers) as reply:
+                return reply.status
+
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(local_addr=(address, 0), limit=50)) as session:
+            return await asyncio.gather(*(ask(session, number) for number in range(times)))
+
+    assert set(await statuses("127.0.0.2", 350)) == {400, 429}
+    assert await statuses("127.0.0.3", 5) == [400] * 5
 
 
 async def test_explain_says_of_its_people_what_would_be_decided(deployment: Deployment) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
+from urllib.parse import urlencode
 
 import jwt
 import pytest
@@ -18,7 +19,7 @@ from authlib.oauth2.rfc8414 import AuthorizationServerMetadata
 
 from controlplane.authorization_server.issuers import Issuers
 from controlplane.authorization_server.oversight import Oversight
-from controlplane.authorization_server.throttle import Throttle
+from controlplane.authorization_server.throttle import PEER_HEADER, FairThrottle, Rate
 from controlplane.registry.refusal import EntryNotFoundError, NotPermittedError
 from controlplane.registry.service import Precondition
 from controlplane.registry.signing_key import PUBLISHED_AHEAD, SIGNS_FOR
@@ -411,13 +412,18 @@ async def test_a_client_with_a_key_signs_for_each_request_anew(world: Authorizat
 
 async def test_what_comes_too_often_is_sent_away(world: AuthorizationWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     (working,) = [each for each in world.issuers._working.values() if each.issuer.name == "front"]
-    monkeypatch.setattr(working.issuer, "strangers", Throttle(per_second=0, burst=0))
-    monkeypatch.setattr(working.issuer, "programs", Throttle(per_second=0, burst=0))
+    for name in ("strangers", "programs"):
+        each, everybody = Rate(per_second=0, burst=1), Rate(per_second=0, burst=2)
+        monkeypatch.setattr(working.issuer, name, FairThrottle(each=each, everybody=everybody))
+    await world.authorize(world.browser(), world.request(pkce()[1]))
+    await world.token(grant_type="client_credentials", client_id="ci")
 
     page = await world.authorize(world.browser(), world.request(pkce()[1]))
     answer = await world.token(grant_type="client_credentials", client_id="ci")
+    url = f"{world.issuer}/authorize?{urlencode(world.request(pkce()[1]))}"
+    another = await world.browser().get(url, headers={PEER_HEADER: "192.0.2.1"})
 
-    assert (page.status, answer.status, answer.headers["Retry-After"]) == (429, 429, "1")
+    assert (page.status, answer.status, answer.headers["Retry-After"], another.status) == (429, 429, "1", 303)
 
 
 async def test_a_client_that_brings_a_document_about_itself_is_shown_with_its_host(world: AuthorizationWorld) -> None:

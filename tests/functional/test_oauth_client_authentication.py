@@ -366,6 +366,13 @@ async def test_registration_is_refused_when_it_is_off_too_fast_or_full(world: Wo
         await world.directory.register(body)
     assert (full.value.status, fast.value.status) == (503, 503)
 
+    rules = RegistrationRules(mode="open", per_minute=3, per_minute_and_stranger=1)
+    world.directory.use(replace(RULES, registration=rules))
+    await world.directory.register(body, stranger="192.0.2.66")
+    with pytest.raises(RegistrationError, match="too many"):
+        await world.directory.register(body, stranger="192.0.2.66")
+    await world.directory.register(body, stranger="192.0.2.1")
+
 
 @pytest.mark.parametrize("client_id", ["", "IDE", "ide ", "dynamic-", "dynamic-" + "x" * 32, "dynamic-' OR 1=1 --", "javascript:x", "\x00"])
 async def test_nobody_else_is_found(world: World, client_id: str) -> None:

@@ -18,7 +18,7 @@ from controlplane.authorization_server.grant import Event, EventRecord, digest_o
 from controlplane.authorization_server.page import consent_page, redirect_host
 from controlplane.authorization_server.parameter import ParameterError, read_parameters
 from controlplane.authorization_server.protocol import ProtocolRules
-from controlplane.authorization_server.throttle import RefusalLog, Throttle
+from controlplane.authorization_server.throttle import MAX_STRANGERS, PEER_HEADER, FairThrottle, Rate, RefusalLog, Throttle, stranger_of
 from controlplane.registry.encryption import RegistryKey
 from controlplane.registry.refusal import ConflictError, InvalidDocumentsError
 from controlplane.registry.service import Precondition
@@ -129,6 +129,36 @@ def test_turns_come_back_with_time() -> None:
     assert [throttle.take() for _ in range(3)] == [True, True, False]
     now = 1000.0
     assert [throttle.take() for _ in range(4)] == [True, True, True, False]
+
+
+def test_one_stranger_keeps_nobody_else_out() -> None:
+    now = 0.0
+    throttle = FairThrottle(each=Rate(per_second=1, burst=2), everybody=Rate(per_second=5, burst=5), clock=lambda: now)
+
+    assert [throttle.take("192.0.2.66") for _ in range(50)] == [True] * 2 + [False] * 48
+    assert [throttle.take("192.0.2.1") for _ in range(3)] == [True, True, False]
+    assert [throttle.take(f"192.0.2.{number}") for number in (2, 3)] == [True, False]  # more addresses than that can
+    now = 1.0
+    assert throttle.take("192.0.2.66")
+    for number in range(2 * MAX_STRANGERS):
+        throttle.take(str(number))
+    assert len(throttle._strangers) == MAX_STRANGERS
+
+
+@pytest.mark.parametrize(
+    ("told", "stranger"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+        ("/run/a.sock", ""),
+    ],
+)
+def test_a_stranger_is_an_address_as_envoy_tells_it(told: str, stranger: str) -> None:
+    assert stranger_of(make_mocked_request("GET", "/", headers={PEER_HEADER: told, "x-forwarded-for": "192.0.2.99"})) == stranger
 
 
 def test_a_flood_of_refusals_is_counted_and_none_is_forgotten() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from controlplane.authorization_server.throttle import PEER_HEADER
 from controlplane.registry.signing_key import PUBLISHED_AHEAD, SIGNS_FOR, rotated_keys
 from controlplane.registry.spec import AuthorizationServerSpec, GatewaySpec
 from controlplane.registry.state import Entry, RegistryState
@@ -72,6 +73,13 @@ def test_its_paths_lead_to_the_control_plane_while_there_is_one() -> None:
     assert [route["route"]["cluster"] for route in added] == ["legation-api"] * 3
     assert [route["typed_per_filter_config"]["envoy.filters.http.ext_authz"]["disabled"] for route in added] == [True] * 3
     assert [route for route in after if route not in added] == before
+    (told,) = {json.dumps(route["request_headers_to_add"], sort_keys=True) for route in added}
+    assert json.loads(told) == [
+        {
+            "header": {"key": PEER_HEADER, "value": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%"},
+            "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+        }
+    ]
     assert after[-1]["name"] == "not-found"
     assert there.envoy[LISTENER] == without.envoy[LISTENER]
     assert there.envoy[ROUTE]["egress"] == without.envoy[ROUTE]["egress"]

@@ -257,17 +257,35 @@ async def test_strangers_make_us_fetch_only_so_often(site: ClientSite, tmp_path:
     rules = trusting(site.authority)
     known = site.publish()
 
-    async with reading(tmp_path, per_minute_and_host=5) as documents:
-        await documents.find(known, rules)
+    async with reading(tmp_path, per_minute_and_host=6) as documents:
+        await documents.find(known, rules, "192.0.2.1")
         refused = []
-        for number in range(10):
+        for number in range(15):
             with pytest.raises(UnknownClientError) as caught:
-                await documents.find(site.url(f"/{number}.json"), rules)
+                await documents.find(site.url(f"/{number}.json"), rules, f"192.0.2.{number // 5}")
             refused.append(caught.value.status)
         assert (await documents.find(known, rules)).client_id == known
 
-    assert refused == [400] * 4 + [503] * 6
-    assert len(site.asked) == 5
+    assert refused == [400] * 3 + [503] * 2 + [400] * 2 + [503] * 3 + [503] * 5, "half for each, and all of it is used up"
+    assert len(site.asked) == 6
+
+
+async def test_what_strangers_make_up_keeps_no_client_out(site: ClientSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata_document, "USUAL_SECONDS", 0.0)
+    rules = trusting(site.authority)
+    known, new = site.publish(), site.url("/new.json")
+
+    async with reading(tmp_path, per_minute_and_host=4) as documents:
+        await documents.find(known, rules)
+        for number in range(10):
+            with pytest.raises(UnknownClientError):
+                await documents.find(site.url(f"/{number}.json"), rules, "192.0.2.66")
+        with pytest.raises(UnknownClientError) as of_another:
+            await documents.find(new, rules, "192.0.2.1")
+        assert (await documents.find(known, rules)).client_id == known
+
+    assert of_another.value.status == 400, "asked for, and not there"
+    assert site.asked.count("/client.json") == 2
 
 
 async def test_memory_is_bounded_and_junk_pushes_no_client_out(site: ClientSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,7 +293,7 @@ async def test_memory_is_bounded_and_junk_pushes_no_client_out(site: ClientSite,
     rules = trusting(site.authority)
     known = site.publish()
 
-    async with reading(tmp_path, per_minute_and_host=1000, per_minute=1000) as documents:
+    async with reading(tmp_path, per_minute_and_host=1000, per_minute=4000) as documents:
         await documents.find(known, rules)
         for number in range(10):
             with pytest.raises(UnknownClientError):

@@ -47,18 +47,18 @@ class ClientAuthenticator:
         self._clock = clock
 
     async def authenticate(
-        self, *, authorization: Sequence[str], form: Sequence[tuple[str, str]], audiences: Sequence[str]
+        self, *, authorization: Sequence[str], form: Sequence[tuple[str, str]], audiences: Sequence[str], stranger: str = ""
     ) -> RegisteredClient:
         """The client that sent this. Raises `ClientAuthenticationError`.
 
         `authorization`: the values of every Authorization header. `form`: the decoded body, repeated names and all. `audiences`:
-        what an assertion may be for: the issuer, and the URL of the token endpoint.
+        what an assertion may be for: the issuer, and the URL of the token endpoint. `stranger`: see `throttle.stranger_of`.
         """
         # (1) one method
         presented = presented_credentials(authorization, form)
         # (2) the client
         try:
-            client = await self._directory.find(presented.unverified_client_id)
+            client = await self._directory.find(presented.unverified_client_id, stranger)
         except UnknownClientError as error:
             status = error.status if error.status >= 500 else 401
             raise _refused(error.description, presented, status=status) from error

@@ -73,7 +73,8 @@ class RegistrationRules:
     mode: RegistrationMode = "off"
     initial_access_tokens: tuple[str, ...] = field(default=(), repr=False)
     max_clients: int = 1000
-    per_minute: int = 20
+    per_minute: int = 40
+    per_minute_and_stranger: int = 10
     unused_seconds: int = 86_400
     idle_seconds: int = 90 * 86_400
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -21,6 +20,7 @@ from controlplane.authorization_server.clients.client import (
     RegistrationRules,
 )
 from controlplane.authorization_server.clients.metadata_document import MetadataDocuments
+from controlplane.authorization_server.clients.rate import FetchRate
 from controlplane.authorization_server.clients.redirect_uri import checked_redirect_uris
 from controlplane.authorization_server.clients.refusal import ClientRefusal, RegistrationError, UnknownClientError
 from controlplane.authorization_server.clients.registration import DYNAMIC_PREFIX, Registration, check_registration_allowed, registered
@@ -52,7 +52,7 @@ class ClientDirectory:
         self._public = OutboundHttp(AddressRules(), timeout_seconds=fetch_timeout_seconds, tls=tls)
         self._deployment = OutboundHttp(address_rules, timeout_seconds=fetch_timeout_seconds, tls=tls)
         self._documents = MetadataDocuments(public=self._public, deployment=self._deployment)
-        self._registrations: deque[float] = deque()
+        self._registrations = _registrations(rules)
         self._rules = rules
         self._static = _by_id(rules)
 
@@ -76,26 +76,29 @@ class ClientDirectory:
         static = _by_id(rules)
         if rules != self._rules:
             self._documents.forget()
+            self._registrations = _registrations(rules)
         self._rules, self._static = rules, static
 
-    async def find(self, client_id: str) -> RegisteredClient:
-        """The client of this id. Raises `UnknownClientError`: tell the person, redirect nowhere."""
+    async def find(self, client_id: str, stranger: str = "") -> RegisteredClient:
+        """The client of this id, for whoever asks (`throttle.stranger_of`). Raises `UnknownClientError`: tell the person, redirect
+        nowhere."""
         rules = self._rules
         known = self._static.get(client_id)
         if known is not None:
             return known
         if client_id.startswith(("https://", "http://")):
-            client = await self._documents.find(client_id, rules)
+            client = await self._documents.find(client_id, rules, stranger)
         else:
             client = await self._find_dynamic(client_id, rules)
-        return client if self._rules is rules else await self.find(client_id)
+        return client if self._rules is rules else await self.find(client_id, stranger)
 
-    async def register(self, request: bytes, initial_access_token: str = "") -> Registration:
+    async def register(self, request: bytes, initial_access_token: str = "", stranger: str = "") -> Registration:
         """Register the client that `request`, the body as it came, describes. Raises `RegistrationError` or `RedirectUriError`."""
         rules = self._rules
         # (1) may they
         check_registration_allowed(rules.registration, initial_access_token)
-        self._take_turn(rules.registration)
+        if not self._registrations.take(stranger, asyncio.get_running_loop().time()):
+            raise RegistrationError("temporarily_unavailable", "too many clients register at the moment; try again in a minute", status=503)
         # (2) what they are
         now = self._clock()
         registration = registered(request, rules, now)
@@ -120,14 +123,6 @@ class ClientDirectory:
             raise UnknownClientError("no client of this id is registered here, or it was forgotten since it was not used")
         return found.client
 
-    def _take_turn(self, rules: RegistrationRules) -> None:
-        now = asyncio.get_running_loop().time()
-        while self._registrations and self._registrations[0] <= now - 60.0:
-            self._registrations.popleft()
-        if len(self._registrations) >= rules.per_minute:
-            raise RegistrationError("temporarily_unavailable", "too many clients register at the moment; try again in a minute", status=503)
-        self._registrations.append(now)
-
 
 def is_expired(client: DynamicClient, rules: RegistrationRules, now: datetime) -> bool:
     """Whether a dynamic client is over: never used, or not for long."""
@@ -148,6 +143,10 @@ def check_static_client(client: RegisteredClient, schemes: Collection[str] = ())
         checked_redirect_uris(client.redirect_uris, None, schemes)
     except ClientRefusal as error:
         raise ConfigurationError(f"the client {client.client_id}: {error.description}") from error
+
+
+def _registrations(rules: ClientRules) -> FetchRate:
+    return FetchRate(per_minute=rules.registration.per_minute, per_minute_and_host=rules.registration.per_minute_and_stranger)
 
 
 def _by_id(rules: ClientRules) -> Mapping[str, RegisteredClient]:

@@ -71,8 +71,11 @@ class MetadataDocuments:
         self._tasks: set[asyncio.Task[RegisteredClient]] = set()
         self._slots = asyncio.Semaphore(MAX_FETCHES)
         self._rate = FetchRate(per_minute=per_minute, per_minute_and_host=per_minute_and_host)
+        # one stranger alone has half of a host's and a quarter of all, so that what they make up keeps out nobody else's client
+        self._of_strangers = FetchRate(per_minute=per_minute, per_minute_and_host=per_minute // 4)
+        self._of_strangers_and_hosts = FetchRate(per_minute=per_minute, per_minute_and_host=per_minute_and_host // 2)
 
-    async def find(self, url: str, rules: ClientRules) -> RegisteredClient:
+    async def find(self, url: str, rules: ClientRules, stranger: str = "") -> RegisteredClient:
         """The client that the document at `url` describes. Raises `UnknownClientError`, which says what is wrong with it."""
         # (1) one that this entry trusts
         check_document_url(url, rules.documents)
@@ -86,7 +89,7 @@ class MetadataDocuments:
                     raise UnknownClientError(held.found)
                 return held.found
         # (3) fetched once for all who wait
-        task = self._reading.get(url) or self._read_soon(url, rules, now)
+        task = self._reading.get(url) or self._read_soon(url, rules, now, stranger)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -107,14 +110,21 @@ class MetadataDocuments:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _read_soon(self, url: str, rules: ClientRules, now: float) -> asyncio.Task[RegisteredClient]:
-        if len(self._tasks) >= MAX_WAITING or not self._rate.take(authority_of_url(url), now):
+    def _read_soon(self, url: str, rules: ClientRules, now: float, stranger: str) -> asyncio.Task[RegisteredClient]:
+        """What was good before is read again whatever strangers ask for."""
+        known = url in self._clients
+        if len(self._tasks) >= MAX_WAITING or not (known or self._may_read(url, now, stranger)):
             raise UnknownClientError("too many client metadata documents are being asked for; try again in a minute", status=503)
         task = asyncio.create_task(self._read(url, rules), name="read a client metadata document")
         self._reading[url] = task
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._end(url, done))
         return task
+
+    def _may_read(self, url: str, now: float, stranger: str) -> bool:
+        host = authority_of_url(url)
+        takes = ((self._of_strangers_and_hosts, f"{stranger} {host}"), (self._of_strangers, stranger), (self._rate, host))
+        return all(rate.take(kind, now) for rate, kind in takes)
 
     def _end(self, url: str, task: asyncio.Task[RegisteredClient]) -> None:
         self._tasks.discard(task)

@@ -32,6 +32,8 @@ from extauthz.session import SEALED_HEADER, SESSION_HEADER
 LANE_HEADER = "x-legation-lane"
 GATEWAY_HEADER = "x-legation-gateway"
 """At the API: the Gateway by whose listener a request came; absent at the listener of the settings and of `default`."""
+PEER_HEADER = "x-legation-peer"
+"""At authorization servers: the address at the other end of the connection, whatever headers say. Behind a balancer: the balancer's."""
 CLIENT_CERTIFICATE_HEADER = "x-forwarded-client-cert"
 """What Envoy says of a client's certificate, to authorizers only."""
 CLUSTER_HEADER = "x-legation-cluster"
@@ -93,7 +95,7 @@ def make_ingress_routes(
     own = [metadata, *_api_routes(), *(_issuer_routes() if issuing else ())]
     if entered_by:
         for each in own:
-            each.request_headers_to_add = [_overwritten(GATEWAY_HEADER, entered_by)]
+            each.request_headers_to_add.append(_overwritten(GATEWAY_HEADER, entered_by))
     routes = [*_lanes(gateway), *refused, metadata, *_governed(), *own[1:], _not_found()]
     context = {"gateway": entered_by, "listener": "ingress"} if entered_by else {"listener": "ingress"}
     return _route_configuration(name, context, routes, max_body_bytes)
@@ -310,10 +312,13 @@ def _api_routes() -> list[route.Route]:
 
 def _issuer_routes() -> list[route.Route]:
     """Nobody has a token yet who comes here, so that no authorizer is asked; and nothing here takes long."""
-    return [
+    routes = [
         _api_route(f"issuer-{number}", route.RouteMatch(prefix=prefix), timeout=ISSUER_TIMEOUT)
         for number, prefix in enumerate(ISSUER_PREFIXES)
     ]
+    for each in routes:
+        each.request_headers_to_add.append(_overwritten(PEER_HEADER, "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%"))
+    return routes
 
 
 def _api_route(name: str, match: route.RouteMatch, *, timeout: timedelta = timedelta(0)) -> route.Route:
