@@ -77,6 +77,8 @@ from extauthz.transport import LinkIdentity, parse_link_address
 logger = structlog.get_logger(__name__)
 
 STOP_GRACE_SECONDS = 2.0
+MAX_HEAD_BYTES = 64 * 1024
+"""Of a line of a request's head; Envoy takes no more for all of them (`max_request_headers_kb`)."""
 _CONTEXT_SECONDS = 120
 _ABSENT_AUDIT_DIR = Path("/nonexistent")
 
@@ -300,7 +302,15 @@ async def _api_site(application: web.Application, listen: str, link: LinkIdentit
     ssl_context = link.server_ssl_context(listen)
     if ssl_context is not None:
         application.middlewares.insert(1, only_envoy())  # right behind `answer_problems`
-    runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=STOP_GRACE_SECONDS)
+    runner = web.AppRunner(
+        application,
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=STOP_GRACE_SECONDS,
+        # Envoy bounds all of a head together; what is refused here, by aiohttp itself, stands in the log in part
+        max_line_size=MAX_HEAD_BYTES,
+        max_field_size=MAX_HEAD_BYTES,
+    )
     await runner.setup()
     try:
         site: web.BaseSite

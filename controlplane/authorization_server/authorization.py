@@ -104,6 +104,7 @@ class Authorization:
             expires_at=int(time.time()) + browser.LOGIN_SECONDS,
         )
         try:
+            browser.forget_oldest_logins(request, response, secure=issuer.is_https)
             browser.keep_login(response, pending, state=begun.state, server_uid=issuer.uid, key=self._key, secure=issuer.is_https)
         except browser.BrowserError as error:
             return await self._refused(InvalidRequestError(str(error)), client, redirect_uri, pairs)

@@ -25,6 +25,8 @@ LOGIN_SECONDS = 600
 """From the authorization request to the end of the login, and from there to the answer about consent."""
 MAX_COOKIE_BYTES = 3800
 """Browsers keep 4096, with name and attributes."""
+MAX_ALL_COOKIES_BYTES = 16_000
+"""Of all logins that one browser has begun and not ended; Envoy refuses a request with 64 KiB of headers."""
 STATE = re.compile(r"[A-Za-z0-9_-]{43}")
 _LOGIN, _CONSENT = "legation-login", "legation-consent"
 
@@ -71,6 +73,18 @@ def login_of(request: web.Request, *, state: str, server_uid: str, key: Registry
 def forget_login(response: web.StreamResponse, *, state: str, secure: bool) -> None:
     """The login is over."""
     _delete(response, _name(_LOGIN, state, secure=secure), secure=secure)
+
+
+def forget_oldest_logins(request: web.Request, response: web.StreamResponse, *, secure: bool) -> None:
+    """Make room for one more login: whoever has this browser begin many must not have it send more than is taken."""
+    prefix = f"{'__Host-' if secure else ''}{_LOGIN}-"
+    begun = [(name, len(name) + len(value)) for name, value in request.cookies.items() if name.startswith(prefix)]
+    surplus = sum(size for _, size in begun) + MAX_COOKIE_BYTES - MAX_ALL_COOKIES_BYTES
+    for name, size in begun:  # browsers send the oldest first (RFC 6265 section 5.4)
+        if surplus <= 0:
+            return
+        _delete(response, name, secure=secure)
+        surplus -= size
 
 
 def keep_consent(response: web.StreamResponse, browser: str, *, ticket: str, secure: bool) -> None:

@@ -9,9 +9,11 @@ from types import MappingProxyType
 
 import pytest
 import pytest_asyncio
+from yarl import URL
 
+from controlplane.authorization_server.browser import MAX_ALL_COOKIES_BYTES
 from controlplane.authorization_server.oversight import Oversight
-from tests.functional.authorization_world import REGISTRY, AuthorizationWorld, registry_books, running_world
+from tests.functional.authorization_world import REGISTRY, AuthorizationWorld, pkce, registry_books, running_world
 from tests.functional.registry import operator
 
 pytestmark = [
@@ -70,6 +72,17 @@ async def test_a_consent_takes_along_the_grants_of_every_time_it_was_given(facad
     for each in given:
         assert (await facade.refresh(each["refresh_token"])).json["error"] == "invalid_grant"
         assert facade.is_revoked(await facade.principal(each["access_token"], server="demo/twice"))
+
+
+async def test_whoever_has_a_browser_begin_many_logins_does_not_stop_it_from_ending_one(facade: AuthorizationWorld) -> None:
+    browser = facade.browser()
+    for _ in range(60):
+        begun = await facade.authorize(browser, facade.request(pkce()[1], state="x" * 500))
+        assert begun.status == 303
+    sent = browser.session.cookie_jar.filter_cookies(URL(facade.issuer))
+    assert sum(len(name) + len(morsel.value) for name, morsel in sent.items()) <= MAX_ALL_COOKIES_BYTES
+    code, verifier = await facade.code(browser, prompt="consent")
+    assert (await facade.redeem(code, verifier)).status == 200
 
 
 @pytest.mark.parametrize(

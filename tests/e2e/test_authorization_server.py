@@ -197,6 +197,8 @@ async def test_its_paths_are_passed_on_as_they_are_and_no_others(deployment: Dep
     assert served.json["issuer"] == deployment.issuer
     assert page.status == 400
     assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+    with_cookies = await stack.request("GET", "/oauth/front/jwks.json", headers={"Cookie": f"a={'x' * 30_000}"})
+    assert with_cookies.status == 200
     for path in ("/oauth/front/../front/jwks.json", "/oauth//front/jwks.json", "/oauth/front/%2e%2e/jwks.json", "/oauth/front;x/jwks.json"):
         reader, writer = await asyncio.open_connection("127.0.0.1", int(stack.gateway_url.rsplit(":", 1)[1]))
         writer.write(f"GET {path} HTTP/1.1\r\nHost: {stack.gateway_url[7:]}\r\nConnection: close\r\n\r\n".encode())

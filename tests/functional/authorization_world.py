@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote_plus, urlencode, urljoin, urlsplit
@@ -28,10 +29,11 @@ from aiohttp import web
 from controlplane.api.application import make_api, make_routes
 from controlplane.api.auth import OperatorAuthenticator
 from controlplane.api.foreign import only_our_names
-from controlplane.app import identity_providers_of
+from controlplane.app import MAX_HEAD_BYTES, identity_providers_of
 from controlplane.authorization_server.issuers import Issuers
 from controlplane.authorization_server.oversight import Oversight
 from controlplane.authorization_server.store import GrantStore
+from controlplane.authorization_server.throttle import PEER_HEADER
 from controlplane.xds.authorizer_resources import build_authorization_state
 from extauthz.address import AddressRules
 from extauthz.door import Door
@@ -157,8 +159,12 @@ class AuthorizationWorld:
         return f"{self.url}/servers/{server}/mcp"
 
     def browser(self) -> Browser:
-        """A new one."""
-        session = aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True), timeout=aiohttp.ClientTimeout(total=60))
+        """A new one, at an address of its own: what Envoy would say of it."""
+        session = aiohttp.ClientSession(
+            cookie_jar=aiohttp.CookieJar(unsafe=True),
+            timeout=aiohttp.ClientTimeout(total=60),
+            headers={PEER_HEADER: str(IPv4Address("198.18.0.0") + len(self._browsers))},
+        )
         self._browsers.append(session)
         return Browser(session=session)
 
@@ -345,7 +351,7 @@ async def running_world(directory: Path) -> AsyncIterator[AuthorizationWorld]:
         application = make_api(routes, authentication)
         application.middlewares.insert(1, only_our_names(Door(gateway_url=url)))
         issuers.attach(application)
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=1, max_field_size=MAX_HEAD_BYTES)
         await runner.setup()
         running.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, "127.0.0.1", port).start()
