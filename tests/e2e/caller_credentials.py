@@ -16,7 +16,7 @@ from typing import Any
 from mcp.client.auth.extensions.client_credentials import SignedJWTParameters
 from mcp.shared.auth import OAuthToken
 
-from tests.e2e.login_world import BOUND_CLIENT, CRM, GONE, KEY_CLIENT, OTHER, SECRET_CLIENT, LoginWorld, Tokens
+from tests.e2e.login_world import BOUND_CLIENT, CRM, GONE, KEY_CLIENT, OTHER, SECRET_CLIENT, WORKLOAD, LoginWorld, Tokens
 from tests.e2e.stack import Answer, modern_headers, modern_request
 
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -93,6 +93,13 @@ async def token_of_the_development_issuer(world: LoginWorld, server: str) -> Sho
     return bearer(token)
 
 
+async def jwt_svid(world: LoginWorld, server: str) -> Shown:
+    """Of a workload, as a token."""
+    svid = world.workloads.jwt_svid(WORKLOAD, audience=world.stack.endpoint(server))
+    world.remember("JWT-SVID", svid)
+    return bearer(svid)
+
+
 GOOD: Mapping[str, Show] = {
     "token of a person": token_of_a_person,
     "renewed token": renewed_token,
@@ -100,8 +107,28 @@ GOOD: Mapping[str, Show] = {
     "token for an assertion": token_for_an_assertion,
     "bound token with its proof": bound_token_with_its_proof,
     "token of the development issuer": token_of_the_development_issuer,
+    "JWT-SVID": jwt_svid,
 }
 """Good for `demo/crm`, when they are shown there."""
+
+
+async def x509_svid(world: LoginWorld, server: str) -> Shown:
+    """Of a workload, on the connection: only its key is secret."""
+    svid = world.workloads.x509_svid(WORKLOAD)
+    world.remember("key of an X.509-SVID", svid.key_pem)
+    return Shown(gateway_url=f"https://127.0.0.1:{world.tls_port}", tls=world.shows_certificate(svid))
+
+
+async def jwt_svid_beside_x509_svid(world: LoginWorld, server: str) -> Shown:
+    """One workload that shows both."""
+    shown = await x509_svid(world, server)
+    svid = world.workloads.jwt_svid(WORKLOAD, audience=f"{shown.gateway_url}/servers/{server}/mcp")
+    world.remember("JWT-SVID", svid)
+    return replace(shown, headers=bearer(svid).headers)
+
+
+BY_CERTIFICATE: Mapping[str, Show] = {"X.509-SVID": x509_svid, "JWT-SVID beside X.509-SVID": jwt_svid_beside_x509_svid}
+"""Good for every server that the workload may use; what is shown in no header cannot be forged there or shown elsewhere."""
 
 
 async def refresh_token(world: LoginWorld, server: str) -> Shown:
@@ -233,6 +260,11 @@ _EVERYWHERE = {
     "x-access-token": "{credential}",
     "baggage": "token={credential}",
 }
+
+FATES_OF_CERTIFICATES = (
+    *("allowed", "denied", "lacking a scope", "to a server that is gone", "with a broken body", "with a body that is too long"),
+    "by another method",
+)
 
 FATES: Mapping[str, Fate] = {
     "allowed": call(200),

@@ -39,11 +39,13 @@ from tests.e2e.light_upstream import light_upstream, tool
 from tests.e2e.stack import ROOT, Stack, eventually, free_port, running_stack
 from tests.e2e.upstream import running_module
 from tests.functional.scripted_browser import visit
+from tests.spiffe_ca import IssuedX509Svid, SpiffeCa
 
 OIDC_PROVIDER = "oidc-provider@9.13.3"
 PROVIDER = ROOT / "examples" / "identity_provider" / "provider.mjs"
 CRM, OTHER, GONE = "demo/crm", "demo/other", "demo/gone"
 BRIEF_SECONDS = 2
+WORKLOAD = "/agents/report"
 SECRET_CLIENT, KEY_CLIENT, BOUND_CLIENT = "nightly-report", "key-holder", "key-prover"
 SENT_SECRETS = ("client_secret", "refresh_token", "code", "code_verifier", "client_assertion")
 GOT_SECRETS = ("access_token", "refresh_token", "id_token", "client_secret", "registration_access_token")
@@ -82,6 +84,22 @@ metadata: {{namespace: demo, name: gone}}
 spec: {{endpoints: [{{url: "http://127.0.0.1:{gone}/mcp"}}]}}
 ---
 apiVersion: legation/v1
+kind: TrustDomain
+metadata: {{namespace: system, name: prod}}
+spec:
+  trustDomain: prod.example
+  bundle: {{document: {bundle}}}
+  workloads: [{{spiffeId: "spiffe://prod.example/agents/*", scopes: [crm:use]}}]
+---
+apiVersion: legation/v1
+kind: Gateway
+metadata: {{namespace: system, name: workloads}}
+spec:
+  url: "https://127.0.0.1:{tls}"
+  listen: "127.0.0.1:{tls}"
+  tls: {{certificates: {{a: {{files: {{chain: edge.crt, key: edge.key}}}}}}, clientCertificates: {{mode: optional}}}}
+---
+apiVersion: legation/v1
 kind: RoleBinding
 metadata: {{namespace: demo, name: sales}}
 spec:
@@ -92,6 +110,7 @@ spec:
   - {{kind: Agent, name: acme/nightly-report}}
   - {{kind: Agent, name: acme/key-holder}}
   - {{kind: Agent, name: acme/key-prover}}
+  - {{kind: Workload, name: "spiffe://prod.example/agents/*"}}
 ---
 apiVersion: legation/v1
 kind: PolicySet
@@ -162,6 +181,9 @@ class LoginWorld:
     client_key: ec.EllipticCurvePrivateKey
     document_url: str
     tools: Path
+    workloads: SpiffeCa
+    tls_port: int
+    directory: Path
     proof_key: ProofKey = field(default_factory=ProofKey)
     kept: dict[tuple[str, str], Any] = field(default_factory=dict)
 
@@ -203,6 +225,12 @@ class LoginWorld:
         """The private key that the client `KEY_CLIENT` signs its assertions with."""
         pem = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         return self.client_key.private_bytes(*pem).decode()
+
+    def shows_certificate(self, svid: IssuedX509Svid) -> ssl.SSLContext:
+        """How a workload connects to the listener with client certificates."""
+        context = ssl.create_default_context(cafile=str(self.directory / "ca.crt"))
+        context.load_cert_chain(*svid.write(self.directory))
+        return context
 
     async def look_for_secrets(self) -> None:
         """Fail when a running process shows one of them."""
@@ -266,7 +294,7 @@ async def running_login_world(directory: Path) -> AsyncIterator[LoginWorld]:
         tools = await asyncio.to_thread(toolchain.npm_packages, OIDC_PROVIDER)
     except toolchain.UnavailableError as error:
         pytest.skip(f"the real OpenID provider needs npm: {error}")
-    gateway_port, kept = free_port(), Secrets()
+    gateway_port, tls_port, kept, workloads = free_port(), free_port(), Secrets(), SpiffeCa()
     client_secret, client_key = secrets.token_urlsafe(32), ec.generate_private_key(ec.SECP256R1())
     kept.add("client secret", client_secret)
     resources = [f"http://127.0.0.1:{gateway_port}/servers/{server}/mcp" for server in (CRM, OTHER, GONE)]
@@ -293,7 +321,9 @@ async def running_login_world(directory: Path) -> AsyncIterator[LoginWorld]:
                 deployment, port=gateway_port, environ={"LEGATION_LOG_LEVEL": "debug", "LEGATION_PROBE_INTERVAL_SECONDS": "86400"}
             )
         )
-        await stack.apply(REGISTRY.format(issuer=issuer, crm=crm.port, gone=gone.port))
+        certificates = await asyncio.to_thread(_listener_certificate, directory / "listener", stack.data_dir / "secrets" / "system")
+        bundle = json.dumps(json.loads(workloads.bundle_document()))
+        await stack.apply(REGISTRY.format(issuer=issuer, crm=crm.port, gone=gone.port, tls=tls_port, bundle=bundle))
         await asyncio.gather(*(stack.accept(server) for server in (CRM, OTHER, GONE)))
         await gone_stack.aclose()
         kept.add("administrator's token", stack.admin_headers()["authorization"].removeprefix("Bearer "))
@@ -306,6 +336,9 @@ async def running_login_world(directory: Path) -> AsyncIterator[LoginWorld]:
             client_key=client_key,
             document_url=document_url,
             tools=tools,
+            workloads=workloads,
+            tls_port=tls_port,
+            directory=certificates,
         )
         kept.add("client key", world.client_key_pem)
         yield world
@@ -324,6 +357,15 @@ def _clients(client_secret: str, client_key: ec.EllipticCurvePrivateKey) -> list
         {"client_id": KEY_CLIENT, **by_key, **alone},
         {"client_id": BOUND_CLIENT, "client_secret": client_secret, "dpop_bound_access_tokens": True, **alone},
     ]
+
+
+def _listener_certificate(directory: Path, secrets_dir: Path) -> Path:
+    """Certificate and key of a TLS listener, in the registry's folder for files; where its authority is."""
+    write_certificates(directory, ("edge",), hosts=("127.0.0.1",))
+    secrets_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for end in ("crt", "key"):
+        (secrets_dir / f"edge.{end}").write_bytes((directory / f"edge.{end}").read_bytes())
+    return directory
 
 
 def _coordinate(number: int) -> str:

@@ -22,13 +22,14 @@ from mcp.client.auth.extensions.client_credentials import (
     SignedJWTParameters,
 )
 
-from tests.e2e.caller_credentials import FATES, GOOD, USELESS
+from tests.e2e.caller_credentials import BY_CERTIFICATE, FATES, FATES_OF_CERTIFICATES, GOOD, USELESS
 from tests.e2e.login_world import (
     BOUND_CLIENT,
     BRIEF_SECONDS,
     CRM,
     KEY_CLIENT,
     SECRET_CLIENT,
+    WORKLOAD,
     LoginWorld,
     Tokens,
     running_login_world,
@@ -43,6 +44,8 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.timeout(600),  # the first run installs the provider
 ]
+
+WORKLOAD_ID = f"spiffe://prod.example{WORKLOAD}"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -202,3 +205,19 @@ async def test_what_callers_show_is_told_to_nobody(world: LoginWorld, fate: str)
         assert answer.status >= 400 or kind in GOOD, (kind, answer.status, answer.text)
         told = answer.text if fate != "as the id of a request" else ""  # which is the caller's own
         assert world.secrets.found_in(f"{told} {answer.headers}".encode()) == [], (kind, answer)
+
+
+@pytest.mark.parametrize("fate", FATES_OF_CERTIFICATES)
+async def test_what_workloads_show_on_their_connection_is_told_to_nobody(world: LoginWorld, fate: str) -> None:
+    for kind, show in BY_CERTIFICATE.items():
+        answer = await FATES[fate].send(world, show)
+
+        assert answer.status == FATES[fate].status, (kind, answer.status, answer.text)
+        assert world.secrets.found_in(f"{answer.text} {answer.headers}".encode()) == [], (kind, answer)
+
+
+async def test_a_workload_is_on_the_record_as_one_however_it_shows_its_svid(world: LoginWorld) -> None:
+    for show in (GOOD["JWT-SVID"], *BY_CERTIFICATE.values()):
+        answer = await FATES["allowed"].send(world, show)
+        (record,) = await world.records(WORKLOAD_ID, decision_id=answer.headers["x-legation-decision-id"])
+        assert (record["decision"], record["principal"]["kind"], record["principal"]["provider"]) == ("allow", "Workload", "prod")
