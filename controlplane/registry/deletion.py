@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from controlplane.registry.entry import StoredEntry
-from controlplane.registry.gateway_rules import listen_conflicts
+from controlplane.registry.gateway_rules import listen_conflicts, upstream_trust_domain
 from controlplane.registry.own_address import PublicAddress
 from controlplane.registry.refusal import ConflictError
 from controlplane.registry.spec import SYSTEM_NAMESPACE, Kind
@@ -24,11 +24,19 @@ def refuse_breaking_deletion(entry: StoredEntry, before: RegistryState, after: R
     if entry.kind is Kind.TRUST_DOMAIN:
         provider, trust_domain = provider_id(entry.namespace, entry.name), str(entry.spec["trustDomain"])
         _refuse_while_used(f"subjects of {trust_domain} are named by", bindings_naming(before, provider, trust_domain=trust_domain))
+        _refuse_while_used(f"{trust_domain} says who is", _servers_known_by(entry, before))
     if entry.kind is Kind.GATEWAY:
         conflicts = listen_conflicts(after, public)
         _refuse_while_used("the listener of the settings would be in the way of", [f"Gateway {name}" for name in sorted(conflicts)])
     if locks_out(before, after):
         raise ConflictError("this would leave nobody who is administrator in namespace system")
+
+
+def _servers_known_by(trust_domain: StoredEntry, state: RegistryState) -> list[str]:
+    """The servers that are believed by the bundle of a trust domain (`spec.tls.spiffeId`)."""
+    named = [entry for entry in state.mcp_servers.values() if entry.spec.tls.spiffe_id]
+    believed = [(entry, upstream_trust_domain(entry, state)) for entry in named]
+    return sorted(f"McpServer {entry.id}" for entry, domain in believed if domain is not None and domain.uid == trust_domain.uid)
 
 
 def _refuse_while_used(sentence: str, users: list[str]) -> None:

@@ -58,10 +58,10 @@ def build_constant(doors: Doors, built: ResourceCache, previous: Doors | None, h
     routes = own_ones("route", _OWN_ROUTES, lambda name: load_builder().build_routes(name, settings, most))
     for name, public in doors.public.items():
         listeners[name] = _public_listener(public, settings, decisive, built)
-        routes[name] = remembered(
-            name,
+        routes[public.routes] = remembered(
+            public.routes,
             built,
-            ["public route", name, public.gateway, issuing, decisive],
+            ["public route", public.routes, public.gateway, issuing, decisive],
             partial(lambda door: load_builder().build_public_routes(door, settings, most, issuing=issuing), public),
         )
     return {

@@ -14,7 +14,7 @@ from controlplane.registry.state import RegistryState
 from controlplane.xds.gateway import GatewaySettings
 
 INGRESS = "ingress"
-"""The listener of the Gateway `default`, and its routes."""
+"""The listener at the address of the settings, and the routes of the Gateway `default`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +38,14 @@ class ListenerTls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublicListener:
-    """One listener. `gateway`: the Gateway's name; empty for the listener of the settings."""
+    """One listener. `gateway`: the Gateway's name; empty for `default` and for the settings. `routes`: the name of its routes.
+
+    Its own name is that of its address: Envoy cannot have two listeners at one address, not even for the moment in which Gateways
+    exchange theirs, but it can change everything else of one.
+    """
 
     name: str
+    routes: str
     gateway: str
     listen: str
     tls: ListenerTls | None = None
@@ -55,8 +60,7 @@ class PublicListener:
         return tuple(place.name for place in places if not place.agent)
 
 
-def listener_name(gateway: str) -> str:
-    """The name of a Gateway's listener and routes."""
+def _routes(gateway: str) -> str:
     return INGRESS if gateway == DEFAULT_NAME else f"gateway/{gateway}"
 
 
@@ -72,15 +76,19 @@ def authorities_secret(gateway: str) -> str:
 
 def public_listeners(state: RegistryState, settings: GatewaySettings) -> dict[str, PublicListener]:
     """By listener name; without the Gateway `default` the listener of the settings stands in its place."""
-    found = {INGRESS: PublicListener(name=INGRESS, gateway="", listen=settings.gateway_listen)}
-    for entry in state.gateways.values():
+    found: dict[str, PublicListener] = {}
+    if f"{SYSTEM_NAMESPACE}/{DEFAULT_NAME}" not in state.gateways:
+        found[INGRESS] = PublicListener(name=INGRESS, routes=INGRESS, gateway="", listen=settings.gateway_listen)
+    for _, entry in sorted(state.gateways.items()):
         if entry.namespace != SYSTEM_NAMESPACE:
             continue
-        name = listener_name(entry.name)
+        listen = entry.spec.listen or settings.gateway_listen
+        name = INGRESS if listen == settings.gateway_listen else f"gateway/{listen}"
         found[name] = PublicListener(
             name=name,
+            routes=_routes(entry.name),
             gateway=entry.name if entry.name != DEFAULT_NAME else "",
-            listen=entry.spec.listen or settings.gateway_listen,
+            listen=listen,
             tls=_tls(entry.name, entry.spec.tls) if entry.spec.tls is not None else None,
             max_connection_seconds=entry.spec.max_connection_seconds,
         )

@@ -231,6 +231,22 @@ async def test_only_envoy_says_what_certificate_a_client_has_and_only_authorizer
     assert not arrived & {"x-forwarded-client-cert", "client-cert"}
 
 
+async def test_a_long_chain_reaches_the_authorizer_whole(tmp_path: Path, secrets: Path) -> None:
+    ours = SpiffeCa("prod.example")
+    svid = ours.x509_svid("/agent", intermediates=[f"spiffe://prod.example/{'a' * 1900}{index}" for index in range(10)])
+    chain, _ = svid.write(tmp_path, "agent")
+    chain.rename(chain.with_suffix(".crt"))
+    asked = gateway("default", tls=tls("server", clientCertificates={"mode": "required"}))
+
+    async with world_of(tmp_path, asked, trust_domains=[trust_domain("ours", "prod.example", pem=ours.bundle_pem())]) as world:
+        found = await outcome(world, tmp_path / "agent")
+        value = presented(world)[0]
+
+    assert found == "200 spiffe://prod.example/agent"
+    assert value.count("BEGIN%20CERTIFICATE") >= 12
+    assert len(value) > 32_768
+
+
 async def test_a_session_with_a_client_certificate_is_never_resumed(tmp_path: Path, secrets: Path) -> None:
     """It would spare the client its certificate, and so outlive the authority that it was believed by."""
     port = free_port()

@@ -16,6 +16,7 @@ from controlplane.registry.service import Precondition
 from controlplane.registry.spec import Kind
 from tests.functional.registry import ADMIN, Registry, open_registry
 from tests.pki import Issued, TestAuthority
+from tests.spiffe_ca import SpiffeCa
 
 CA = TestAuthority()
 GOOD = CA.issue("gw.example")
@@ -222,6 +223,19 @@ def test_what_could_not_be_shown_to_a_server_is_refused_with_its_path(
 
     assert found == path
     assert sentence in message
+
+
+def test_a_trust_domain_is_not_deleted_while_a_server_is_known_by_it(registry: Registry) -> None:
+    bundle = {"trustDomain": "prod.example", "bundle": {"pem": SpiffeCa("prod.example").bundle_pem()}}
+    known = {**mtls(), "tls": {"spiffeId": "spiffe://prod.example/mcp"}}
+    registry.apply(document("prod", bundle, kind="TrustDomain") + b"\n---\n" + server(known))
+    key = (Kind.TRUST_DOMAIN, "system", "prod")
+
+    with pytest.raises(ConflictError, match="McpServer demo/crm"):
+        registry.service.delete(ADMIN, key, precondition=Precondition(if_match=("*",)))
+    registry.service.delete(ADMIN, (Kind.MCP_SERVER, "demo", "crm"), precondition=Precondition(if_match=("*",)))
+
+    assert registry.service.delete(ADMIN, key, precondition=Precondition(if_match=("*",)))
 
 
 def test_a_server_of_the_namespace_system_may_be_shown_the_gateways_own_identity(registry: Registry) -> None:

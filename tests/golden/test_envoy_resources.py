@@ -115,7 +115,7 @@ def resources() -> dict[str, dict[str, Any]]:
 
 def json_of(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
     return {
-        f"{SHORT[type_url]}-{name.replace('/', '_')}.json": message_as_json(type_url, resource.value)
+        f"{SHORT[type_url]}-{name.replace('/', '_').replace(':', '-')}.json": message_as_json(type_url, resource.value)
         for type_url, named in snapshot.envoy.items()
         for name, resource in named.items()
     }

@@ -47,7 +47,7 @@ def build_routes(name: str, gateway: GatewaySettings, max_body_bytes: int) -> by
 
 def build_public_routes(public: PublicListener, gateway: GatewaySettings, max_body_bytes: int, *, issuing: bool = False) -> bytes:
     """The routes of a public listener. `issuing`: there is an authorization server of ours."""
-    name, entered_by = public.name, public.gateway
+    name, entered_by = public.routes, public.gateway
     routes = route.make_ingress_routes(name, gateway, max_body_bytes=max_body_bytes, issuing=issuing, entered_by=entered_by)
     return serialise(routes)
 

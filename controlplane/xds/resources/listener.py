@@ -63,7 +63,7 @@ _UNTOUCHABLE = r"^(host|connection|content-length|transfer-encoding|te|upgrade|k
 def make_public_listener(public: PublicListener, settings: GatewaySettings) -> listener.Listener:
     """A public door: the one of the settings, or of a Gateway."""
     stripped = (*_ONLY_OURS, "legation-", *_IDENTITY_OF_PROXIES)
-    manager = _connection_manager(public.name, settings, stripped)
+    manager = _connection_manager(public.routes, settings, stripped)
     if public.tls is not None and public.tls.clients != "none":
         # The header comes from here alone: what clients send of it went with the other ones of proxies.
         manager.forward_client_cert_details = hcm.HttpConnectionManagerForwardClientCertDetails.SANITIZE_SET
