@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from controlplane.xds.cache import View, XdsResource
-from controlplane.xds.node import SECRET
+from controlplane.xds.node import LISTENER, SECRET
 from extauthz.wire import discovery_pb2 as wire
 
 MAX_ERROR_CHARACTERS = 2000
@@ -99,8 +99,9 @@ class Subscription:
             alone = [resource for resource in changed if resource.name in group]
             if alone:
                 return Response(changed=alone, removed=[], view=view)
-        removing = view.removing and self.type_url != SECRET
-        removed = [name for name, version in self.sent.items() if version != ABSENT and name not in available] if removing else []
+        removed = (
+            [name for name, version in self.sent.items() if version != ABSENT and name not in available] if self._lets_go(view) else []
+        )
         removed += [name for name in self._unanswered if name not in available and self.sent.get(name, ABSENT) == ABSENT]
         if not changed and not removed:
             return None
@@ -124,9 +125,15 @@ class Subscription:
         available = view.resources.get(self.type_url, {})
         if self.pending is not None or not self.started:
             return not available and not self.started
-        if view.removing and len(self.acked) != len(available) and self.type_url != SECRET:
+        if self._lets_go(view) and len(self.acked) != len(available):
             return False
         return all(self.acked.get(name) == resource.version_info for name, resource in available.items())
+
+    def _lets_go(self, view: View) -> bool:
+        """Whether the node is told what is gone. A listener always: no decision names one, strangers come in by it, and its address may
+        be another's by now, which Envoy would refuse.
+        """
+        return self.type_url == LISTENER or (view.removing and self.type_url != SECRET)
 
     def _changed(self, available: Mapping[str, XdsResource]) -> list[XdsResource]:
         wanted = available.values() if self.wildcard else [available[name] for name in sorted(self.names) if name in available]

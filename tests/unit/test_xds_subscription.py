@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controlplane.xds.cache import View, XdsResource
-from controlplane.xds.node import CLUSTER, SECRET
+from controlplane.xds.node import CLUSTER, LISTENER, SECRET
 from controlplane.xds.subscription import Response, Subscription
 from extauthz.wire import discovery_pb2 as wire
 
@@ -103,6 +103,23 @@ def test_nothing_is_removed_while_the_view_says_so(node: Node) -> None:
 
     assert node.gets(view(removing=False, a="1")) is None
     assert node.gets(view(a="1")) is not None
+
+
+def test_a_listener_that_is_gone_is_removed_whatever_the_view_says() -> None:
+    def listening(*names: str) -> View:
+        named = {name: XdsResource(name=name, version_info="1", value=b"") for name in names}
+        return View(sequence=next(VIEWS), revision=1, resources={LISTENER: named}, removing=False)
+
+    subscription = Subscription(LISTENER)
+    subscription.receive(wire.DeltaDiscoveryRequest(type_url=LISTENER, initial_resource_versions={"old": "1", "a": "1"}))
+    assert not subscription.holds(listening("a"))
+    response = subscription.next_response(listening("a"))
+    assert response is not None
+    assert (response.changed, response.removed) == ([], ["old"])
+    response.nonce = "1"
+    subscription.sending(response)
+    subscription.receive(wire.DeltaDiscoveryRequest(type_url=LISTENER, response_nonce="1"))
+    assert subscription.holds(listening("a"))
 
 
 def test_what_the_node_already_holds_after_a_reconnect_is_not_sent(node: Node) -> None:
