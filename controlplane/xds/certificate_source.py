@@ -163,9 +163,12 @@ class CertificateSources:
         )
 
     async def _look(self, places: list[_Followed]) -> None:
-        found = await asyncio.to_thread(self._read_all, [followed.place for followed in places])
+        asked = [followed.place for followed in places]
+        found = await asyncio.to_thread(self._read_all, asked)
         now = self._clock()
-        for followed, (read, unread) in zip(places, found, strict=True):
+        for followed, place, (read, unread) in zip(places, asked, found, strict=True):
+            if followed.place is not place:
+                continue  # its document changed meanwhile: this is what another source held
             if read is not None and read != followed.seen:
                 self._judge(followed, read, now)
             self._tell(followed, unread if read is None else followed.refused, now)

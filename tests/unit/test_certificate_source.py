@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +14,7 @@ from structlog.testing import capture_logs
 
 from controlplane.registry.encryption import RegistryKey, secret_aad
 from controlplane.registry.gateway_spec import GatewaySpec
-from controlplane.registry.key_pair_reader import KeyPairReader
+from controlplane.registry.key_pair_reader import CertificatePlace, KeyPairReader
 from controlplane.registry.state import Entry
 from controlplane.xds.certificate_source import CertificateSources, status_json
 from tests.pki import Issued, TestAuthority
@@ -71,6 +73,41 @@ async def test_a_file_that_is_replaced_is_used_at_the_next_look_and_not_before_b
     assert [log["event"] for log in logs] == ["certificate not usable"], "it is said once"
     assert "is not the private key" in logs[0]["reason"]
     assert "PRIVATE" not in str(logs)
+
+
+class Slow:
+    """A disk that is slow for one file: its content comes when a test says so."""
+
+    def __init__(self, secrets: Path, file: str) -> None:
+        self._reader, self._file = KeyPairReader(secrets.parent, KEY), file
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.go_on.set()
+
+    def read(self, place: CertificatePlace) -> tuple[bytes, bytes]:
+        content = self._reader.read(place)
+        if place.spec.files is not None and place.spec.files.chain == self._file:
+            self.begun.set()
+            assert self.go_on.wait(60)
+        return content
+
+
+async def test_what_was_read_for_a_document_of_before_is_not_used_for_the_one_of_now(secrets: Path) -> None:
+    other = CA.issue("gw.example")
+    other.write(secrets, "other")
+    disk = Slow(secrets, "gw.crt")
+    sources = CertificateSources(reader=disk)
+    await sources.learn([entry(**FILES)])
+    CA.issue("gw.example").write(secrets, "gw")
+    disk.begun.clear()
+    disk.go_on.clear()
+
+    look = asyncio.create_task(sources.refresh())
+    await asyncio.to_thread(disk.begun.wait)
+    await sources.learn([entry(files={"chain": "other.crt", "key": "other.key"})])
+    disk.go_on.set()
+    await look
+
+    assert sources.known[NAME].chain == other.chain_pem
 
 
 async def test_what_is_bad_from_the_start_is_nobody_s_certificate(secrets: Path) -> None:
