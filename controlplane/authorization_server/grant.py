@@ -32,6 +32,10 @@ class Event(StrEnum):
     TOKEN_REFUSED = "token.refused"  # noqa: S105
 
 
+REFUSALS = (Event.AUTHORIZATION_REFUSED, Event.LOGIN_REFUSED, Event.REGISTRATION_REFUSED, Event.TOKEN_REFUSED)
+"""What strangers can bring about as often as they like."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Person:
     """Who logged in, as the identity provider said it then. Names are not qualified here. `shown`: what people know themselves by."""

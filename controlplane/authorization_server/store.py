@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, delete, func, select
 from sqlalchemy.exc import IntegrityError
 
-from controlplane.authorization_server.grant import ConsentTerms, EventRecord, Grant, Person, digest_of, person_from_text
+from controlplane.authorization_server.grant import REFUSALS, ConsentTerms, EventRecord, Grant, Person, digest_of, person_from_text
 from controlplane.authorization_server.tables import ACCESS_TOKEN, CODE, CONSENT, EVENT, GRANT, LOGIN, REFRESH_TOKEN
 from controlplane.database import WRITE_OPTION
 from controlplane.registry.encryption import RegistryKey
@@ -27,6 +27,8 @@ MAX_LOGINS_OF_ONE_SUBJECT = 20
 MAX_GRANTS_OF_ONE_SUBJECT = 200
 """How many clients may hold refresh tokens of one person at once; the oldest go."""
 EVENTS_KEPT = timedelta(days=400)
+MAX_REFUSALS = 50_000
+"""How many refusals are kept of all, the newest: strangers cause them."""
 USED_CODES_KEPT = timedelta(days=1)
 """A code that is presented again within this time ends its grant; later it is just unknown."""
 
@@ -105,6 +107,10 @@ class GrantStore:
     def prune(self, live_servers: set[str]) -> None:
         """Forget what is over, and what belongs to servers that are gone."""
         now = self._clock()
+        refusals = EVENT.c.event.in_(REFUSALS)
+        too_old = select(EVENT.c.id).where(refusals).order_by(EVENT.c.id.desc()).offset(MAX_REFUSALS).limit(1)
+        with self._engine.connect() as connection:
+            oldest = connection.execute(too_old).scalar()
         with self._engine.connect() as connection, connection.execution_options(**{WRITE_OPTION: True}).begin():
             connection.execute(delete(LOGIN).where(LOGIN.c.expires_at <= now))
             connection.execute(delete(ACCESS_TOKEN).where(ACCESS_TOKEN.c.expires_at <= now))
@@ -116,6 +122,8 @@ class GrantStore:
                 connection.execute(delete(table).where(table.c.grant_id.in_(over)))
             connection.execute(delete(GRANT).where(GRANT.c.id.in_(over)))
             connection.execute(delete(EVENT).where(EVENT.c.at <= now - EVENTS_KEPT))
+            if oldest is not None:
+                connection.execute(delete(EVENT).where(EVENT.c.id <= oldest, refusals))
 
 
 class Books:

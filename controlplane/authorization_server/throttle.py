@@ -23,6 +23,7 @@ MAX_STRANGERS = 4096
 
 REFUSALS_PER_MINUTE = 60
 """Refusals of one authorization server that are recorded one by one by one replica; the others are counted."""
+_MAX_TEXT = 500
 
 
 class Throttle:
@@ -114,7 +115,10 @@ class RefusalLog:
                 self._counted[record.event] += 1
                 return told
             self._written += 1
-        return [*told, replace(record, reason=record.reason[:500])]
+        return [
+            *told,
+            replace(record, reason=record.reason[:_MAX_TEXT], resource=record.resource[:_MAX_TEXT], client_id=record.client_id[:_MAX_TEXT]),
+        ]
 
     def counted(self) -> list[EventRecord]:
         """What was only counted so far, and is told now."""

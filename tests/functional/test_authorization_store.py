@@ -196,6 +196,18 @@ def test_a_consent_holds_for_exactly_its_terms_until_it_ends(store: GrantStore, 
         assert books.has_consent(TERMS) == ""
 
 
+def test_refusals_that_strangers_cause_push_each_other_out_and_nothing_else(store: GrantStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controlplane.authorization_server.store.MAX_REFUSALS", 3)
+    refused = [EventRecord(event=Event.TOKEN_REFUSED, reason=str(number)) for number in range(6)]
+    store.record("s1", "front", EventRecord(event=Event.TOKEN_ISSUED), *refused, EventRecord(event=Event.CODE_REPLAYED))
+
+    store.prune({"s1"})
+    store.prune({"s1"})
+
+    kept = [(event["event"], event["reason"]) for event in store.read_events("front")]
+    assert kept == [("code.replayed", ""), *[("token.refused", reason) for reason in "543"], ("token.issued", "")]
+
+
 def test_nothing_is_kept_of_a_transaction_that_fails(store: GrantStore) -> None:
     def failing() -> None:
         with store.transaction("s1", "front") as books:
