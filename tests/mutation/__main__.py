@@ -38,7 +38,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "extauthz.mcp.request": (_HTTP, _METHODS, _REQUEST),
     "extauthz.mcp.uri": (_URI,),
     "extauthz.mcp.parameter_header": ("tests/unit/test_parameter_header.py",),
-    "extauthz.door": (_STEPS, _DECISION),
+    "extauthz.door": (_STEPS, "tests/unit/test_door_gateways.py", _DECISION),
     "extauthz.decision": (_STEPS, _DECISION, "tests/unit/test_session_decision.py", _WORKLOADS),
     "extauthz.answer": (_STEPS, _DECISION),
     "extauthz.policy.arguments": (_ARGUMENTS, "tests/unit/test_policy_evaluation.py"),
