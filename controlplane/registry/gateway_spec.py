@@ -25,6 +25,9 @@ Certificates = Annotated[str, StringConstraints(pattern=r"^-----BEGIN ", max_len
 """X.509 certificates in PEM, and no key."""
 
 
+_USUAL_PORTS = {"http": 80, "https": 443}
+
+
 class CertificateFilesSpec(Document):
     """A chain and its private key in files of the namespace's secrets folder; they are read again when they change."""
 
@@ -118,7 +121,9 @@ class GatewaySpec(Document):
     def _canonical(cls, url: str) -> str:
         if url and url != url.lower():
             raise ValueError("must be in lower case")
-        _ = urlsplit(url).port  # raises ValueError when it is not a port
+        parts = urlsplit(url)
+        if parts.port is not None and parts.port == _USUAL_PORTS[parts.scheme]:  # `port` raises ValueError when it is none
+            raise ValueError(f"must not name the port {parts.port}: clients leave it out, and no Host and no token would be for this URL")
         return url
 
     @model_validator(mode="after")

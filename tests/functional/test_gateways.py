@@ -74,6 +74,7 @@ def refused(registry: Registry, text: bytes) -> list[tuple[str, str]]:
         ({"url": "https://gw.example", **tls(FILES)}, "spec.listen", "is missing"),
         ({"listen": "0.0.0.0:8443", **tls(FILES)}, "spec.url", "is missing"),
         ({**LISTENS, "listen": "gateway.example:8443", **tls(FILES)}, "spec.listen", "an address and a port"),
+        ({**LISTENS, "url": "https://gw.example:443", **tls(FILES)}, "spec.url", "must not name the port 443"),
         ({**LISTENS, "listen": "0.0.0.0:0", **tls(FILES)}, "spec.listen", "names no port"),
         ({**LISTENS, "listen": "0.0.0.0:8080", **tls(FILES)}, "spec.listen", "the Gateway default listens"),
         ({**LISTENS, "listen": "10.0.0.1:9002", **tls(FILES)}, "spec.listen", "another process"),
