@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import ip_address
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from controlplane.registry.authority import ReadAuthority
@@ -25,7 +26,6 @@ from controlplane.registry.state import Entry, RegistryState
 from controlplane.registry.subjects import visible_trust_domains
 from controlplane.registry.validation import Findings, WrittenEntry
 from extauthz.errors import ConfigurationError
-from extauthz.transport import LinkAddress, parse_link_address
 
 DEFAULT_NAME = DEFAULT_GATEWAY.partition("/")[2]
 """The Gateway that stands for the listener of the settings."""
@@ -163,10 +163,8 @@ def upstream_trust_domain(entry: Entry[McpServerSpec], state: RegistryState) -> 
 
 def _check_listen(entry: Entry[GatewaySpec], spec: GatewaySpec, after: RegistryState, checks: GatewayChecks, refuse: _Refuse) -> None:
     if spec.listen:
-        try:
-            address = parse_link_address(spec.listen)
-            ip_address(address.host)
-        except (ConfigurationError, ValueError):
+        address = _parsed(spec.listen)
+        if address is None or not _is_ip_literal(address.host):
             refuse("spec.listen", "must be an address and a port, as in 0.0.0.0:8443 or [::]:8443 (Envoy resolves no names here)")
             return
         if not address.port:
@@ -240,12 +238,29 @@ def _plain(host: str) -> str:
         return host
 
 
-def _parsed(listen: str) -> LinkAddress | None:
-    try:
-        address = parse_link_address(listen)
-    except ConfigurationError:
+class _Address(NamedTuple):
+    host: str
+    port: int
+
+
+def _parsed(listen: str) -> _Address | None:
+    """`host:port` or `[::]:port`; None for anything else. (The parser of links brings gRPC with it.)"""
+    if listen.startswith("unix:"):
         return None
-    return None if address.is_unix else address
+    host, _, port = listen.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    if not bare or (":" in bare) != host.startswith("[") or not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        return None
+    return _Address(bare, int(port))
+
+
+def _is_ip_literal(host: str) -> bool:
+    """Whether a host is an address, not a name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _port_of(listen: str) -> int:
