@@ -32,6 +32,8 @@ logger = structlog.get_logger(__name__)
 
 MAX_FORM_BYTES = 32 * 1024
 MAX_FORM_FIELDS = 40
+REVISIONS_APART_SECONDS = 0.25
+"""How often what clients give up may change the registry."""
 TOKEN_PARAMETERS = ("grant_type", "code", "redirect_uri", "code_verifier", "refresh_token", "scope", "resource", "client_id")
 _FORM = "application/x-www-form-urlencoded"
 
@@ -52,6 +54,9 @@ class TokenEndpoint:
         self._issuer = issuer
         self._service = service
         self._authorization = authorization
+        self._leaving: dict[str, datetime] = {}
+        self._writing = asyncio.Lock()
+        self._written_at = float("-inf")
 
     async def token(self, request: web.Request) -> web.StreamResponse:
         """RFC 6749 section 3.2."""
@@ -184,9 +189,20 @@ class TokenEndpoint:
         return {str(claims["jti"]): datetime.fromtimestamp(claims["exp"], UTC)}
 
     async def _revoke(self, tokens: Mapping[str, datetime]) -> None:
-        """Refused at every authorizer within a second; what cannot be written ends by itself within minutes."""
-        if not tokens:
-            return
+        """Refused at every authorizer within a second; what cannot be written ends by itself within minutes.
+
+        Clients may give up as many tokens as they get. A revision of the registry is for all nodes: whoever waits is taken along.
+        """
+        self._leaving |= tokens
+        async with self._writing:
+            if not self._leaving.keys() & tokens.keys():
+                return
+            now = asyncio.get_running_loop().time
+            await asyncio.sleep(self._written_at + REVISIONS_APART_SECONDS - now())
+            leaving, self._leaving, self._written_at = self._leaving, {}, now()
+            await self._write(leaving)
+
+    async def _write(self, tokens: Mapping[str, datetime]) -> None:
         issuer = self._issuer
         reason = f"revoked by the authorization server {issuer.name}"
         try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
+import aiohttp
 import pytest
 import pytest_asyncio
 from yarl import URL
@@ -83,6 +85,22 @@ async def test_whoever_has_a_browser_begin_many_logins_does_not_stop_it_from_end
     assert sum(len(name) + len(morsel.value) for name, morsel in sent.items()) <= MAX_ALL_COOKIES_BYTES
     code, verifier = await facade.code(browser, prompt="consent")
     assert (await facade.redeem(code, verifier)).status == 200
+
+
+async def test_tokens_that_are_given_up_by_the_dozen_do_not_each_change_the_registry(facade: AuthorizationWorld) -> None:
+    asked = {"grant_type": "client_credentials", "resource": facade.resource()}
+    secret = ("ci", "s3cret-of-ci")
+    given = [(await facade.token(basic=secret, **asked)).json["access_token"] for _ in range(24)]
+    before = facade.registry.live.state.revision
+
+    async def give_up(token: str) -> int:
+        body, headers = {"token": token}, {"Authorization": aiohttp.encode_basic_auth(*secret)}
+        async with facade.session.post(f"{facade.issuer}/revoke", data=body, headers=headers) as reply:
+            return reply.status
+
+    assert await asyncio.gather(*map(give_up, given)) == [200] * 24
+    assert [facade.is_revoked(await facade.principal(token)) for token in given] == [True] * 24
+    assert facade.registry.live.state.revision - before < 12
 
 
 @pytest.mark.parametrize(
