@@ -215,10 +215,10 @@ ISSUERS = [
         ("a-stranger", lambda _: "https://stranger.example", ISSUER),
         ("another-provider-of-ours", lambda _: "urn:legation:development-issuer", INVALID),
         ("the-operators", lambda _: "urn:legation:operators", ISSUER),
-        ("empty", lambda _: "", INVALID),
+        ("empty", lambda _: "", ISSUER),
         ("list", lambda url: [url], INVALID),
         ("null", lambda _: None, INVALID),
-        ("missing", lambda _: ..., INVALID),
+        ("missing", lambda _: ..., ISSUER),
     )
 ]
 TIMES = [
@@ -277,7 +277,7 @@ OTHER_KINDS = [
             {"typ": "Refresh"},
         )
     ),
-    Forged(id="D76-jwt-svid", token=_of(header={"typ": "JWT"}, iss=..., sub="spiffe://example.org/agent")),
+    Forged(id="D76-jwt-svid", token=_of(header={"typ": "JWT"}, iss=..., sub="spiffe://example.org/agent"), reason=ISSUER),
     Forged(id="D76-subject-missing", token=_of(sub=...)),
     Forged(id="D76-subject-empty", token=_of(sub="")),
     Forged(id="D76-subject-number", token=_of(sub=7)),
