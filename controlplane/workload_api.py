@@ -87,10 +87,11 @@ class _Stream:
         for name, read in told.items():
             try:
                 found[name] = read()
-            except BundleError as error:
+            except Exception as error:
                 if name in own:
                     raise
-                refused[name] = f"what the Workload API says of it is not usable: {error}"
+                reason = str(error) if isinstance(error, BundleError) else type(error).__name__
+                refused[name] = f"what the Workload API says of it is not usable: {reason}"
                 if name in last:
                     found[name] = last[name]
         self.refused = refused
@@ -243,6 +244,9 @@ class WorkloadApi:
             return f"it said nothing within {self._pace.first_answer_seconds:g} s"
         except BundleError as error:
             return f"what it says is not usable: {error}"
+        except Exception as error:  # whatever an answer does to a parser, it is asked again
+            logger.exception("an answer of the Workload API could not be read")
+            return f"what it says cannot be read ({type(error).__name__})"
         finally:
             await asyncio.to_thread(close)
 

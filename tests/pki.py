@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -42,6 +43,17 @@ class Issued:
 def pem_of(key: Key, passphrase: bytes | None = None) -> bytes:
     how = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
     return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, how)
+
+
+def key_of_a_huge_exponent() -> rsa.RSAPrivateKey:
+    """Each verification with its public key costs what a signature costs: hundreds of times the usual. Envoy takes none."""
+    usual = rsa.generate_private_key(65537, 2048).private_numbers()
+    order = (usual.p - 1) * (usual.q - 1)
+    exponent = next(e for e in range(order // 2 | 1, order, 2) if math.gcd(e, order) == 1)
+    secret = pow(exponent, -1, order)
+    parts = (rsa.rsa_crt_dmp1(secret, usual.p), rsa.rsa_crt_dmq1(secret, usual.q), rsa.rsa_crt_iqmp(usual.p, usual.q))
+    public = rsa.RSAPublicNumbers(exponent, usual.public_numbers.n)
+    return rsa.RSAPrivateNumbers(usual.p, usual.q, secret, *parts, public).private_key()
 
 
 class TestAuthority:

@@ -48,7 +48,7 @@ def parse_authorities(content: bytes, name: str) -> bytes:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # old authorities are odd in ways that are not ours to judge
             certificates = x509.load_pem_x509_certificates(content)
-    except ValueError as error:
+    except Exception as error:  # what the parser raises for strange certificates is open-ended
         raise ConfigurationError(f"secret file {name} holds no certificates in PEM") from error
     return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
 

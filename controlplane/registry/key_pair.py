@@ -70,7 +70,16 @@ class KeyPair:
 
 
 def check_key_pair(chain_pem: bytes, key_pem: bytes, now: datetime) -> KeyPair:
-    """The pair, or `KeyPairError`."""
+    """The pair, or `KeyPairError`, whatever the two hold: files are damaged, and half written."""
+    try:
+        return _checked(chain_pem, key_pem, now)
+    except KeyPairError:
+        raise
+    except Exception as error:  # what the parsers raise for strange certificates is open-ended
+        raise KeyPairError("chain", "holds a certificate that cannot be read: it is damaged, or its key is of an unknown kind") from error
+
+
+def _checked(chain_pem: bytes, key_pem: bytes, now: datetime) -> KeyPair:
     chain = _parse_chain(chain_pem)
     key = _parse_key(key_pem)
     _check_order(chain)

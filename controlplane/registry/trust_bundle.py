@@ -17,7 +17,6 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -27,6 +26,7 @@ from jwt.exceptions import PyJWTError
 
 from extauthz.errors import ConfigurationError
 from extauthz.identity.certificate_key import ACCEPTED_KEYS, is_sound_key
+from extauthz.identity.spiffe_id import claims_spiffe
 
 MAX_BUNDLE_BYTES = 256 * 1024
 MAX_AUTHORITIES = 100
@@ -129,7 +129,7 @@ def parse_bundle_pem(content: bytes, trust_domain: str) -> TrustBundle:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # oddities of certificates that are judged below
             certificates = x509.load_pem_x509_certificates(content)
-    except ValueError as error:
+    except Exception as error:  # what the parsers raise for strange certificates is open-ended
         raise BundleError("holds no certificates in PEM") from error
     return bundle_from_certificates((certificate.public_bytes(Encoding.DER) for certificate in certificates), trust_domain)
 
@@ -199,8 +199,7 @@ def _checked_authority(der: bytes, trust_domain: str, path: str) -> bytes:
     if not isinstance(hash_algorithm, _SOUND_HASHES):
         raise BundleError("is signed with an algorithm that is not accepted: SHA-256 or better", path=path)
     for uri in _uris(extensions):
-        parts = urlsplit(uri)
-        if parts.scheme == "spiffe" and uri != f"spiffe://{trust_domain}":
+        if claims_spiffe(uri) and uri != f"spiffe://{trust_domain}":
             raise BundleError(f"is an authority of {uri[:300]}, and not of spiffe://{trust_domain}", path=path)
     return der
 

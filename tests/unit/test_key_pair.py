@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from ssl import DER_cert_to_PEM_cert
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from controlplane.registry.authority import parse_authorities
 from controlplane.registry.key_pair import KeyPairError, check_key_pair
+from extauthz.errors import ConfigurationError
 from tests.pki import Issued, TestAuthority, pem_of
 
 CA = TestAuthority()
@@ -57,6 +62,18 @@ def _twin() -> tuple[bytes, bytes]:
     """Issued by somebody of the same name as the certificate behind it."""
     issued = CA.below().issue("gw.example")
     return Issued(chain=(issued.chain[0], BETWEEN.certificate), key=issued.key).chain_pem, issued.key_pem
+
+
+def test_a_damaged_certificate_is_refused_by_a_sentence_wherever_it_is_damaged() -> None:
+    """Whatever else came out of here would end the control plane: files are read every second."""
+    der = bytearray(GOOD.chain[0].public_bytes(Encoding.DER))
+    for place in range(len(der)):
+        damaged = der[:place] + bytes([der[place] ^ 0x15]) + der[place + 1 :]
+        pem = DER_cert_to_PEM_cert(bytes(damaged)).encode()
+        with contextlib.suppress(KeyPairError):
+            check_key_pair(pem, GOOD.key_pem, NOW)
+        with contextlib.suppress(ConfigurationError):
+            parse_authorities(pem, "system/ca.pem")
 
 
 @pytest.mark.parametrize("name", REFUSED)

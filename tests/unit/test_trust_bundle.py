@@ -25,6 +25,7 @@ from controlplane.registry.trust_bundle import (
     parse_bundle_pem,
 )
 from tests.issuer import SigningKey
+from tests.pki import key_of_a_huge_exponent
 from tests.spiffe_ca import SpiffeCa, x509_jwk
 
 TD = "prod.example"
@@ -161,6 +162,8 @@ AUTHORITIES: dict[str, tuple[Callable[[], bytes], str]] = {
     "of another trust domain": (lambda: authority(uri="spiffe://other.example"), "other.example"),
     "of a trust domain that this one is a prefix of": (lambda: authority(uri=f"spiffe://{TD}.evil.example"), "evil.example"),
     "of a trust domain in upper case": (lambda: authority(uri=f"spiffe://{TD.upper()}"), "is an authority of"),
+    "of a SPIFFE ID that is no URI at all": (lambda: authority(uri="spiffe://[half.example"), "is an authority of"),
+    "with an RSA key of a huge exponent": (lambda: authority(key=key_of_a_huge_exponent()), "key that is not accepted"),
     "with the SPIFFE ID of a workload": (lambda: authority(uri=f"spiffe://{TD}/workload"), "/workload"),
     "that is a leaf": (
         lambda: SpiffeCa(TD).x509_svid().chain[0].public_bytes(serialization.Encoding.DER),

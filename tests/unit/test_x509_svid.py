@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 import subprocess
 import time
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from hypothesis import strategies as st
 from extauthz.errors import AuthenticationError, Reason
 from extauthz.identity.trust_domain import TrustDomain
 from extauthz.identity.x509_svid import MAX_CHAIN_CERTIFICATES, X509Svid, claimed_spiffe_id, verify_x509_svid
+from tests.pki import key_of_a_huge_exponent
 from tests.spiffe_ca import HOUR, SpiffeCa, X509Authority, refused_x509_svids
 from tests.unit.svids import encoded, forwarded, trust_domain
 
@@ -315,22 +315,11 @@ def test_weak_keys_of_intermediates_are_refused() -> None:
         assert refusal([leaf, weak.certificate]).reason is Reason.SVID_INVALID
 
 
-def _of_a_huge_exponent() -> rsa.RSAPrivateKey:
-    """Each verification with its public key costs what a signature costs: hundreds of times the usual."""
-    usual = rsa.generate_private_key(65537, 2048).private_numbers()
-    order = (usual.p - 1) * (usual.q - 1)
-    exponent = next(e for e in range(order // 2 | 1, order, 2) if math.gcd(e, order) == 1)
-    secret = pow(exponent, -1, order)
-    parts = (rsa.rsa_crt_dmp1(secret, usual.p), rsa.rsa_crt_dmq1(secret, usual.q), rsa.rsa_crt_iqmp(usual.p, usual.q))
-    public = rsa.RSAPublicNumbers(exponent, usual.public_numbers.n)
-    return rsa.RSAPrivateNumbers(usual.p, usual.q, secret, *parts, public).private_key()
-
-
 def test_a_chain_that_costs_more_than_a_chain_is_refused_before_a_signature_is_verified() -> None:
-    slow = _authority(CA.x509_authorities[0], key=_of_a_huge_exponent())
+    slow = _authority(CA.x509_authorities[0], key=key_of_a_huge_exponent())
     under_slow = _signed(ec.generate_private_key(ec.SECP256R1()), by=slow)
     assert "exponent" in refusal([under_slow, slow.certificate]).sentence
-    assert "exponent" in refusal([_signed(_of_a_huge_exponent())]).sentence
+    assert "exponent" in refusal([_signed(key_of_a_huge_exponent())]).sentence
 
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "maze")])
