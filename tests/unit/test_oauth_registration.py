@@ -145,6 +145,8 @@ def test_members_that_nobody_knows_are_ignored_and_what_is_not_offered_is_left_o
         ({"client_name": "a\x00b"}, "invalid_client_metadata", "people can see"),
         ({"client_name": "a\nb"}, "invalid_client_metadata", "people can see"),
         ({"client_name": "\ud800"}, "invalid_client_metadata", "people can see"),
+        ({"client_name": "\u3164"}, "invalid_client_metadata", "people can see"),
+        ({"client_name": "a" + "\u0301" * 4}, "invalid_client_metadata", "heap marks"),
         ({"client_name": 7}, "invalid_client_metadata", "client_name must be a string"),
         ({"client_uri": "javascript:alert(1)"}, "invalid_client_metadata", "client_uri must be an https URL"),
         ({"client_uri": "http://ide.example/"}, "invalid_client_metadata", "client_uri must be an https URL"),

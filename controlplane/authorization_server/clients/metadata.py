@@ -49,6 +49,10 @@ _CALLED = (
 """URLs that a server which honoured them would fetch, call, or send browsers to."""
 _SHOWN = ("client_uri", "logo_uri", "policy_uri", "tos_uri")
 _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
+_BLANK_LETTERS = frozenset("\u034f\u115f\u1160\u2800\u3164\uffa0")
+_MARKS = frozenset({"Mn", "Me"})
+MAX_MARKS_ON_A_LETTER = 3
+"""More of them grow over the lines above and below."""
 
 
 def parse_metadata(body: bytes, *, max_bytes: int) -> dict[str, object]:
@@ -218,8 +222,14 @@ def _name(metadata: Mapping[str, object]) -> str:
     name = _text(metadata, "client_name").strip()
     if len(name) > MAX_NAME_LENGTH:
         raise invalid(f"client_name must have {MAX_NAME_LENGTH} characters at most")
-    if any(unicodedata.category(character) in _HIDDEN_CATEGORIES for character in name):
+    categories = [unicodedata.category(character) for character in name]
+    if _HIDDEN_CATEGORIES.intersection(categories) or _BLANK_LETTERS.intersection(name):
         raise invalid("client_name must hold characters that people can see")
+    marks = 0
+    for category in categories:
+        marks = marks + 1 if category in _MARKS else 0
+        if marks > MAX_MARKS_ON_A_LETTER:
+            raise invalid("client_name must not heap marks on a letter")
     return name
 
 
