@@ -196,6 +196,16 @@ def test_a_consent_holds_for_exactly_its_terms_until_it_ends(store: GrantStore, 
         assert books.has_consent(TERMS) == ""
 
 
+def test_the_same_consent_given_in_two_windows_is_one(store: GrantStore) -> None:
+    def give(_: int) -> str:
+        with store.transaction("s1", "front") as books:
+            return books.keep_consent(TERMS, books.now + timedelta(days=1))
+
+    with ThreadPoolExecutor(8) as pool:
+        given = set(pool.map(give, range(16)))
+    assert given == {consent.id for consent in store.read_consents("s1")}
+
+
 def test_refusals_that_strangers_cause_push_each_other_out_and_nothing_else(store: GrantStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("controlplane.authorization_server.store.MAX_REFUSALS", 3)
     refused = [EventRecord(event=Event.TOKEN_REFUSED, reason=str(number)) for number in range(6)]
