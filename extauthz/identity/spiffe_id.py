@@ -29,6 +29,16 @@ def claims_spiffe(uri: str) -> bool:
     return uri.strip()[:7].lower() == "spiffe:"
 
 
+def is_trust_domain(text: str) -> bool:
+    """Whether this is the name of a trust domain (SPIFFE-ID section 2.1)."""
+    return len(text) <= MAX_TRUST_DOMAIN_BYTES and _TRUST_DOMAIN.fullmatch(text) is not None
+
+
+def is_segment(text: str) -> bool:
+    """Whether this is one segment of a path (SPIFFE-ID section 2.2)."""
+    return text not in {".", ".."} and _SEGMENT.fullmatch(text) is not None
+
+
 def parse_spiffe_id(text: str) -> SpiffeId:
     """A workload's SPIFFE ID, with a path; raises ValueError with the rule that is broken, without the text."""
     if len(text) > MAX_ID_BYTES:
@@ -36,11 +46,11 @@ def parse_spiffe_id(text: str) -> SpiffeId:
     if not text.startswith(SCHEME):
         raise ValueError("a SPIFFE ID starts with spiffe://")
     trust_domain, slash, path = text[len(SCHEME) :].partition("/")
-    if len(trust_domain) > MAX_TRUST_DOMAIN_BYTES or not _TRUST_DOMAIN.fullmatch(trust_domain):
+    if not is_trust_domain(trust_domain):
         raise ValueError("a trust domain is in lower case, of letters, digits, '.', '_' and '-', without port and user")
     if not slash:
         raise ValueError("a workload's SPIFFE ID has a path")
     for segment in path.split("/"):
-        if segment in {".", ".."} or not _SEGMENT.fullmatch(segment):
+        if not is_segment(segment):
             raise ValueError("segments of a SPIFFE ID are of letters, digits, '.', '_' and '-'; none is empty, '.' or '..'")
     return SpiffeId(text, trust_domain)

@@ -6,13 +6,11 @@ domain: no pattern reaches from one trust domain into another.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
+from extauthz.identity.spiffe_id import SCHEME, is_segment, is_trust_domain
+
 MAX_PATTERN_CHARACTERS = 2048
-_SCHEME = "spiffe://"
-_TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}", re.ASCII)
-_SEGMENT = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +28,8 @@ class SpiffePattern:
 
     def matches(self, spiffe_id: str) -> bool:
         """Whether a SPIFFE ID (one that `spiffe_id.parse_spiffe_id` has accepted) has this form; compared byte for byte."""
-        head, _, path = spiffe_id.removeprefix(_SCHEME).partition("/")
-        if head != self.trust_domain or not path or not spiffe_id.startswith(_SCHEME):
+        head, _, path = spiffe_id.removeprefix(SCHEME).partition("/")
+        if head != self.trust_domain or not path or not spiffe_id.startswith(SCHEME):
             return False
         segments = path.split("/")
         if len(segments) <= len(self.prefix) if self.open_ended else len(segments) != len(self.prefix):
@@ -43,10 +41,10 @@ def parse_spiffe_pattern(text: str) -> SpiffePattern:
     """A SPIFFE ID or a pattern; raises ValueError with the rule that is broken."""
     if len(text) > MAX_PATTERN_CHARACTERS:
         raise ValueError(f"must not be longer than {MAX_PATTERN_CHARACTERS} characters")
-    if not text.startswith(_SCHEME):
+    if not text.startswith(SCHEME):
         raise ValueError("must start with spiffe://")
-    trust_domain, slash, path = text.removeprefix(_SCHEME).partition("/")
-    if not _TRUST_DOMAIN.fullmatch(trust_domain):
+    trust_domain, slash, path = text.removeprefix(SCHEME).partition("/")
+    if not is_trust_domain(trust_domain):
         raise ValueError("needs a trust domain in lower case, of letters, digits, '.', '_' and '-', without wildcards")
     if not slash:
         raise ValueError("needs a path: a trust domain alone is no workload")
@@ -56,6 +54,6 @@ def parse_spiffe_pattern(text: str) -> SpiffePattern:
     for segment in prefix:
         if segment == "**":
             raise ValueError("'**' can only be the last segment")
-        if segment in {".", ".."} or (segment != "*" and not _SEGMENT.fullmatch(segment)):
+        if segment != "*" and not is_segment(segment):
             raise ValueError("segments are of letters, digits, '.', '_' and '-', or exactly '*'; none is empty, '.' or '..'")
     return SpiffePattern(trust_domain, prefix, open_ended)
