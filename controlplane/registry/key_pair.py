@@ -113,7 +113,7 @@ def _parse_key(pem: bytes) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
     try:
         key = load_pem_private_key(pem, password=None)
     except TypeError as error:
-        raise KeyPairError("key", "is encrypted with a passphrase; give it in plain PEM (it is kept encrypted here)") from error
+        raise KeyPairError("key", "is encrypted with a passphrase; give it in plain PEM") from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise KeyPairError("key", "is not a private key in PEM") from error
     if isinstance(key, rsa.RSAPrivateKey):

@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -189,24 +189,28 @@ class Publisher:
         """What is read outside the registry may change without an edit: names and certificate authorities."""
         while True:
             await asyncio.sleep(self._pace.refresh_seconds)
-            state = self._source.state
-            self._resolver.keep_only(host for entry in state.mcp_servers.values() for host in hosts_of(entry.spec))
-            self._authorities.keep_only([*state.mcp_servers.values(), *state.gateways.values()])
-            self._certificates.keep_only([*state.mcp_servers.values(), *state.gateways.values()])
-            moved, rotated = await self._resolver.refresh(), await self._authorities.refresh()
-            if moved or rotated:
+            if await _tried(self._read_names_again):
                 self._publish_again()
+
+    async def _read_names_again(self) -> bool:
+        state = self._source.state
+        self._resolver.keep_only(host for entry in state.mcp_servers.values() for host in hosts_of(entry.spec))
+        self._authorities.keep_only([*state.mcp_servers.values(), *state.gateways.values()])
+        self._certificates.keep_only([*state.mcp_servers.values(), *state.gateways.values()])
+        moved, rotated = await self._resolver.refresh(), await self._authorities.refresh()
+        return bool(moved or rotated)
 
     async def _refresh_certificates(self) -> None:
         """Certificates that Envoys present, and the authorities of their clients, are replaced by whoever renews them."""
         while True:
             await asyncio.sleep(self._pace.certificates_seconds)
-            gateways = self._source.state.gateways.values()
-            rotated = await self._certificates.refresh()
-            if gateways and await self._authorities.refresh(gateways):
-                rotated = True
-            if rotated:
+            if await _tried(self._read_certificates_again):
                 self._publish_again()
+
+    async def _read_certificates_again(self) -> bool:
+        gateways = self._source.state.gateways.values()
+        rotated = bool(await self._certificates.refresh())
+        return bool(gateways and await self._authorities.refresh(gateways)) or rotated
 
     async def _tick(self) -> None:
         """What falls due by itself: removals, refused resources, the day's keys, the end of the start."""
@@ -418,6 +422,15 @@ class Publisher:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
+
+
+async def _tried(read: Callable[[], Awaitable[bool]]) -> bool:
+    """Whether something changed. Whatever stands in a file or comes from elsewhere, it must not end the publisher: what was read stays."""
+    try:
+        return await read()
+    except Exception:
+        logger.exception("what stands outside the registry could not be read again")
+        return False
 
 
 def _replaced(before: Resources, after: Resources) -> dict[tuple[str, str], XdsResource]:

@@ -31,7 +31,9 @@ class Forms(HTMLParser):
         said = {name: value or "" for name, value in attrs}
         if tag == "form":
             self.found.append((said.get("action", ""), {}))
-        elif tag in ("input", "button") and self.found and said.get("name"):  # of several buttons, the last
+        elif (
+            tag in ("input", "button") and self.found and said.get("name", "abort") != "abort"
+        ):  # of several buttons, the last that goes on
             self.found[-1][1][said["name"]] = said.get("value", "")
 
 

@@ -358,7 +358,7 @@ def test_its_secrets_stay_with_the_provider_they_were_given_for(registry: Regist
 
 # what browsers keep
 
-PENDING = browser.PendingLogin(parameters={"state": "s"}, nonce="n", code_verifier="v", expires_at=int(time.time()) + 60)
+PENDING = browser.PendingLogin(parameters={"state": "s"}, nonce="n", code_verifier="v", expires_at=int(time.time()) + 86_400)
 STATE = "S" * 43
 
 

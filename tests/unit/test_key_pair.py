@@ -19,11 +19,10 @@ from tests.pki import Issued, TestAuthority, pem_of
 CA = TestAuthority()
 BETWEEN = CA.below()
 GOOD = BETWEEN.issue("gw.example", "*.tenants.example", "192.0.2.1")
-NOW = datetime.now(UTC)
 
 
 def test_a_good_pair_is_written_anew_and_nothing_else_of_the_file_with_it() -> None:
-    pair = check_key_pair(b"remark\n" + GOOD.chain_pem + CA.pem, b"remark\n" + GOOD.key_pem, NOW)
+    pair = check_key_pair(b"remark\n" + GOOD.chain_pem + CA.pem, b"remark\n" + GOOD.key_pem, datetime.now(UTC))
 
     assert pair.chain == GOOD.chain_pem + CA.pem
     assert pair.key == GOOD.key_pem
@@ -71,7 +70,7 @@ def test_a_damaged_certificate_is_refused_by_a_sentence_wherever_it_is_damaged()
         damaged = der[:place] + bytes([der[place] ^ 0x15]) + der[place + 1 :]
         pem = DER_cert_to_PEM_cert(bytes(damaged)).encode()
         with contextlib.suppress(KeyPairError):
-            check_key_pair(pem, GOOD.key_pem, NOW)
+            check_key_pair(pem, GOOD.key_pem, datetime.now(UTC))
         with contextlib.suppress(ConfigurationError):
             parse_authorities(pem, "system/ca.pem")
 
@@ -81,7 +80,7 @@ def test_what_envoy_or_clients_would_refuse_is_refused_with_the_part_that_is_wro
     part, sentence, make = REFUSED[name]
 
     with pytest.raises(KeyPairError, match=sentence) as refused:
-        check_key_pair(*make(), NOW)
+        check_key_pair(*make(), datetime.now(UTC))
 
     assert refused.value.part == part
     assert "-----" not in str(refused.value)
@@ -91,7 +90,7 @@ def test_what_envoy_or_clients_would_refuse_is_refused_with_the_part_that_is_wro
 def test_rsa_of_2048_bits_and_the_larger_curves_are_good(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> None:
     issued = CA.issue("gw.example", key=key)
 
-    assert check_key_pair(issued.chain_pem, issued.key_pem, NOW).names == ("gw.example",)
+    assert check_key_pair(issued.chain_pem, issued.key_pem, datetime.now(UTC)).names == ("gw.example",)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +105,7 @@ def test_rsa_of_2048_bits_and_the_larger_curves_are_good(key: rsa.RSAPrivateKey 
 def test_a_certificate_is_late_a_week_before_its_end_or_in_its_last_third(lives: timedelta, ends: timedelta, soon: bool) -> None:
     issued = CA.issue("gw.example", starts=ends - lives, ends=ends)
 
-    assert check_key_pair(issued.chain_pem, issued.key_pem, NOW).expires_soon(NOW) is soon
+    assert check_key_pair(issued.chain_pem, issued.key_pem, datetime.now(UTC)).expires_soon(datetime.now(UTC)) is soon
 
 
 @pytest.mark.parametrize(
@@ -122,6 +121,6 @@ def test_a_certificate_is_late_a_week_before_its_end_or_in_its_last_third(lives:
     ],
 )
 def test_names_are_covered_as_clients_judge(host: str, covered: bool) -> None:
-    pair = check_key_pair(GOOD.chain_pem, GOOD.key_pem, NOW)
+    pair = check_key_pair(GOOD.chain_pem, GOOD.key_pem, datetime.now(UTC))
 
     assert (pair.uncovered([host]) == []) is covered

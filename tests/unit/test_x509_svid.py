@@ -315,6 +315,14 @@ def test_weak_keys_of_intermediates_are_refused() -> None:
         assert refusal([leaf, weak.certificate]).reason is Reason.SVID_INVALID
 
 
+@pytest.mark.parametrize("fault", [{"sign": False}, {"ca": False}, {"expired": True}])
+def test_who_may_not_sign_certificates_is_no_intermediate(fault: dict[str, bool]) -> None:
+    good, bad = _authority(CA.x509_authorities[0]), _authority(CA.x509_authorities[0], **fault)
+    key = ec.generate_private_key(ec.SECP256R1())
+    assert verified([_signed(key, by=good), good.certificate])
+    assert refusal([_signed(key, by=bad), bad.certificate]).reason is Reason.SVID_INVALID
+
+
 def test_a_chain_that_costs_more_than_a_chain_is_refused_before_a_signature_is_verified() -> None:
     slow = _authority(CA.x509_authorities[0], key=key_of_a_huge_exponent())
     under_slow = _signed(ec.generate_private_key(ec.SECP256R1()), by=slow)
