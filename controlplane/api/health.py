@@ -58,7 +58,7 @@ class HealthRoutes:
     async def _health(self, _request: web.Request) -> web.Response:
         return json_response({"status": "ok"})
 
-    async def _readiness(self, _request: web.Request) -> web.Response:
+    async def _readiness(self, request: web.Request) -> web.Response:
         reasons = []
         revision = -1
         try:
@@ -73,9 +73,14 @@ class HealthRoutes:
         answer: Json = {"status": "not ready" if reasons else "ready", "reasons": reasons}
         if revision >= 0:
             answer["revision"] = revision
-        if url := self._gateway_url():
+        if url := self._gateway_url() if _is_of_this_machine(request) else "":
             answer["gateway_url"] = url
         return json_response(answer, status=503 if reasons else 200)
+
+
+def _is_of_this_machine(request: web.Request) -> bool:
+    """Whether it came by the API's own socket, which nobody else may open: Envoy gives an id to every request that it passes on."""
+    return "x-request-id" not in request.headers
 
 
 def _is_ready(node: Json) -> bool:

@@ -204,7 +204,7 @@ class Health(Shape):
 
 
 class Readiness(Shape):
-    """Whether the work can be done, and what is missing."""
+    """Whether the work can be done, and what is missing. `gateway_url` is told to who holds the API's own socket, not through Envoy."""
 
     status: Literal["ready", "not ready"]
     reasons: list[str]
