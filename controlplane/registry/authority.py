@@ -6,7 +6,6 @@ Checked when a document is applied (`registry.validation`), followed while it is
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from controlplane.registry.validation import Findings, WrittenEntry
 from extauthz.catalog.server import Secret
 from extauthz.credentials import SecretReader
 from extauthz.errors import ConfigurationError, CredentialError
+from extauthz.identity.certificate import CertificateError, reading_certificates
 
 MAX_AUTHORITY_BYTES = 256 * 1024
 
@@ -45,10 +45,9 @@ class AuthorityReader:
 def parse_authorities(content: bytes, name: str) -> bytes:
     """The PEM certificates of `content`, written anew: the same certificates always give the same bytes."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # old authorities are odd in ways that are not ours to judge
+        with reading_certificates():  # old authorities are odd in ways that are not ours to judge
             certificates = x509.load_pem_x509_certificates(content)
-    except Exception as error:  # what the parser raises for strange certificates is open-ended
+    except CertificateError as error:
         raise ConfigurationError(f"secret file {name} holds no certificates in PEM") from error
     return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
 

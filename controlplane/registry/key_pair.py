@@ -8,7 +8,6 @@ No text of an error shows anything of a key.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -28,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from extauthz.errors import ConfigurationError
+from extauthz.identity.certificate import CertificateError, extension_of, reading_certificates
 
 EXPIRES_SOON = timedelta(days=7)
 LEAST_RSA_BITS = 2048
@@ -72,10 +72,9 @@ class KeyPair:
 def check_key_pair(chain_pem: bytes, key_pem: bytes, now: datetime) -> KeyPair:
     """The pair, or `KeyPairError`, whatever the two hold: files are damaged, and half written."""
     try:
-        return _checked(chain_pem, key_pem, now)
-    except KeyPairError:
-        raise
-    except Exception as error:  # what the parsers raise for strange certificates is open-ended
+        with reading_certificates():
+            return _checked(chain_pem, key_pem, now)
+    except CertificateError as error:
         raise KeyPairError("chain", "holds a certificate that cannot be read: it is damaged, or its key is of an unknown kind") from error
 
 
@@ -99,9 +98,7 @@ def _checked(chain_pem: bytes, key_pem: bytes, now: datetime) -> KeyPair:
 
 def _parse_chain(pem: bytes) -> Sequence[x509.Certificate]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # old authorities are odd in ways that are not ours to judge
-            chain = x509.load_pem_x509_certificates(pem)
+        chain = x509.load_pem_x509_certificates(pem)
     except ValueError as error:
         raise KeyPairError("chain", "holds no certificates in PEM") from error
     if len(chain) > MAX_CHAIN:
@@ -155,9 +152,8 @@ def day_of(at: datetime) -> str:
 
 
 def _names_of(leaf: x509.Certificate) -> tuple[str, ...]:
-    try:
-        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    names = extension_of(leaf, x509.SubjectAlternativeName)
+    if names is None:
         return ()
     addresses = [str(address) for address in names.get_values_for_type(x509.IPAddress)]
     return (*(name.lower() for name in names.get_values_for_type(x509.DNSName)), *addresses)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,7 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from jwt.exceptions import PyJWTError
 
 from extauthz.errors import ConfigurationError
-from extauthz.identity.certificate_key import ACCEPTED_KEYS, is_sound_key
+from extauthz.identity.certificate import ACCEPTED_KEYS, CertificateError, is_authority, is_sound_key, reading_certificates, uris_of
 from extauthz.identity.spiffe_id import claims_spiffe
 
 MAX_BUNDLE_BYTES = 256 * 1024
@@ -70,11 +69,6 @@ class TrustBundle:
     def without_authorities(self) -> bool:
         """Whether no SVID can be believed by this bundle: the trust domain revoked all its keys."""
         return not self.x509_authorities and not self.jwt_authorities_json
-
-    def x509_pem(self) -> str:
-        """The X.509 authorities in PEM."""
-        certificates = map(x509.load_der_x509_certificate, self.x509_authorities)
-        return "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in certificates)
 
 
 def parse_bundle(content: bytes, trust_domain: str) -> TrustBundle:
@@ -126,10 +120,9 @@ def parse_bundle_pem(content: bytes, trust_domain: str) -> TrustBundle:
     if b"PRIVATE KEY-----" in content:
         raise BundleError("holds a private key; a bundle holds certificates only. Whoever could read it must be thought to have the key")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # oddities of certificates that are judged below
+        with reading_certificates():
             certificates = x509.load_pem_x509_certificates(content)
-    except Exception as error:  # what the parsers raise for strange certificates is open-ended
+    except CertificateError as error:
         raise BundleError("holds no certificates in PEM") from error
     return bundle_from_certificates((certificate.public_bytes(Encoding.DER) for certificate in certificates), trust_domain)
 
@@ -184,41 +177,24 @@ def _x509_authority(x5c: object, trust_domain: str, path: str) -> bytes:
 def _checked_authority(der: bytes, trust_domain: str, path: str) -> bytes:
     """`der`, when it is the certificate of an authority that may sign for `trust_domain` (X509-SVID sections 3.2 and 4)."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            certificate = x509.load_der_x509_certificate(der)
-            extensions = certificate.extensions
-            key = certificate.public_key()
-            hash_algorithm = certificate.signature_hash_algorithm
-    except Exception as error:  # what the parsers raise for strange certificates is open-ended
+        with reading_certificates():
+            fault = _fault_of_authority(x509.load_der_x509_certificate(der), trust_domain)
+    except CertificateError as error:
         raise BundleError("is not a certificate that can be read", path=path) from error
-    if not _is_authority(extensions):
-        raise BundleError("is not the certificate of an authority: it needs CA in its basic constraints, and keyCertSign", path=path)
-    if not is_sound_key(key):
-        raise BundleError(f"has a key that is not accepted: {ACCEPTED_KEYS}", path=path)
-    if not isinstance(hash_algorithm, _SOUND_HASHES):
-        raise BundleError("is signed with an algorithm that is not accepted: SHA-256 or better", path=path)
-    for uri in _uris(extensions):
-        if claims_spiffe(uri) and uri != f"spiffe://{trust_domain}":
-            raise BundleError(f"is an authority of {uri[:300]}, and not of spiffe://{trust_domain}", path=path)
+    if fault:
+        raise BundleError(fault, path=path)
     return der
 
 
-def _is_authority(extensions: x509.Extensions) -> bool:
-    try:
-        constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
-        usage = extensions.get_extension_for_class(x509.KeyUsage).value
-    except x509.ExtensionNotFound:
-        return False
-    return constraints.ca and usage.key_cert_sign
-
-
-def _uris(extensions: x509.Extensions) -> list[str]:
-    try:
-        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return []
-    return names.get_values_for_type(x509.UniformResourceIdentifier)
+def _fault_of_authority(certificate: x509.Certificate, trust_domain: str) -> str:
+    if not is_authority(certificate):
+        return "is not the certificate of an authority: it needs CA in its basic constraints, and keyCertSign"
+    if not is_sound_key(certificate.public_key()):
+        return f"has a key that is not accepted: {ACCEPTED_KEYS}"
+    if not isinstance(certificate.signature_hash_algorithm, _SOUND_HASHES):
+        return "is signed with an algorithm that is not accepted: SHA-256 or better"
+    foreign = next((uri for uri in uris_of(certificate) if claims_spiffe(uri) and uri != f"spiffe://{trust_domain}"), "")
+    return f"is an authority of {foreign[:300]}, and not of spiffe://{trust_domain}" if foreign else ""
 
 
 def _add_jwt_authority(found: dict[str, dict[str, str]], key: dict[str, Any], path: str) -> None:

@@ -10,13 +10,13 @@ Addresses, redirects, size and time are the rules of `extauthz.outbound`.
 from __future__ import annotations
 
 import ssl
-import warnings
 
 from cryptography import x509
 
 from controlplane.registry.trust_bundle import MAX_BUNDLE_BYTES, BundleError, TrustBundle, parse_bundle_document
 from extauthz.address import AddressRules
 from extauthz.errors import FetchError
+from extauthz.identity.certificate import CertificateError, fault_of_leaf, reading_certificates, uris_of
 from extauthz.outbound import OutboundHttp
 
 FETCH_SECONDS = 10.0
@@ -74,17 +74,13 @@ def make_spiffe_tls(bundle: TrustBundle, spiffe_id: str) -> ssl.SSLContext:
 def _why_not(certificate: bytes | None, spiffe_id: str) -> str:
     """Why a certificate whose chain is good is not the X.509-SVID of `spiffe_id` (X509-SVID section 5.2); empty when it is."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            extensions = x509.load_der_x509_certificate(certificate or b"").extensions
-            names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-            uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-            usage = extensions.get_extension_for_class(x509.KeyUsage).value
-            constraints = next((e.value for e in extensions if isinstance(e.value, x509.BasicConstraints)), None)
-    except Exception:  # noqa: BLE001 - what the parsers raise for strange certificates is open-ended
+        with reading_certificates():
+            peer = x509.load_der_x509_certificate(certificate or b"")
+            fault, uris = fault_of_leaf(peer), uris_of(peer)
+    except CertificateError:
         return "it is no X.509-SVID"
-    if (constraints is not None and constraints.ca) or usage.key_cert_sign or usage.crl_sign or not usage.digital_signature:
-        return "it is the certificate of an authority"
+    if fault:
+        return f"it {fault}"
     if uris != [spiffe_id]:
         return f"it is of {' and '.join(uri[:300] for uri in uris[:2]) or 'nobody'}, and not of {spiffe_id}"
     return ""

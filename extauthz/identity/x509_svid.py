@@ -12,22 +12,27 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TypeVar
 from urllib.parse import unquote
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, Store, VerificationError
 
 from extauthz.errors import AuthenticationError, Reason
-from extauthz.identity.certificate_key import ACCEPTED_KEYS, is_sound_key
+from extauthz.identity.certificate import (
+    ACCEPTED_KEYS,
+    CertificateError,
+    extension_of,
+    fault_of_leaf,
+    is_sound_key,
+    reading_certificates,
+    uris_of,
+)
 from extauthz.identity.spiffe_id import SCHEME, SpiffeId, claims_spiffe, parse_spiffe_id
 from extauthz.identity.trust_domain import TrustDomain
 
@@ -37,8 +42,6 @@ MAX_CHAIN_CERTIFICATES = 8
 _KEPT_CERTIFICATES = 1024
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=\n]+)-----END CERTIFICATE-----\n?", re.ASCII)
 _FORWARDED_PAIR = re.compile(r'(By|Hash|Cert|Chain|Subject|URI|DNS)=(?:"((?:[^"\\]|\\.)*)"|([^",;]*))(?:;|\Z)', re.ASCII)
-
-E = TypeVar("E", bound=x509.ExtensionType)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +64,7 @@ def claimed_spiffe_id(certificate: str) -> SpiffeId | None:
     `certificate` is PEM, percent-encoded, as Envoy gives it. Raises `AuthenticationError` for a certificate that cannot be read, and
     for one that claims to be SPIFFE with another than exactly one URI, or with one that is no SPIFFE ID.
     """
-    uris = _uris(_leaf(certificate))
+    uris = uris_of(_leaf(certificate))
     if not any(map(claims_spiffe, uris)):
         return None
     if len(uris) != 1:
@@ -102,13 +105,9 @@ def verify_x509_svid(
 
 def _check_leaf(leaf: x509.Certificate) -> None:
     """X509-SVID sections 4.1, 4.3, 4.4: a leaf is no authority, signs handshakes and nothing else, and may be a client."""
-    constraints = _extension(leaf, x509.BasicConstraints)
-    if constraints is not None and constraints.ca:
-        raise _invalid("the client certificate is that of an authority, and an authority is no workload")
-    usage = _extension(leaf, x509.KeyUsage)
-    if usage is None or not usage.digital_signature or usage.key_cert_sign or usage.crl_sign:
-        raise _invalid("the client certificate's key usage is not that of a workload: digitalSignature, neither keyCertSign nor cRLSign")
-    extended = _extension(leaf, x509.ExtendedKeyUsage)
+    if fault := fault_of_leaf(leaf):
+        raise _invalid(f"the client certificate {fault}")
+    extended = extension_of(leaf, x509.ExtendedKeyUsage)
     if extended is not None and ExtendedKeyUsageOID.CLIENT_AUTH not in extended:
         raise _invalid("the client certificate's extended key usage does not hold clientAuth")
 
@@ -126,7 +125,7 @@ def _check_cost(chain: Sequence[x509.Certificate]) -> None:
 
     Certificates of one authority that sign each other are a maze: a verifier would try as many paths as it has patience for.
     """
-    keys = [_key(certificate) for certificate in chain]
+    keys = [certificate.public_key() for certificate in chain]
     if not all(map(is_sound_key, keys)):
         raise _invalid(f"a key of the client certificate's chain is not accepted: {ACCEPTED_KEYS}")
     spki = [key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) for key in keys]
@@ -134,16 +133,9 @@ def _check_cost(chain: Sequence[x509.Certificate]) -> None:
         raise _invalid("the client certificate's chain has several certificates of one key")
 
 
-def _key(certificate: x509.Certificate) -> CertificatePublicKeyTypes:
-    try:
-        return certificate.public_key()
-    except Exception as error:
-        raise _unreadable() from error
-
-
 def _check_intermediate(authority: x509.Certificate, trust_domain: TrustDomain) -> None:
     """X509-SVID sections 3.2 and 4.2: a signing certificate that has a SPIFFE ID has that of its trust domain, without a path."""
-    uris = _uris(authority)
+    uris = uris_of(authority)
     if any(map(claims_spiffe, uris)) and uris != [SCHEME + trust_domain.trust_domain]:
         raise _invalid("an intermediate certificate is of another trust domain, or of a workload")
 
@@ -177,7 +169,7 @@ def _authorities(der: tuple[bytes, ...]) -> Store | None:
     for one in der:
         try:
             certificate = _parse(one)
-            if is_sound_key(_key(certificate)):
+            if is_sound_key(certificate.public_key()):
                 certificates.append(certificate)
         except AuthenticationError:
             continue
@@ -264,26 +256,14 @@ def _der(encoded: str) -> Iterator[bytes]:
 
 
 def _parse(der: bytes) -> x509.Certificate:
+    """A certificate of which every part that is asked for later can be read."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks about old certificates; the path's rules refuse what is weak
+        with reading_certificates():
             certificate = x509.load_der_x509_certificate(der)
-            _ = certificate.extensions
-    except Exception as error:
+            _ = certificate.extensions, certificate.public_key()
+    except CertificateError as error:
         raise _unreadable() from error
     return certificate
-
-
-def _uris(certificate: x509.Certificate) -> list[str]:
-    names = _extension(certificate, x509.SubjectAlternativeName)
-    return names.get_values_for_type(x509.UniformResourceIdentifier) if names is not None else []
-
-
-def _extension(certificate: x509.Certificate, kind: type[E]) -> E | None:
-    try:
-        return certificate.extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None
 
 
 def _unreadable() -> AuthenticationError:
