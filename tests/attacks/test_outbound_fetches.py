@@ -357,8 +357,8 @@ async def test_a_document_that_lies_is_no_client(tmp_path: Path, lie: dict[str, 
             with pytest.raises(UnknownClientError):
                 await directory.find(site.url())
 
-            site.publish()
-            directory.use(replace(rules, scopes=("x",)))
+        site.publish()
+        async with ClientDirectory(rules, store=NoStore(), address_rules=allowed, ca_file=str(tmp_path / "ca.crt")) as directory:
             assert (await directory.find(site.url())).client_id == site.url(), "the honest document is a client"
 
 

@@ -34,7 +34,10 @@ _DYNAMIC_ID = re.compile(DYNAMIC_PREFIX + r"[A-Za-z0-9_-]{32}")
 
 
 class ClientDirectory:
-    """The clients of one `AuthorizationServer` entry. Use as `async with ClientDirectory(...)`; `use` when the entry changes."""
+    """The clients of one `AuthorizationServer` entry. Use as `async with ClientDirectory(...)`.
+
+    When the entry changes, a new one takes its place (`issuers`). Raises `ConfigurationError` for static clients that cannot be.
+    """
 
     def __init__(
         self,
@@ -52,7 +55,8 @@ class ClientDirectory:
         self._public = OutboundHttp(AddressRules(), timeout_seconds=fetch_timeout_seconds, tls=tls)
         self._deployment = OutboundHttp(address_rules, timeout_seconds=fetch_timeout_seconds, tls=tls)
         self._documents = MetadataDocuments(public=self._public, deployment=self._deployment)
-        self._registrations = _registrations(rules)
+        registration = rules.registration
+        self._registrations = FetchRate(per_minute=registration.per_minute, per_minute_and_host=registration.per_minute_and_stranger)
         self._rules = rules
         self._static = _by_id(rules)
 
@@ -71,26 +75,15 @@ class ClientDirectory:
         """The rules in force."""
         return self._rules
 
-    def use(self, rules: ClientRules) -> None:
-        """The entry has changed: from now on these rules count. Raises `ConfigurationError`, and then nothing has changed."""
-        static = _by_id(rules)
-        if rules != self._rules:
-            self._documents.forget()
-            self._registrations = _registrations(rules)
-        self._rules, self._static = rules, static
-
     async def find(self, client_id: str, stranger: str = "") -> RegisteredClient:
         """The client of this id, for whoever asks (`throttle.stranger_of`). Raises `UnknownClientError`: tell the person, redirect
         nowhere."""
-        rules = self._rules
         known = self._static.get(client_id)
         if known is not None:
             return known
         if client_id.startswith(("https://", "http://")):
-            client = await self._documents.find(client_id, rules, stranger)
-        else:
-            client = await self._find_dynamic(client_id, rules)
-        return client if self._rules is rules else await self.find(client_id, stranger)
+            return await self._documents.find(client_id, self._rules, stranger)
+        return await self._find_dynamic(client_id)
 
     async def register(self, request: bytes, initial_access_token: str = "", stranger: str = "") -> Registration:
         """Register the client that `request`, the body as it came, describes. Raises `RegistrationError` or `RedirectUriError`."""
@@ -115,7 +108,8 @@ class ClientDirectory:
         if client.source == "dynamic":
             await asyncio.to_thread(self._store.note_use, self._rules.server_uid, client.client_id, self._clock())
 
-    async def _find_dynamic(self, client_id: str, rules: ClientRules) -> RegisteredClient:
+    async def _find_dynamic(self, client_id: str) -> RegisteredClient:
+        rules = self._rules
         if rules.registration.mode == "off" or not _DYNAMIC_ID.fullmatch(client_id):
             raise UnknownClientError("no client of this id is registered here")
         found = await asyncio.to_thread(self._store.read, rules.server_uid, client_id)
@@ -143,10 +137,6 @@ def check_static_client(client: RegisteredClient, schemes: Collection[str] = ())
         checked_redirect_uris(client.redirect_uris, None, schemes)
     except ClientRefusal as error:
         raise ConfigurationError(f"the client {client.client_id}: {error.description}") from error
-
-
-def _registrations(rules: ClientRules) -> FetchRate:
-    return FetchRate(per_minute=rules.registration.per_minute, per_minute_and_host=rules.registration.per_minute_and_stranger)
 
 
 def _by_id(rules: ClientRules) -> Mapping[str, RegisteredClient]:

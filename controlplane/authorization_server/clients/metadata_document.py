@@ -97,15 +97,8 @@ class MetadataDocuments:
                 raise UnknownClientError("this authorization server is being changed; try again", status=503) from None
             raise
 
-    def forget(self) -> None:
-        """Nothing that was read counts any more, nor is what is being read remembered."""
-        self._clients.clear()
-        self._refused.clear()
-        self._reading.clear()
-
     async def close(self) -> None:
         """Stop what is under way."""
-        self.forget()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -128,8 +121,7 @@ class MetadataDocuments:
 
     def _end(self, url: str, task: asyncio.Task[RegisteredClient]) -> None:
         self._tasks.discard(task)
-        if self._reading.get(url) is task:
-            del self._reading[url]
+        del self._reading[url]
         if not task.cancelled():
             task.exception()  # whoever waits gets it; perhaps nobody waits any more
 
@@ -160,8 +152,6 @@ class MetadataDocuments:
         return UnknownClientError(description)
 
     def _remember(self, memory: OrderedDict[str, _Remembered], url: str, held: _Remembered) -> None:
-        if self._reading.get(url) is not asyncio.current_task():
-            return  # the rules have changed meanwhile
         self._clients.pop(url, None)
         self._refused.pop(url, None)
         memory[url] = held
