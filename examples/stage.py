@@ -71,6 +71,20 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def wait_until_open(port: int) -> None:
+    """A listener of TLS opens when its certificate is there, which comes from elsewhere and may take its time."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            socket.create_connection(("localhost", port), timeout=5).close()
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise UnavailableError(f"nothing listens on port {port}: {error}") from error
+            time.sleep(0.1)
+        else:
+            return
+
+
 @contextmanager
 def deployment() -> Iterator[Deployment]:
     """A deployment with an empty registry."""

@@ -19,7 +19,6 @@ FOLLOW_SECONDS = 0.3
 
 WIDE = 130
 """From this many columns on the table has room for decision ids."""
-_WHAT = ("tool", "prompt", "mcp_resource_uri", "method", "http_method")
 _STYLE_OF_DECISION = {"allow": "good", "deny": "bad", "error": "bad"}
 
 

@@ -22,7 +22,6 @@ from typing import Any
 from controlplane.cli.outcome import CommandError
 
 NAME = re.compile(r"[A-Za-z0-9][-A-Za-z0-9._]{0,62}")
-GRANTS = ("browser", "device", "client-credentials")
 _FORMAT = 1
 _MAX_BYTES = 4 * 1024 * 1024
 

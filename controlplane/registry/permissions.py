@@ -101,9 +101,6 @@ class Permissions:
         return frozenset(namespace for namespace, held in self.by_namespace.items() if permission in held)
 
 
-NOTHING = Permissions(by_namespace=MappingProxyType({}))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
     """Who uses the API, and what they may do there."""

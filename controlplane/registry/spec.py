@@ -302,18 +302,6 @@ class RevocationSpec(Document):
         return self
 
 
-Spec = (
-    NamespaceSpec
-    | McpServerSpec
-    | PolicySetSpec
-    | RoleBindingSpec
-    | IdentityProviderSpec
-    | RevocationSpec
-    | GatewaySpec
-    | TrustDomainSpec
-    | AuthorizationServerSpec
-)
-
 SPEC_OF_KIND: dict[Kind, type[Document]] = {
     Kind.NAMESPACE: NamespaceSpec,
     Kind.MCP_SERVER: McpServerSpec,

