@@ -36,11 +36,20 @@ CONTEXT_KEY = TYPE_PREFIX + "legation.v1.ContextKey"
 POLICY_SET = TYPE_PREFIX + "legation.v1.PolicySet"
 ROLE_BINDING = TYPE_PREFIX + "legation.v1.RoleBinding"
 MCP_SERVER = TYPE_PREFIX + "legation.v1.McpServer"
+CATALOG = TYPE_PREFIX + "legation.v1.Catalog"
+VIRTUAL_SERVER = TYPE_PREFIX + "legation.v1.VirtualServer"
+SEALING_KEY = TYPE_PREFIX + "legation.v1.SealingKey"
 REVISION = TYPE_PREFIX + "legation.v1.Revision"
 REVISION_NAME = "current"
 
-AUTHORIZER_TYPES = (REVOCATION, GATEWAY, IDENTITY_PROVIDER, TRUST_DOMAIN, CONTEXT_KEY, POLICY_SET, ROLE_BINDING, MCP_SERVER, REVISION)
+AUTHORIZER_TYPES = (
+    *(REVOCATION, GATEWAY, IDENTITY_PROVIDER, TRUST_DOMAIN, CONTEXT_KEY),
+    *(POLICY_SET, ROLE_BINDING, MCP_SERVER, VIRTUAL_SERVER, REVISION),
+)
 """What an authorizer subscribes to, in the order in which it is sent: the Revision last."""
+
+AGGREGATOR_TYPES = (SEALING_KEY, POLICY_SET, ROLE_BINDING, MCP_SERVER, VIRTUAL_SERVER, CATALOG, REVISION)
+"""What an aggregator subscribes to: what policies decide by, without credentials, and what there is to list. It verifies nobody."""
 
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024  # ten thousand servers travel in one response
 FIRST_BACKOFF_SECONDS = 0.05

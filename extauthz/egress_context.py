@@ -25,7 +25,19 @@ MAX_LIFETIME_SECONDS = 3600
 AUDIENCE = "egress"
 KINDS = frozenset({"prober", "call"})
 _PURPOSE = b"legation egress context v1\x00"  # separates this use of the key from any other
-_MEMBERS = {"aud": str, "did": str, "exp": float, "kid": str, "kind": str, "prn": dict, "rev": int, "srv": str}
+_MEMBERS: dict[str, type] = {
+    "adr": str,
+    "aud": str,
+    "did": str,
+    "era": str,
+    "exp": float,
+    "kid": str,
+    "kind": str,
+    "prn": dict,
+    "rev": int,
+    "srv": str,
+    "vsv": str,
+}
 _PRINCIPAL_MEMBERS = {
     "act": str,
     "att": list,
@@ -51,7 +63,11 @@ _PRINCIPAL_MEMBERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EgressContext:
-    """Who stands behind a call of ours. `mcp_server_id` empty = any server; `kind` "prober" = list methods only."""
+    """Who stands behind a call of ours. `mcp_server_id` empty = any server; `kind` "prober" = list methods only.
+
+    A call is made through the virtual server `virtual_server_id`, or through none; `caller_address` and `caller_era` are of the request
+    that it is made for, since policies may ask for them.
+    """
 
     decision_id: str
     principal: Principal
@@ -60,6 +76,9 @@ class EgressContext:
     expires_at_unix: float
     audience: str = AUDIENCE
     kind: str = "call"
+    virtual_server_id: str = ""
+    caller_address: str = ""
+    caller_era: str = ""
 
 
 def sign_egress_context(context: EgressContext, key: ContextKey) -> str:
@@ -67,14 +86,17 @@ def sign_egress_context(context: EgressContext, key: ContextKey) -> str:
     if context.kind not in KINDS or context.audience != AUDIENCE:
         raise ValueError("an egress context is of kind prober or call, for audience egress")
     payload = {
+        "adr": context.caller_address,
         "aud": context.audience,
         "did": context.decision_id,
+        "era": context.caller_era,
         "exp": float(context.expires_at_unix),
         "kid": key.key_id,
         "kind": context.kind,
         "prn": _principal_members(context.principal),
         "rev": context.revision,
         "srv": context.mcp_server_id,
+        "vsv": context.virtual_server_id,
     }
     body = base64url.encode(_canonical(payload))
     header = f"{body}.{base64url.encode(_mac(body, key))}"
@@ -100,6 +122,10 @@ def verify_egress_context(header: str, keys: Sequence[ContextKey], now: float) -
         raise _invalid("is for another purpose")
     if not now < payload["exp"] <= now + MAX_LIFETIME_SECONDS:
         raise _invalid("has expired or lives too long")
+    return _context(payload)
+
+
+def _context(payload: dict[str, Any]) -> EgressContext:
     return EgressContext(
         decision_id=payload["did"],
         principal=_principal(payload["prn"]),
@@ -108,7 +134,18 @@ def verify_egress_context(header: str, keys: Sequence[ContextKey], now: float) -
         expires_at_unix=payload["exp"],
         audience=payload["aud"],
         kind=payload["kind"],
+        virtual_server_id=payload["vsv"],
+        caller_address=payload["adr"],
+        caller_era=payload["era"],
     )
+
+
+def read_egress_context(header: str) -> EgressContext:
+    """The context without its proof, for an aggregator, which holds no key: whoever may reach it was let in by an authorizer, and what it
+    does for the caller is decided anew when it comes back. Raises `AuthenticationError` for what is none."""
+    if len(header) > MAX_HEADER_BYTES or header.count(".") != 1 or not header.isascii():
+        raise _invalid("is not one signed context")
+    return _context(_parse(header.partition(".")[0]))
 
 
 def signing_key(keys: Sequence[ContextKey], now: float) -> ContextKey | None:

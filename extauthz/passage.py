@@ -16,6 +16,10 @@ LANE_STREAM = "stream"
 LANE_INSPECT = "inspect"
 """Like `direct`, but `process` sees the headers of the answer."""
 
+LANE_AGGREGATE = "aggregate"
+"""To an aggregator, which is told who asks by the signed context."""
+AGGREGATOR_CLUSTER = "legation-aggregator"
+
 MAX_STREAM_SECONDS = 86_400
 """No lane keeps a stream open for longer (`LEGATION_MAX_STREAM_SECONDS`)."""
 

@@ -5,6 +5,7 @@ The control plane builds the very same value for `explain`, from the very same m
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from extauthz.catalog.server import (
     Tool,
     UpstreamCredential,
 )
+from extauthz.catalog.virtual import DefinitionKind, Exposed, Member, Mode, VirtualServer
 from extauthz.identity.provider import ClaimRules, IdentityProvider, TokenBinding
 from extauthz.identity.revocation import Revocation, RevocationIndex, RevokedKind
 from extauthz.identity.spiffe_pattern import parse_spiffe_pattern
@@ -38,6 +40,7 @@ _ARGUMENT_TYPES = {
     pb.ARGUMENT_TYPE_BOOLEAN: ArgumentType.BOOL,
     pb.ARGUMENT_TYPE_STRING_SET: ArgumentType.STRING_SET,
 }
+_DEFINITION_KINDS = frozenset(kind.value for kind in DefinitionKind)
 _SUBJECT_KINDS = {
     pb.SUBJECT_KIND_USER: "User",
     pb.SUBJECT_KIND_GROUP: "Group",
@@ -68,6 +71,7 @@ class AuthorizationState:
     context_keys: tuple[ContextKey, ...]
     trust_domains: tuple[TrustDomain, ...] = ()
     gateways: tuple[GatewayNames, ...] = ()
+    virtual_servers: Mapping[str, VirtualServer] = field(default_factory=lambda: MappingProxyType({}))  # by id, "namespace/name"
     revocations: RevocationIndex = field(default_factory=RevocationIndex)
     committed_at_unix: float = 0.0
 
@@ -87,6 +91,45 @@ def mcp_server_from_message(message: pb.McpServer) -> McpServer:
         prompts=frozenset(prompt.name for prompt in message.prompts),
         suspended=message.suspended,
         required_scopes=_scopes_from_message(message.required_scopes),
+        eras=frozenset(message.eras),
+        bridged=message.bridged,
+    )
+
+
+def virtual_server_from_message(message: pb.VirtualServer) -> VirtualServer:
+    """One virtual server. Items of a kind, and of a member, that nobody knows are left out, and so are not offered."""
+    members = tuple(Member(mcp_server_id=m.mcp_server, uri_prefix=m.uri_prefix) for m in message.members)
+    items: dict[DefinitionKind, dict[str, Exposed]] = {kind: {} for kind in DefinitionKind}
+    for item in message.items:
+        if item.kind in _DEFINITION_KINDS and item.member < len(members):
+            exposed = _exposed_from_message(item, members[item.member].mcp_server_id)
+            items[exposed.kind][exposed.name] = exposed
+    return VirtualServer(
+        uid=message.uid,
+        namespace=message.namespace,
+        name=message.name,
+        members=members,
+        items=MappingProxyType({kind: MappingProxyType(of_kind) for kind, of_kind in items.items()}),
+        title=message.title,
+        instructions=message.instructions,
+        strict=message.strict,
+        stale_seconds=message.stale_seconds,
+        mode=Mode.SEARCH if message.mode == Mode.SEARCH else Mode.DIRECT,
+        suspended=message.suspended,
+    )
+
+
+def _exposed_from_message(message: pb.ExposedItem, mcp_server_id: str) -> Exposed:
+    return Exposed(
+        kind=DefinitionKind(message.kind),
+        name=message.name,
+        mcp_server_id=mcp_server_id,
+        own_name=message.own_name or message.name,
+        title=message.title,
+        description=message.description,
+        annotations=MappingProxyType(json.loads(message.annotations_json or b"{}")),
+        defaults=MappingProxyType(json.loads(message.input_defaults_json or b"{}")),
+        hidden=frozenset(message.hidden_arguments),
     )
 
 
@@ -103,6 +146,7 @@ def _tool_from_message(message: pb.Tool) -> Tool:
             for m in message.mirrored
             if m.type in _ARGUMENT_TYPES
         ),
+        held=message.held,
     )
 
 

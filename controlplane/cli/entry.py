@@ -28,6 +28,7 @@ _SHORT = {
     Kind.GATEWAY: (),
     Kind.TRUST_DOMAIN: (),
     Kind.AUTHORIZATION_SERVER: (),
+    Kind.VIRTUAL_SERVER: ("virtual",),
 }
 
 

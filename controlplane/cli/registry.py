@@ -146,6 +146,12 @@ def _authorization_server_row(item: JsonObject) -> list[Cell]:
     return [id_of(item), login, str(len(spec.get("clients") or {})), documents, registration.get("dynamic", "off"), _revision(item)]
 
 
+def _virtual_server_row(item: JsonObject) -> list[Cell]:
+    spec = item.get("spec") or {}
+    members = [str(member.get("server")) for member in spec.get("members") or []]
+    return [id_of(item), str(spec.get("title") or "-"), str(len(members)), str(spec.get("mode", "direct")), _revision(item)]
+
+
 _TABLES: dict[Kind, tuple[list[str], Any]] = {
     Kind.NAMESPACE: (["NAME", "DESCRIPTION", "REVISION"], _namespace_row),
     Kind.MCP_SERVER: (["NAME", "ENDPOINT", "PROBED", "ERA", "ACCEPTED", "REVISION"], _server_row),
@@ -155,6 +161,7 @@ _TABLES: dict[Kind, tuple[list[str], Any]] = {
     Kind.GATEWAY: (["NAME", "URL", "LISTEN", "TLS", "CLIENT CERTIFICATES", "REVISION"], _gateway_row),
     Kind.TRUST_DOMAIN: (["NAME", "TRUST DOMAIN", "BUNDLE", "NAMESPACES", "REVISION"], _trust_domain_row),
     Kind.AUTHORIZATION_SERVER: (["NAME", "LOGIN", "CLIENTS", "METADATA DOCUMENTS", "REGISTRATION", "REVISION"], _authorization_server_row),
+    Kind.VIRTUAL_SERVER: (["NAME", "TITLE", "MEMBERS", "MODE", "REVISION"], _virtual_server_row),
     Kind.IDENTITY_PROVIDER: (["NAME", "ISSUER", "KEYS", "FOR", "REVISION"], _provider_row),
 }
 

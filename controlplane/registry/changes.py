@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from controlplane.registry.spec import Kind
-from controlplane.registry.state import Definition, Entry, RegistryState, SigningKey
+from controlplane.registry.state import CatalogReading, Definition, Entry, RegistryState, SigningKey
 
 FIELD_OF_KIND: Mapping[Kind, str] = {
     Kind.NAMESPACE: "namespaces",
@@ -25,6 +25,7 @@ FIELD_OF_KIND: Mapping[Kind, str] = {
     Kind.GATEWAY: "gateways",
     Kind.TRUST_DOMAIN: "trust_domains",
     Kind.AUTHORIZATION_SERVER: "authorization_servers",
+    Kind.VIRTUAL_SERVER: "virtual_servers",
 }
 
 
@@ -33,7 +34,8 @@ class ChangeSet:
     """Everything that differs between the state at `since` and the state at `revision`.
 
     `entries` maps (kind, entry id) to the entry as it is now, None when it is gone; `definitions` maps a server's uid to its
-    catalog as it is now, `signing_keys` that of an AuthorizationServer to its keys.
+    catalog as it is now and `readings` to what else was found, `signing_keys` that of an AuthorizationServer to its keys.
+    `pinned_versions` are added to those that are known.
     """
 
     since: int
@@ -42,10 +44,12 @@ class ChangeSet:
     entries: Mapping[tuple[Kind, str], Entry[Any] | None] = field(default_factory=dict)
     definitions: Mapping[str, tuple[Definition, ...]] = field(default_factory=dict)
     signing_keys: Mapping[str, tuple[SigningKey, ...]] = field(default_factory=dict)
+    readings: Mapping[str, CatalogReading | None] = field(default_factory=dict)
+    pinned_versions: Mapping[tuple[str, str], frozenset[tuple[str, str, str]]] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
-        return not self.entries and not self.definitions and not self.signing_keys
+        return not (self.entries or self.definitions or self.signing_keys or self.readings or self.pinned_versions)
 
 
 def entries_of(state: RegistryState, kind: Kind) -> Mapping[str, Entry[Any]]:
@@ -72,7 +76,12 @@ def advance(state: RegistryState, changes: ChangeSet) -> RegistryState:
         touched["definitions"] = _replaced(state.definitions, changes.definitions)
     if changes.signing_keys:
         touched["signing_keys"] = _replaced(state.signing_keys, changes.signing_keys)
+    if changes.readings:
+        found = {**state.readings, **changes.readings}
+        touched["readings"] = {uid: reading for uid, reading in found.items() if reading is not None}
     values: dict[str, Any] = {name: MappingProxyType(entries) for name, entries in touched.items()}
+    if changes.pinned_versions:
+        values["pinned_versions"] = MappingProxyType({**state.pinned_versions, **changes.pinned_versions})
     return replace(state, revision=changes.revision, committed_at=changes.committed_at, **values)
 
 

@@ -17,6 +17,7 @@ class Kind(StrEnum):
     GATEWAY = "Gateway"
     TRUST_DOMAIN = "TrustDomain"
     AUTHORIZATION_SERVER = "AuthorizationServer"
+    VIRTUAL_SERVER = "VirtualServer"
 
 
 PLURAL_OF_KIND: dict[Kind, str] = {
@@ -29,4 +30,5 @@ PLURAL_OF_KIND: dict[Kind, str] = {
     Kind.GATEWAY: "gateways",
     Kind.TRUST_DOMAIN: "trust-domains",
     Kind.AUTHORIZATION_SERVER: "authorization-servers",
+    Kind.VIRTUAL_SERVER: "virtual-servers",
 }

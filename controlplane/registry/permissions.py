@@ -32,6 +32,7 @@ class Permission(StrEnum):
     REGISTRY_REVOCATION_WRITE = "registry:revocation:write"
     REGISTRY_ROLE_BINDING_WRITE = "registry:role-binding:write"
     REGISTRY_TRUST_DOMAIN_WRITE = "registry:trust-domain:write"
+    REGISTRY_VIRTUAL_SERVER_WRITE = "registry:virtual-server:write"
 
 
 OPERATOR_ROLE_PREFIX = "legation:"
@@ -67,6 +68,7 @@ WRITE_OF_KIND: Mapping[Kind, Permission] = MappingProxyType(
         Kind.GATEWAY: Permission.REGISTRY_GATEWAY_WRITE,
         Kind.TRUST_DOMAIN: Permission.REGISTRY_TRUST_DOMAIN_WRITE,
         Kind.AUTHORIZATION_SERVER: Permission.REGISTRY_AUTHORIZATION_SERVER_WRITE,
+        Kind.VIRTUAL_SERVER: Permission.REGISTRY_VIRTUAL_SERVER_WRITE,
     }
 )
 

@@ -26,6 +26,7 @@ from controlplane.registry.kind import PLURAL_OF_KIND as PLURAL_OF_KIND  # noqa:
 from controlplane.registry.kind import Kind as Kind  # noqa: PLC0414
 from controlplane.registry.trust_domain_spec import SpiffeId
 from controlplane.registry.trust_domain_spec import TrustDomainSpec as TrustDomainSpec  # noqa: PLC0414
+from controlplane.registry.virtual_server_spec import VirtualServerSpec as VirtualServerSpec  # noqa: PLC0414
 
 API_VERSION = "legation/v1"
 SYSTEM_NAMESPACE = "system"
@@ -174,7 +175,11 @@ class RequiredScopesSpec(Document):
 
 
 class McpServerSpec(Document):
-    """One MCP server: where it is, how we authenticate to it, how much it may be asked."""
+    """One MCP server: where it is, how we authenticate to it, how much it may be asked.
+
+    `eraBridge`: clients of an era of the protocol that it does not speak are served all the same. `autoAccept`: which changes of
+    definitions that were accepted once are accepted without a person.
+    """
 
     description: str = Field(default="", max_length=2000)
     endpoints: tuple[Endpoint, ...] = Field(min_length=1, max_length=100)
@@ -185,6 +190,8 @@ class McpServerSpec(Document):
     max_body_bytes: int = Field(default=262_144, ge=1024, le=4_194_304)
     timeout_ms: int = Field(default=0, ge=0, le=3_600_000)
     max_concurrent_calls: int = Field(default=1024, ge=1, le=100_000)
+    era_bridge: bool = True
+    auto_accept: Literal["none", "cosmetic", "all"] = "none"
 
     @model_validator(mode="after")
     def _endpoints_agree(self) -> McpServerSpec:
@@ -312,4 +319,5 @@ SPEC_OF_KIND: dict[Kind, type[Document]] = {
     Kind.GATEWAY: GatewaySpec,
     Kind.TRUST_DOMAIN: TrustDomainSpec,
     Kind.AUTHORIZATION_SERVER: AuthorizationServerSpec,
+    Kind.VIRTUAL_SERVER: VirtualServerSpec,
 }

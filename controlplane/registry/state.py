@@ -21,6 +21,7 @@ from controlplane.registry.spec import (
     RevocationSpec,
     RoleBindingSpec,
     TrustDomainSpec,
+    VirtualServerSpec,
 )
 
 S = TypeVar("S")
@@ -58,6 +59,21 @@ class Definition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogReading:
+    """What was found of one server beside its definitions. A part of the state: a change of it is a revision, `read_at` alone is none.
+
+    `eras`: "modern", "legacy"; none: not known yet. `fault`: why it cannot be read now; empty: it can. `read_at`: when it was read well.
+    """
+
+    eras: frozenset[str] = frozenset()
+    instructions: str = ""
+    capabilities: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    server_info: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    fault: str = ""
+    read_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SigningKey:
     """A key of an AuthorizationServer. `sealed` is its private part; it signs from `signs_from` until a newer one does."""
 
@@ -70,8 +86,11 @@ class SigningKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryState:
-    """Everything at `revision`. Keys are entry ids (`namespace/name`); `definitions` by McpServer uid, `signing_keys` by that of an
-    AuthorizationServer, the oldest first."""
+    """Everything at `revision`. Keys are entry ids (`namespace/name`); `definitions` and `readings` by McpServer uid, `signing_keys` by
+    that of an AuthorizationServer, the oldest first.
+
+    `pinned_versions` by McpServer uid and catalog digest: kind, name and digest of what was in the versions that virtual servers pin.
+    """
 
     revision: int
     committed_at: datetime
@@ -86,3 +105,6 @@ class RegistryState:
     authorization_servers: Mapping[str, Entry[AuthorizationServerSpec]] = field(default_factory=lambda: MappingProxyType({}))
     signing_keys: Mapping[str, tuple[SigningKey, ...]] = field(default_factory=lambda: MappingProxyType({}))
     definitions: Mapping[str, tuple[Definition, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    virtual_servers: Mapping[str, Entry[VirtualServerSpec]] = field(default_factory=lambda: MappingProxyType({}))
+    readings: Mapping[str, CatalogReading] = field(default_factory=lambda: MappingProxyType({}))
+    pinned_versions: Mapping[tuple[str, str], frozenset[tuple[str, str, str]]] = field(default_factory=lambda: MappingProxyType({}))

@@ -151,6 +151,7 @@ def make_mcp_server(entry: Entry[McpServerSpec], definitions: Sequence[Definitio
         max_body_bytes=spec.max_body_bytes,
         timeout_ms=spec.timeout_ms,
         suspended=spec.suspended,
+        bridged=spec.era_bridge,
     )
     message.required_scopes.extend(_make_scopes(spec.required_scopes))
     _set_credential(message, entry, key)

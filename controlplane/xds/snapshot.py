@@ -53,6 +53,7 @@ from extauthz.discovery import (
     REVOCATION,
     ROLE_BINDING,
     TRUST_DOMAIN,
+    VIRTUAL_SERVER,
     version_of,
 )
 from extauthz.v1 import registry_pb2 as pb
@@ -277,6 +278,7 @@ def _authorizer_resources(
             make_server,
             same=None if then.definitions is state.definitions and named == names else same_server,
         ),
+        VIRTUAL_SERVER: {},
     }
 
 

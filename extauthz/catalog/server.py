@@ -51,6 +51,7 @@ class Tool:
     idempotent: bool = False
     arguments: Mapping[str, ArgumentType] = field(default_factory=lambda: MappingProxyType({}))
     mirrored: tuple[MirroredArgument, ...] = ()
+    held: bool = False  # changed in a way that waits for review: listed as it was accepted, and not called
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +121,8 @@ class McpServer:
     prompts: frozenset[str] = frozenset()
     suspended: bool = False
     required_scopes: RequiredScopes = NO_SCOPES
+    eras: frozenset[str] = frozenset()  # "modern", "legacy": what it was found to speak; none: not known yet
+    bridged: bool = True
 
     @property
     def id(self) -> str:

@@ -57,7 +57,7 @@ class Revision(_message.Message):
     def __init__(self, revision: _Optional[int] = ..., committed_at_unix_ms: _Optional[int] = ...) -> None: ...
 
 class McpServer(_message.Message):
-    __slots__ = ("uid", "namespace", "name", "cluster", "path", "max_body_bytes", "timeout_ms", "credential", "tools", "prompts", "suspended", "required_scopes")
+    __slots__ = ("uid", "namespace", "name", "cluster", "path", "max_body_bytes", "timeout_ms", "credential", "tools", "prompts", "suspended", "required_scopes", "eras", "bridged")
     UID_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +70,8 @@ class McpServer(_message.Message):
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
     SUSPENDED_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_SCOPES_FIELD_NUMBER: _ClassVar[int]
+    ERAS_FIELD_NUMBER: _ClassVar[int]
+    BRIDGED_FIELD_NUMBER: _ClassVar[int]
     uid: str
     namespace: str
     name: str
@@ -82,7 +84,9 @@ class McpServer(_message.Message):
     prompts: _containers.RepeatedCompositeFieldContainer[Prompt]
     suspended: bool
     required_scopes: _containers.RepeatedCompositeFieldContainer[ScopeRequirement]
-    def __init__(self, uid: _Optional[str] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ..., cluster: _Optional[str] = ..., path: _Optional[str] = ..., max_body_bytes: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., credential: _Optional[_Union[UpstreamCredential, _Mapping]] = ..., tools: _Optional[_Iterable[_Union[Tool, _Mapping]]] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., suspended: _Optional[bool] = ..., required_scopes: _Optional[_Iterable[_Union[ScopeRequirement, _Mapping]]] = ...) -> None: ...
+    eras: _containers.RepeatedScalarFieldContainer[str]
+    bridged: bool
+    def __init__(self, uid: _Optional[str] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ..., cluster: _Optional[str] = ..., path: _Optional[str] = ..., max_body_bytes: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., credential: _Optional[_Union[UpstreamCredential, _Mapping]] = ..., tools: _Optional[_Iterable[_Union[Tool, _Mapping]]] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., suspended: _Optional[bool] = ..., required_scopes: _Optional[_Iterable[_Union[ScopeRequirement, _Mapping]]] = ..., eras: _Optional[_Iterable[str]] = ..., bridged: _Optional[bool] = ...) -> None: ...
 
 class ScopeRequirement(_message.Message):
     __slots__ = ("effect", "tool", "scopes")
@@ -95,20 +99,22 @@ class ScopeRequirement(_message.Message):
     def __init__(self, effect: _Optional[_Union[Effect, str]] = ..., tool: _Optional[str] = ..., scopes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Tool(_message.Message):
-    __slots__ = ("name", "digest", "effect", "idempotent", "arguments", "mirrored")
+    __slots__ = ("name", "digest", "effect", "idempotent", "arguments", "mirrored", "held")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     EFFECT_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENT_FIELD_NUMBER: _ClassVar[int]
     ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
     MIRRORED_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
     name: str
     digest: str
     effect: Effect
     idempotent: bool
     arguments: _containers.RepeatedCompositeFieldContainer[Argument]
     mirrored: _containers.RepeatedCompositeFieldContainer[MirroredArgument]
-    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., effect: _Optional[_Union[Effect, str]] = ..., idempotent: _Optional[bool] = ..., arguments: _Optional[_Iterable[_Union[Argument, _Mapping]]] = ..., mirrored: _Optional[_Iterable[_Union[MirroredArgument, _Mapping]]] = ...) -> None: ...
+    held: bool
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., effect: _Optional[_Union[Effect, str]] = ..., idempotent: _Optional[bool] = ..., arguments: _Optional[_Iterable[_Union[Argument, _Mapping]]] = ..., mirrored: _Optional[_Iterable[_Union[MirroredArgument, _Mapping]]] = ..., held: _Optional[bool] = ...) -> None: ...
 
 class MirroredArgument(_message.Message):
     __slots__ = ("header", "path", "type")
@@ -336,6 +342,92 @@ class WorkloadMapping(_message.Message):
     scopes: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, spiffe_id: _Optional[str] = ..., owner: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ..., scopes: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class Catalog(_message.Message):
+    __slots__ = ("namespace", "name", "definitions", "instructions", "fault", "read_at_unix_ms", "capabilities_json", "server_info_json")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DEFINITIONS_FIELD_NUMBER: _ClassVar[int]
+    INSTRUCTIONS_FIELD_NUMBER: _ClassVar[int]
+    FAULT_FIELD_NUMBER: _ClassVar[int]
+    READ_AT_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITIES_JSON_FIELD_NUMBER: _ClassVar[int]
+    SERVER_INFO_JSON_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    definitions: _containers.RepeatedCompositeFieldContainer[Definition]
+    instructions: str
+    fault: str
+    read_at_unix_ms: int
+    capabilities_json: bytes
+    server_info_json: bytes
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., definitions: _Optional[_Iterable[_Union[Definition, _Mapping]]] = ..., instructions: _Optional[str] = ..., fault: _Optional[str] = ..., read_at_unix_ms: _Optional[int] = ..., capabilities_json: _Optional[bytes] = ..., server_info_json: _Optional[bytes] = ...) -> None: ...
+
+class Definition(_message.Message):
+    __slots__ = ("kind", "name", "document_json")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENT_JSON_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    name: str
+    document_json: bytes
+    def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., document_json: _Optional[bytes] = ...) -> None: ...
+
+class VirtualServer(_message.Message):
+    __slots__ = ("uid", "namespace", "name", "title", "instructions", "members", "items", "strict", "stale_seconds", "mode", "suspended")
+    UID_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    INSTRUCTIONS_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    STRICT_FIELD_NUMBER: _ClassVar[int]
+    STALE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    SUSPENDED_FIELD_NUMBER: _ClassVar[int]
+    uid: str
+    namespace: str
+    name: str
+    title: str
+    instructions: str
+    members: _containers.RepeatedCompositeFieldContainer[VirtualMember]
+    items: _containers.RepeatedCompositeFieldContainer[ExposedItem]
+    strict: bool
+    stale_seconds: int
+    mode: str
+    suspended: bool
+    def __init__(self, uid: _Optional[str] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ..., title: _Optional[str] = ..., instructions: _Optional[str] = ..., members: _Optional[_Iterable[_Union[VirtualMember, _Mapping]]] = ..., items: _Optional[_Iterable[_Union[ExposedItem, _Mapping]]] = ..., strict: _Optional[bool] = ..., stale_seconds: _Optional[int] = ..., mode: _Optional[str] = ..., suspended: _Optional[bool] = ...) -> None: ...
+
+class VirtualMember(_message.Message):
+    __slots__ = ("mcp_server", "uri_prefix")
+    MCP_SERVER_FIELD_NUMBER: _ClassVar[int]
+    URI_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    mcp_server: str
+    uri_prefix: str
+    def __init__(self, mcp_server: _Optional[str] = ..., uri_prefix: _Optional[str] = ...) -> None: ...
+
+class ExposedItem(_message.Message):
+    __slots__ = ("kind", "name", "member", "own_name", "title", "description", "annotations_json", "input_defaults_json", "hidden_arguments")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MEMBER_FIELD_NUMBER: _ClassVar[int]
+    OWN_NAME_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    ANNOTATIONS_JSON_FIELD_NUMBER: _ClassVar[int]
+    INPUT_DEFAULTS_JSON_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    name: str
+    member: int
+    own_name: str
+    title: str
+    description: str
+    annotations_json: bytes
+    input_defaults_json: bytes
+    hidden_arguments: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., member: _Optional[int] = ..., own_name: _Optional[str] = ..., title: _Optional[str] = ..., description: _Optional[str] = ..., annotations_json: _Optional[bytes] = ..., input_defaults_json: _Optional[bytes] = ..., hidden_arguments: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class Revocation(_message.Message):
     __slots__ = ("namespace", "name", "token", "subject", "oauth_client", "spiffe_id", "issued_before_unix", "expires_at_unix")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
@@ -357,6 +449,18 @@ class Revocation(_message.Message):
     def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., token: _Optional[str] = ..., subject: _Optional[str] = ..., oauth_client: _Optional[str] = ..., spiffe_id: _Optional[str] = ..., issued_before_unix: _Optional[float] = ..., expires_at_unix: _Optional[float] = ...) -> None: ...
 
 class ContextKey(_message.Message):
+    __slots__ = ("key_id", "key", "not_before_unix", "not_after_unix")
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    NOT_BEFORE_UNIX_FIELD_NUMBER: _ClassVar[int]
+    NOT_AFTER_UNIX_FIELD_NUMBER: _ClassVar[int]
+    key_id: str
+    key: bytes
+    not_before_unix: int
+    not_after_unix: int
+    def __init__(self, key_id: _Optional[str] = ..., key: _Optional[bytes] = ..., not_before_unix: _Optional[int] = ..., not_after_unix: _Optional[int] = ...) -> None: ...
+
+class SealingKey(_message.Message):
     __slots__ = ("key_id", "key", "not_before_unix", "not_after_unix")
     KEY_ID_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
