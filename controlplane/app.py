@@ -236,7 +236,7 @@ def own_addresses_of(settings: ControlPlaneSettings) -> OwnAddresses:
             *(f"{scheme}://{host}" for host in settings.gateway_hosts),
             *(settings.gateway_listen, settings.egress_listen, settings.egress_address),
             *(settings.api_listen, settings.api_address, settings.xds_listen),
-            *(*settings.authorizer_addresses, *settings.processor_addresses),
+            *(*settings.authorizer_addresses, *settings.processor_addresses, *settings.aggregator_addresses),
         )
     )
 
@@ -244,11 +244,12 @@ def own_addresses_of(settings: ControlPlaneSettings) -> OwnAddresses:
 def public_address_of(settings: ControlPlaneSettings) -> PublicAddress:
     """The public listener of the settings, and what no Gateway may listen on."""
     others = (settings.egress_listen, settings.api_listen, settings.xds_listen, *settings.authorizer_addresses)
+    others = (*others, *settings.processor_addresses, *settings.aggregator_addresses)
     return PublicAddress(
         url=settings.gateway_url,
         listen=settings.gateway_listen,
         egress_listen=settings.egress_listen,
-        others=tuple(address for address in (*others, *settings.processor_addresses) if not address.startswith("unix:")),
+        others=tuple(address for address in others if not address.startswith("unix:")),
     )
 
 
@@ -282,6 +283,7 @@ def _gateway(settings: ControlPlaneSettings, link: LinkIdentity) -> GatewaySetti
         egress_listen=settings.egress_listen,
         authorizer_addresses=settings.authorizer_addresses,
         processor_addresses=settings.processor_addresses,
+        aggregator_addresses=settings.aggregator_addresses,
         api_address=settings.api_address or settings.api_listen,
         gateway_url=settings.gateway_url,
         check_timeout_ms=settings.check_timeout_ms,

@@ -21,7 +21,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from extauthz.errors import ConfigurationError
 
 TRUST_DOMAIN = "legation.internal"
-DEFAULT_NAMES = ("control-plane", "authorizer", "envoy")
+DEFAULT_NAMES = ("control-plane", "authorizer", "aggregator", "envoy")
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 
 

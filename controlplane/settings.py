@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from extauthz.authorizer_settings import AuthorizerSettings
+from extauthz.authorizer_settings import OF_OTHER_PROCESSES, AuthorizerSettings
 from extauthz.settings import setting, variables_of
 
 
@@ -21,6 +21,9 @@ class ControlPlaneSettings:
     authorizer_addresses: tuple[str, ...] = setting("LEGATION_AUTHORIZER_ADDRESSES", "where Envoy reaches the authorizers")
     processor_addresses: tuple[str, ...] = setting(
         "LEGATION_PROCESSOR_ADDRESSES", "where Envoy has legacy sessions sealed: the authorizers, at their other address"
+    )
+    aggregator_addresses: tuple[str, ...] = setting(
+        "LEGATION_AGGREGATOR_ADDRESSES", "where Envoy reaches the aggregators; empty: no lists, virtual servers and bridges", default=()
     )
     egress_address: str = setting(
         "LEGATION_EGRESS_ADDRESS", "where the prober reaches Envoy's egress listener; empty: EGRESS_LISTEN", default=""
@@ -74,5 +77,5 @@ class EnvoyLimits:
     max_heap_mib: int = setting("LEGATION_MAX_HEAP_MIB", "memory that one Envoy takes before it refuses requests; 0: half of it", default=0)
 
 
-KNOWN_VARIABLES = variables_of(ControlPlaneSettings, AuthorizerSettings, EnvoyLimits)
+KNOWN_VARIABLES = variables_of(ControlPlaneSettings, AuthorizerSettings, EnvoyLimits) | OF_OTHER_PROCESSES
 """Every `LEGATION_*` variable of our processes; any other one stops a process that checks."""

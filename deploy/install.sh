@@ -22,4 +22,4 @@ if [ ! -s "$status" ]; then
     exit 1
 fi
 sources=$(dirname "$0")/..
-"$python" -m compileall -q "$sources/controlplane" "$sources/extauthz" >/dev/null 2>&1 || true # only a start is slower without
+"$python" -m compileall -q "$sources/controlplane" "$sources/extauthz" "$sources/aggregator" >/dev/null 2>&1 || true # only a start is slower without

@@ -60,6 +60,8 @@ class AuthorizerSettings:
 
 OF_OTHER_PROCESSES = frozenset(
     {
+        "LEGATION_AGGREGATOR_ADDRESSES",
+        "LEGATION_AGGREGATOR_LISTEN",
         "LEGATION_API_ADDRESS",
         "LEGATION_API_LISTEN",
         "LEGATION_AUTHORIZER_ADDRESSES",

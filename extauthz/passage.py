@@ -19,6 +19,8 @@ LANE_INSPECT = "inspect"
 LANE_AGGREGATE = "aggregate"
 """To an aggregator, which is told who asks by the signed context."""
 AGGREGATOR_CLUSTER = "legation-aggregator"
+AFFINITY_HEADER = "x-legation-affinity"
+"""A digest of the caller, which leads to one aggregator as long as that lives."""
 
 MAX_STREAM_SECONDS = 86_400
 """No lane keeps a stream open for longer (`LEGATION_MAX_STREAM_SECONDS`)."""

@@ -79,6 +79,10 @@ class Deployment:
         return self.runtime_dir / "process.sock"
 
     @property
+    def aggregator_socket(self) -> Path:
+        return self.runtime_dir / "aggregate.sock"
+
+    @property
     def api_socket(self) -> Path:
         return self.runtime_dir / "api.sock"
 

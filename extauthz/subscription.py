@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Generic, TypeVar
 
 import structlog
 
 from extauthz import discovery
 from extauthz.catalog.server import McpServer
+from extauthz.decoded import Decoded
 from extauthz.discovery import StagedResources
 from extauthz.errors import AuthenticationError, Reason
 from extauthz.identity.authenticator import Authenticator, VerifiedTokens
@@ -42,6 +42,7 @@ from extauthz.state import (
     revocation_from_message,
     role_binding_from_message,
     trust_domain_from_message,
+    virtual_server_from_message,
 )
 from extauthz.v1 import registry_pb2 as pb
 
@@ -49,33 +50,6 @@ logger = structlog.get_logger(__name__)
 
 MAX_CLOCK_STEP_SECONDS = 300
 """A copy that was written later than now would not grow too old in time; a clock may be set back by a little."""
-
-T = TypeVar("T")
-
-
-class _Decoded(Generic[T]):
-    """Values of one type by resource name; decodes again only what has other bytes than last time."""
-
-    def __init__(self, decode: Callable[[bytes], T]) -> None:
-        self._decode = decode
-        self._bytes: Mapping[str, bytes] = {}
-        self.values: dict[str, T] = {}
-        self.changed: list[str] = []  # names that are new, other, or gone, compared with the value this one was made from
-
-    def updated(self, resources: Mapping[str, bytes]) -> _Decoded[T]:
-        """A value for `resources`, this one when nothing differs; it is left as it was, in case the revision is refused."""
-        if resources == self._bytes:
-            return self
-        result = _Decoded(self._decode)
-        result._bytes = resources
-        for name, payload in resources.items():
-            known = self._bytes.get(name)
-            same = known is payload or known == payload
-            result.values[name] = self.values[name] if same else self._decode(payload)
-            if not same:
-                result.changed.append(name)
-        result.changed += [name for name in self._bytes if name not in resources]
-        return result
 
 
 class Subscription:
@@ -95,13 +69,14 @@ class Subscription:
         self._proofs = ProofMemory()
         self._last_contact = clock()
         self._connected: Callable[[], bool] = lambda: False
-        self._revocations = _Decoded(lambda data: revocation_from_message(pb.Revocation.FromString(data)))
-        self._servers = _Decoded(lambda data: mcp_server_from_message(pb.McpServer.FromString(data)))
-        self._documents = _Decoded(lambda data: policy_document_from_message(pb.PolicySet.FromString(data)))
-        self._bindings = _Decoded(lambda data: role_binding_from_message(pb.RoleBinding.FromString(data)))
-        self._providers = _Decoded(lambda data: identity_provider_from_message(pb.IdentityProvider.FromString(data)))
-        self._gateways = _Decoded(lambda data: gateway_from_message(pb.Gateway.FromString(data)))
-        self._trust_domains = _Decoded(lambda data: trust_domain_from_message(pb.TrustDomain.FromString(data)))
+        self._revocations = Decoded(lambda data: revocation_from_message(pb.Revocation.FromString(data)))
+        self._servers = Decoded(lambda data: mcp_server_from_message(pb.McpServer.FromString(data)))
+        self._virtual_servers = Decoded(lambda data: virtual_server_from_message(pb.VirtualServer.FromString(data)))
+        self._documents = Decoded(lambda data: policy_document_from_message(pb.PolicySet.FromString(data)))
+        self._bindings = Decoded(lambda data: role_binding_from_message(pb.RoleBinding.FromString(data)))
+        self._providers = Decoded(lambda data: identity_provider_from_message(pb.IdentityProvider.FromString(data)))
+        self._gateways = Decoded(lambda data: gateway_from_message(pb.Gateway.FromString(data)))
+        self._trust_domains = Decoded(lambda data: trust_domain_from_message(pb.TrustDomain.FromString(data)))
 
     def current(self) -> AuthorizationState | None:
         """The state to decide by, None before the first revision."""
@@ -137,6 +112,7 @@ class Subscription:
         """Swap to a revision as a whole, or raise `LegationError` or ValueError and change nothing."""
         revocations = self._revocations.updated(resources.get(discovery.REVOCATION, {}))
         servers = self._servers.updated(resources.get(discovery.MCP_SERVER, {}))
+        virtual_servers = self._virtual_servers.updated(resources.get(discovery.VIRTUAL_SERVER, {}))
         documents = self._documents.updated(resources.get(discovery.POLICY_SET, {}))
         bindings = self._bindings.updated(resources.get(discovery.ROLE_BINDING, {}))
         providers = self._providers.updated(resources.get(discovery.IDENTITY_PROVIDER, {}))
@@ -145,6 +121,7 @@ class Subscription:
         state = AuthorizationState(
             revision=revision,
             mcp_servers=MappingProxyType(servers.values),
+            virtual_servers=MappingProxyType(virtual_servers.values),
             policy=self._policy(tuple(documents.values.values()), tuple(bindings.values.values()), servers.values),
             identity_providers=tuple(providers.values.values()),
             context_keys=context_keys_from_messages(
@@ -159,10 +136,11 @@ class Subscription:
             self._replace_authenticator(state)
         self._servers, self._documents, self._bindings, self._providers = servers, documents, bindings, providers
         self._trust_domains, self._gateways, self._revocations = trust_domains, gateways, revocations
+        self._virtual_servers = virtual_servers
         self._state = state
         self._last_contact = self._clock()
 
-    def _revocation_index(self, revocations: _Decoded[Revocation]) -> RevocationIndex:
+    def _revocation_index(self, revocations: Decoded[Revocation]) -> RevocationIndex:
         known = self._state.revocations if self._state is not None else RevocationIndex()
         return (
             known if revocations is self._revocations else known.replaced(self._revocations.values, revocations.values, revocations.changed)

@@ -13,7 +13,7 @@ from controlplane.cli.terminal import note, printable, say, say_document
 
 @click.command(cls=Command)
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--name", "names", multiple=True, metavar="NAME", help="A process; default control-plane, authorizer and envoy.")
+@click.option("--name", "names", multiple=True, metavar="NAME", help="A process; default control-plane, authorizer, aggregator and envoy.")
 @click.option("--host", "hosts", multiple=True, metavar="HOST", help="A host name or address the certificates are good for.")
 @click.option("--days", type=click.IntRange(1, 398), default=30, show_default=True, help="How long they are valid.")
 @pass_invocation

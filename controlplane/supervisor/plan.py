@@ -17,6 +17,7 @@ from extauthz.runtime import Deployment
 
 CONTROL_PLANE = "control plane"
 AUTHORIZER = "authorizer"
+AGGREGATOR = "aggregator"
 ENVOY = "envoy"
 SAMPLES = "samples"
 SAMPLE_PORTS: Mapping[str, int] = MappingProxyType({"crm": 9101, "engineering-db": 9102})
@@ -84,6 +85,8 @@ def settings_of(deployment: Deployment, gateway_port: int, environ: Mapping[str,
         "LEGATION_AUTHORIZER_ADDRESSES": f"unix:{deployment.authorizer_socket}",
         "LEGATION_PROCESSOR_LISTEN": f"unix:{deployment.processor_socket}",
         "LEGATION_PROCESSOR_ADDRESSES": f"unix:{deployment.processor_socket}",
+        "LEGATION_AGGREGATOR_LISTEN": f"unix:{deployment.aggregator_socket}",
+        "LEGATION_AGGREGATOR_ADDRESSES": f"unix:{deployment.aggregator_socket}",
     }
     given = {name: value for name, value in environ.items() if name.startswith("LEGATION_") and name not in _COMMAND_LINE_ONLY}
     return {"LEGATION_ALLOWED_UPSTREAM_NETWORKS": "127.0.0.0/8,::1/128", **given, **wiring}
@@ -118,6 +121,11 @@ def control_plane(deployment: Deployment, environ: Mapping[str, str]) -> Process
 def authorizer(environ: Mapping[str, str]) -> Process:
     """The authorizer."""
     return python_module(AUTHORIZER, "extauthz", environ)
+
+
+def aggregator(environ: Mapping[str, str]) -> Process:
+    """The aggregator."""
+    return python_module(AGGREGATOR, "aggregator", environ)
 
 
 def envoy(binary: str, bootstrap_file: Path, environ: Mapping[str, str], log_level: str) -> Process:

@@ -1,7 +1,7 @@
 """`legation up`: starts the processes of a deployment on one machine, watches them, and stops them in order.
 
     (1) alone in this data directory, ports free → (2) start everything → (3) ready through the gateway → (4) tour, if asked
-    → (5) serve until a signal → (6) stop: Envoy drained first, then the authorizer, then the rest
+    → (5) serve until a signal → (6) stop: Envoy drained first, then aggregator and authorizer, then the rest
 
 Children never outlive this process: the kernel kills them with it (`controlplane.launch`). A first signal stops in order, a second at once.
 A stop that was asked for is no failure, whenever it comes: the exit code is 0, but for a tour that was to say whether it held.
@@ -120,6 +120,7 @@ class Supervisor:
         tour = self._tour_link() if self._options.demo else None
         await self._start(plan.control_plane(self._deployment, ours))
         await self._start(plan.authorizer(ours))
+        await self._start(plan.aggregator(ours))
         await self._start(plan.envoy(_envoy_binary(), self._bootstrap_file(), plain, self._envoy_log_level()))
         starting_demo = asyncio.create_task(self._start_demo(samples, tour)) if tour is not None else None
         # (3) ready through the gateway
@@ -324,7 +325,7 @@ class Supervisor:
         self._deployment.state_file.unlink(missing_ok=True)
         if plan.ENVOY in self._children and self._signals < 2 and not self._starting:
             await drain_envoy(self._deployment.envoy_admin_socket, seconds=_DRAIN_SECONDS)
-        for name in (plan.ENVOY, plan.AUTHORIZER):
+        for name in (plan.ENVOY, plan.AGGREGATOR, plan.AUTHORIZER):
             if (child := self._children.pop(name, None)) is not None:
                 await child.stop()
         await asyncio.gather(*(child.stop() for child in self._children.values()))

@@ -17,7 +17,7 @@ from controlplane.xds.node import CLUSTER, LISTENER, ROUTE
 from controlplane.xds.public_listener import PublicListener, public_listeners
 from controlplane.xds.resource_cache import ResourceCache
 
-OWN_CLUSTERS = ("legation-authorizer", "legation-processor", "legation-api", "legation-refusal")
+OWN_CLUSTERS = ("legation-authorizer", "legation-processor", "legation-aggregator", "legation-api", "legation-refusal")
 _OWN_LISTENERS = ("egress", "refusal")
 _OWN_ROUTES = ("egress",)
 

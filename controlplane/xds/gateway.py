@@ -32,6 +32,7 @@ _SYSTEM_CA_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca
 class GatewaySettings:
     """Addresses are `unix:/path` or `host:port`. `link_tls`: TCP links between our processes use the bootstrap's secrets.
 
+    `aggregator_addresses` may be empty: then nothing is served that an aggregator would answer.
     `gateway_url`: the configured base URL, which the Gateway `default` may replace.
     `loop_name`: this deployment's name in `CDN-Loop` (RFC 8586), by which calls that come back to it are known.
     `request_timeout_seconds`: how long a client may take to send one request; `max_call_seconds` and `max_stream_seconds`: how long it
@@ -44,6 +45,7 @@ class GatewaySettings:
     authorizer_addresses: tuple[str, ...]
     processor_addresses: tuple[str, ...]
     api_address: str
+    aggregator_addresses: tuple[str, ...] = ()
     gateway_url: str = ""
     check_timeout_ms: int = 2000
     link_tls: bool = False
@@ -66,7 +68,8 @@ class GatewaySettings:
         ):
             if not 1 <= seconds <= most:
                 raise ConfigurationError(f"{variable} must be between 1 and {most}")
-        for address in (self.gateway_listen, self.egress_listen, self.api_address, *self.authorizer_addresses, *self.processor_addresses):
+        processes = (*self.authorizer_addresses, *self.processor_addresses, *self.aggregator_addresses)
+        for address in (self.gateway_listen, self.egress_listen, self.api_address, *processes):
             parse_link_address(address)
 
     @property

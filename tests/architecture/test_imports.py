@@ -28,7 +28,7 @@ def watch(event, args):
 current = ""
 sys.dont_write_bytecode = True
 names = []
-for package in ("extauthz", "controlplane"):
+for package in ("extauthz", "aggregator", "controlplane"):
     for path in sorted(Path(package).rglob("*.py")):
         if path.name == "__main__.py" or "migrations" in path.parts:
             continue
@@ -77,6 +77,15 @@ def test_importing_a_module_does_nothing() -> None:
 def test_the_authorizer_starts_without_the_sdk_and_without_sql() -> None:
     unwanted = "('mcp', 'sqlmodel', 'sqlalchemy', 'controlplane', 'envoy_data_plane')"
     code = f"import sys, extauthz.server; print([n for n in {unwanted} if n in sys.modules])"
+    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert finished.stdout.strip() == "[]"
+
+
+def test_the_aggregator_starts_without_the_sdk_and_without_sql() -> None:
+    unwanted = "('mcp', 'sqlmodel', 'sqlalchemy', 'controlplane', 'envoy_data_plane', 'pydantic')"
+    code = f"import sys, aggregator.server; print([n for n in {unwanted} if n in sys.modules])"
     finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert finished.returncode == 0, finished.stderr[-2000:]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("controlplane", "extauthz")
+PACKAGES = ("aggregator", "controlplane", "extauthz")
 FORBIDDEN = {"utils", "util", "helpers", "helper", "common", "core", "base", "misc", "manager", "processor", "data", "info"}
 MAX_LINES = 450
 GENERATED = {"v1", "wire", "migrations"}

@@ -29,7 +29,7 @@ __all__ = ["postgresql_server", "postgresql_url"]
 ROOT = Path(__file__).parents[2]
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
 BIN = Path(sys.executable).parent
-HOSTS = "control-plane|authorizer|envoy|crm|engineering-db|postgresql"
+HOSTS = "control-plane|authorizer|aggregator|envoy|crm|engineering-db|postgresql"
 VOLUMES = ("certificates", "data", "audit", "cache", "edge", "secrets")
 
 pytestmark = [pytest.mark.envoy, pytest.mark.timeout(600)]
@@ -122,7 +122,7 @@ async def test_a_governed_call_goes_through_the_processes_of_the_compose_file(pl
         assert status == 0, said
 
     async with contextlib.AsyncExitStack() as everything:
-        for name in ("control-plane", "authorizer", "envoy", "crm", "engineering-db"):
+        for name in ("control-plane", "authorizer", "aggregator", "envoy", "crm", "engineering-db"):
             await everything.enter_async_context(running(place, name))
 
         async def ready() -> bool:

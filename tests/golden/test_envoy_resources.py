@@ -40,7 +40,11 @@ SERVERS = [
     mcp_server("nowhere", "http://unresolved.example/mcp"),
 ]
 
-REFUSED = [*(f"refused-path-{number}" for number in range(4)), "refused-grpc-0", "refused-grpc-1", "refused-loop"]
+REFUSED = [
+    *(f"refused-path-{number}" for number in range(4)),
+    *(f"refused-grpc-{number}" for number in range(3)),
+    *("refused-loop-0", "refused-loop-1"),
+]
 AUTHORITIES = {"demo/ca.pem": b"-----BEGIN CERTIFICATE-----\n"}
 
 
@@ -184,9 +188,34 @@ def _collect_keys(value: Any, keys: set[str]) -> None:
 def test_the_lanes_stand_before_every_other_route() -> None:
     routes = json.loads((FOLDER / "route-ingress.json").read_text())["virtual_hosts"][0]["routes"]
 
-    lanes = ["lane-direct", "lane-stream", "lane-inspect"]
-    assert [route["name"] for route in routes][:13] == [*lanes, *REFUSED, "api-metadata", "governed-0", "governed-1"]
+    lanes = ["lane-direct", "lane-stream", "lane-inspect", "lane-aggregate-get", "lane-aggregate-listen", "lane-aggregate"]
+    governed = ["governed-0", "governed-1", "governed-2"]
+    assert [route["name"] for route in routes][:19] == [*lanes, *REFUSED, "api-metadata", *governed]
     assert routes[-1]["name"] == "not-found"
+
+
+def test_the_signed_context_reaches_aggregators_only() -> None:
+    routes = json.loads((FOLDER / "route-ingress.json").read_text())["virtual_hosts"][0]["routes"]
+    egress = json.loads((FOLDER / "route-egress.json").read_text())["virtual_hosts"][0]["routes"]
+
+    lanes = {route["name"]: route for route in routes if route["name"].startswith("lane-")}
+    keeping = {name for name, lane in lanes.items() if "legation-context" not in lane["request_headers_to_remove"]}
+
+    assert keeping == {"lane-aggregate", "lane-aggregate-get", "lane-aggregate-listen"}
+    assert all("legation-context" in lane["request_headers_to_remove"] for lane in egress if lane["name"].startswith("lane-"))
+    assert not [lane for lane in egress if "aggregate" in lane["name"]]
+
+
+def test_callers_are_spread_over_aggregators_by_their_hash() -> None:
+    several = replace(GATEWAY, aggregator_addresses=("unix:/run/a.sock", "unix:/run/b.sock"))
+
+    cluster = message_as_json(CLUSTER, load_builder().build_own_cluster("legation-aggregator", several))
+    none = message_as_json(CLUSTER, load_builder().build_own_cluster("legation-aggregator", GATEWAY))
+
+    assert cluster["lb_policy"] == none["lb_policy"] == "RING_HASH"
+    assert len(cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]) == 2
+    assert cluster["health_checks"][0]["http_health_check"]["path"] == "/readyz"
+    assert "lb_endpoints" not in none["load_assignment"]["endpoints"][0]
 
 
 def test_only_refusals_the_api_and_the_final_404_are_served_without_asking_the_authorizer() -> None:
@@ -206,6 +235,7 @@ def test_authorizers_over_tcp_are_reached_with_mutual_tls_only() -> None:
         GATEWAY,
         authorizer_addresses=("authorizer:9001",),
         processor_addresses=("authorizer:9003",),
+        aggregator_addresses=("aggregator:9004",),
         api_address="control-plane:9000",
         link_tls=True,
     )
@@ -213,9 +243,11 @@ def test_authorizers_over_tcp_are_reached_with_mutual_tls_only() -> None:
 
     authorizer = message_as_json(CLUSTER, builder.build_own_cluster("legation-authorizer", gateway))
     processor = message_as_json(CLUSTER, builder.build_own_cluster("legation-processor", gateway))
+    aggregator = message_as_json(CLUSTER, builder.build_own_cluster("legation-aggregator", gateway))
     api = message_as_json(CLUSTER, builder.build_own_cluster("legation-api", gateway))
 
-    for cluster, suffix in ((authorizer, "/legation/authorizer"), (processor, "/legation/authorizer"), (api, "/legation/control-plane")):
+    peers = {"authorizer": (authorizer, processor), "aggregator": (aggregator,), "control-plane": (api,)}
+    for cluster, suffix in [(cluster, f"/legation/{peer}") for peer, clusters in peers.items() for cluster in clusters]:
         tls = cluster["transport_socket"]["typed_config"]["common_tls_context"]
         assert tls["tls_certificate_sds_secret_configs"] == [{"name": "legation-identity"}]
         matched = tls["combined_validation_context"]["default_validation_context"]["match_typed_subject_alt_names"]

@@ -43,7 +43,7 @@ def test_no_container_can_write_its_image_or_gain_rights(name: str) -> None:
 
 
 def test_processes_speak_tls_to_each_other() -> None:
-    for name in ("control-plane", "authorizer", "envoy"):
+    for name in ("control-plane", "authorizer", "aggregator", "envoy"):
         environment = SERVICES[name]["environment"]
 
         assert environment["LEGATION_TLS_CERT_FILE"] == f"/certificates/{name}.crt"

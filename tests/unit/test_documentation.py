@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from aggregator.settings import AggregatorSettings
 from controlplane.api.problems import ProblemCode
 from controlplane.envoy_process import EnvoySettings
 from controlplane.registry.refusal import RegistryRefusal
@@ -33,7 +34,12 @@ def rows(file: str) -> dict[str, list[str]]:
     }
 
 
-PROCESSES = {"control plane": ControlPlaneSettings, "authorizer": AuthorizerSettings, "Envoy": EnvoySettings}
+PROCESSES = {
+    "control plane": ControlPlaneSettings,
+    "authorizer": AuthorizerSettings,
+    "aggregator": AggregatorSettings,
+    "Envoy": EnvoySettings,
+}
 
 
 def test_every_setting_is_documented_with_its_default_and_its_readers_and_no_other() -> None:

@@ -15,6 +15,7 @@ from controlplane.xds.upstream_tls import PLAIN_TLS, UpstreamTls
 OWN_CLUSTERS = {
     cluster.AUTHORIZER_CLUSTER: cluster.make_authorizer_cluster,
     cluster.PROCESSOR_CLUSTER: cluster.make_processor_cluster,
+    cluster.AGGREGATOR_CLUSTER: cluster.make_aggregator_cluster,
     cluster.API_CLUSTER: cluster.make_api_cluster,
     cluster.REFUSAL_CLUSTER: cluster.make_refusal_cluster,
 }

@@ -1,4 +1,4 @@
-"""CDS: a cluster per MCP server, and the two of our own processes."""
+"""CDS: a cluster per MCP server, and those of our own processes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from controlplane.xds.gateway import GatewaySettings
 from controlplane.xds.resources.listener_tls import sds_secret
 from controlplane.xds.resources.typed import ADS_ENDPOINTS, TLS_SOCKET, is_name, link_tls_context, load_assignment, pack
 from controlplane.xds.upstream_tls import PLAIN_TLS, UpstreamTls
+from extauthz.passage import AGGREGATOR_CLUSTER
 
 AUTHORIZER_CLUSTER = "legation-authorizer"
 PROCESSOR_CLUSTER = "legation-processor"
@@ -33,6 +34,9 @@ HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 PLAIN_IDLE_SECONDS = 4
 LONGEST_MUTUAL = timedelta(minutes=10)
 TLS_IDLE_SECONDS = 50
+
+READY_PATH = "/readyz"
+"""At an aggregator: 200 as soon as it has a registry to answer from."""
 
 
 def make_mcp_cluster(name: str, spec: McpServerSpec, *, authority: str | bytes, mutual: UpstreamTls = PLAIN_TLS) -> cluster.Cluster:
@@ -87,6 +91,38 @@ def _authorizers(name: str, addresses: tuple[str, ...], settings: GatewaySetting
         outlier_detection=_outlier_detection() if len(addresses) > 1 else None,
         typed_extension_protocol_options={HTTP_OPTIONS: _http2_options()},
         transport_socket=_link_socket(settings, addresses[0], "authorizer"),
+    )
+
+
+def make_aggregator_cluster(settings: GatewaySettings) -> cluster.Cluster:
+    """Where the lane `aggregate` goes: callers are spread by their hash, so that one caller meets one aggregator while it lives.
+
+    There may be none. One that has died is left out by its refused connections, one that hangs by its silence.
+    """
+    addresses = settings.aggregator_addresses
+    several = len(addresses) > 1
+    return cluster.Cluster(
+        name=AGGREGATOR_CLUSTER,
+        type=_static_type(addresses),
+        load_assignment=load_assignment(AGGREGATOR_CLUSTER, addresses),
+        connect_timeout=timedelta(seconds=5),
+        lb_policy=cluster.ClusterLbPolicy.RING_HASH,
+        circuit_breakers=_breakers(10_000),
+        health_checks=[_health_check()] if several else [],
+        outlier_detection=_outlier_detection() if several else None,
+        typed_extension_protocol_options={HTTP_OPTIONS: _http1_options(TLS_IDLE_SECONDS)},
+        transport_socket=_link_socket(settings, addresses[0], "aggregator") if addresses else None,
+    )
+
+
+def _health_check() -> core.HealthCheck:
+    return core.HealthCheck(
+        timeout=timedelta(seconds=5),
+        interval=timedelta(seconds=2),
+        no_traffic_interval=timedelta(seconds=10),
+        unhealthy_threshold=2,
+        healthy_threshold=1,
+        http_health_check=core.HealthCheckHttpHealthCheck(host="aggregator", path=READY_PATH),
     )
 
 

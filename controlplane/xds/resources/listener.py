@@ -123,7 +123,7 @@ def _listener(name: str, listen: str, manager: hcm.HttpConnectionManager, socket
 
 
 def _egress_socket() -> core.TransportSocket:
-    context = tls.DownstreamTlsContext(common_tls_context=link_tls_context("control-plane"), require_client_certificate=True)
+    context = tls.DownstreamTlsContext(common_tls_context=link_tls_context("control-plane", "aggregator"), require_client_certificate=True)
     return core.TransportSocket(name=TLS_SOCKET, typed_config=pack(context))
 
 

@@ -23,8 +23,9 @@ from envoy_data_plane.xds.type.matcher import v3 as xds_matcher
 
 from controlplane.xds.resources.filter_name import EXT_AUTHZ
 from controlplane.xds.resources.typed import pack
+from extauthz.passage import AFFINITY_HEADER
 
-_MCP_PATH = r"/*(servers/|\.well-known/oauth-protected-resource/servers/).*"
+_MCP_PATH = r"/*(servers/|virtual/|\.well-known/oauth-protected-resource/(servers|virtual)/).*"
 """Where MCP is spoken, and where it was meant to be."""
 UPSTREAM_REDIRECTED = 530
 """Between the lane's policy and the mapper of its words only; no client sees it."""
@@ -52,6 +53,8 @@ class LocalError:
     flags: tuple[str, ...] = ()
     status: int = 0
     answered_status: int | None = None
+    aggregate: bool = False  # on the lane to an aggregator only
+    retry: str = ""  # what became of the call, where that is not plain: "safe", nothing of it was done; "unknown"
 
 
 LOCAL_ERRORS = (
@@ -64,6 +67,24 @@ LOCAL_ERRORS = (
         message="This session is unknown here or has ended. Start a new one with initialize.",
         status=SESSION_GONE,
         answered_status=404,
+    ),
+    LocalError(
+        code=50306,
+        reason="aggregator_unavailable",
+        message="The part of the gateway that answers this cannot be reached. Nothing was done; try again.",
+        flags=("UF", "UH", "UO", "NC", "URX"),
+        answered_status=503,
+        aggregate=True,
+        retry="safe",
+    ),
+    LocalError(
+        code=50205,
+        reason="aggregator_lost",
+        message="The part of the gateway that was handling this call has ended. The call may have been made, or not.",
+        flags=("UC", "UR", "LR", "UPE", "DF"),
+        answered_status=502,
+        aggregate=True,
+        retry="unknown",
     ),
     LocalError(
         code=50400, reason="upstream_timeout", message="The MCP server did not answer in time.", flags=("UT", "DT"), answered_status=504
@@ -157,17 +178,19 @@ def _elsewhere() -> list[hcm.ResponseMapper]:
     return mappers
 
 
-def make_lane_policy() -> custom_response.CustomResponse:
+def make_lane_policy(*, of_our_own: bool = False) -> custom_response.CustomResponse:
     """On lanes: what an upstream says to the gateway and not to its caller becomes a 502.
 
     Its 401 or 403 is about the gateway's credential. Its redirect would have the caller's client send the call, and the token
     that is meant for the gateway, somewhere else. Its 101 would have the client, or a proxy before us, read what follows as another
     protocol, and breaks an HTTP/2 connection with all that is on it. The mappers above see the status that is set here (Envoy's own
-    errors with a flag come first) and give it its words.
+    errors with a flag come first) and give it its words. `of_our_own`: the upstream is an aggregator, which refuses in our name.
     """
     refused, redirected = _becomes("refused-credential", 502), _becomes("redirected", UPSTREAM_REDIRECTED)
     switched = _becomes("switched", UPSTREAM_SWITCHED)
-    actions = {str(status): redirected for status in _REDIRECTS} | {"101": switched, "401": refused, "403": refused}
+    actions = {str(status): redirected for status in _REDIRECTS} | {"101": switched}
+    if not of_our_own:
+        actions |= {"401": refused, "403": refused}
     by_status = xds_matcher.MatcherMatcherTree(
         input=xds_core.TypedExtensionConfig(name="status", typed_config=pack(matcher.HttpResponseStatusCodeMatchInput())),
         exact_match_map=xds_matcher.MatcherMatcherTreeMatchMap(map=dict(sorted(actions.items()))),
@@ -185,11 +208,12 @@ def _mapper(error: LocalError) -> hcm.ResponseMapper:
         selected = accesslog.AccessLogFilter(response_flag_filter=accesslog.ResponseFlagFilter(flags=list(error.flags)))
     else:
         selected = _status(_OP.EQ, error.status)
+    aggregated = [_header(AFFINITY_HEADER)] if error.aggregate else []
     return hcm.ResponseMapper(
-        filter=_all(selected, _mcp_error()),
+        filter=_all(selected, _mcp_error(), *aggregated),
         status_code=error.answered_status,
         headers_to_add=_retry_later() if _told_status(error) in _RETRY_LATER else [],
-        body_format_override=_json_rpc(code=error.code, reason=error.reason, message=error.message),
+        body_format_override=_json_rpc(code=error.code, reason=error.reason, message=error.message, retry=error.retry),
     )
 
 
@@ -224,8 +248,8 @@ def _verdict(*, missing: bool) -> accesslog.AccessLogFilter:
 
 
 def _header(name: str, *, safe_regex: str = "", absent: bool = False) -> accesslog.AccessLogFilter:
-    if absent:
-        header = route.HeaderMatcher(name=name, present_match=True, invert_match=True)
+    if absent or not safe_regex:
+        header = route.HeaderMatcher(name=name, present_match=True, invert_match=absent)
     else:
         expression = matcher.RegexMatcher(regex=safe_regex)
         header = route.HeaderMatcher(name=name, string_match=matcher.StringMatcher(safe_regex=expression))
@@ -247,8 +271,9 @@ def _status(op: accesslog.ComparisonFilterOp, status: int) -> accesslog.AccessLo
     )
 
 
-def _json_rpc(*, code: int, reason: str, message: str) -> core.SubstitutionFormatString:
-    body: dict[str, object] = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message, "data": {"reason": reason}}}
+def _json_rpc(*, code: int, reason: str, message: str, retry: str = "") -> core.SubstitutionFormatString:
+    data = {"reason": reason, "retry": retry} if retry else {"reason": reason}
+    body: dict[str, object] = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message, "data": data}}
     return core.SubstitutionFormatString(json_format=Struct.from_dict(body), content_type="application/json")
 
 

@@ -26,7 +26,8 @@ from controlplane.xds.resources.cluster import API_CLUSTER, REFUSAL_CLUSTER
 from controlplane.xds.resources.filter_name import CUSTOM_RESPONSE, EXT_AUTHZ, EXT_PROC, HEADER_MUTATION, STATEFUL_SESSION
 from controlplane.xds.resources.local_reply import SESSION_GONE, make_lane_policy
 from controlplane.xds.resources.typed import pack
-from extauthz.passage import LANE_DIRECT, LANE_INSPECT, LANE_STREAM
+from extauthz.check_input import EGRESS_CONTEXT_HEADER
+from extauthz.passage import AFFINITY_HEADER, LANE_AGGREGATE, LANE_DIRECT, LANE_INSPECT, LANE_STREAM
 from extauthz.session import SEALED_HEADER, SESSION_HEADER
 
 LANE_HEADER = "x-legation-lane"
@@ -48,7 +49,11 @@ API_METADATA_PATH = "/.well-known/oauth-protected-resource/v1"
 _NOT_PLAIN = (r".*//.*", r".*/\.{1,2}(/.*)?", r".*([;\\]|[^!-~]).*", r"(?i).*%([01]|2[035EF]|3[BF]|5C|7F|[89A-F]).*")
 """Paths that servers read in several ways: empty and dot segments; parameters, backslashes, anything but printable ASCII; escapes of
 those and of what has a meaning in a URL."""
-GOVERNED_PREFIXES = ("/servers/", "/.well-known/oauth-protected-resource/")
+MCP_PREFIXES = ("/servers/", "/virtual/")
+GOVERNED_PREFIXES = (*MCP_PREFIXES, "/.well-known/oauth-protected-resource/")
+
+_ATTEMPTS_ON_THE_RING = 20
+"""A place on the ring is mostly followed by another one of the same aggregator."""
 
 CALL_IDLE = timedelta(minutes=15)
 STREAM_IDLE = timedelta(hours=1)
@@ -59,7 +64,7 @@ LOOP_HEADER = "cdn-loop"
 """RFC 8586. Lanes append this deployment's name; the ingress refuses what carries it already."""
 
 _NOT_FOR_UPSTREAMS = [
-    *(LANE_HEADER, CLUSTER_HEADER, "x-legation-decision-id", "x-legation-revision", "legation-context"),
+    *(LANE_HEADER, CLUSTER_HEADER, "x-legation-decision-id", "x-legation-revision", EGRESS_CONTEXT_HEADER, AFFINITY_HEADER),
     # what is between the client and the gateway
     *("cookie", "cookie2", "dpop", "origin", "proxy-authorization", "referer"),
     *("expect", "forwarded", "te", "trailer", "via", "x-forwarded-for", "x-envoy-external-address", "x-envoy-internal"),
@@ -90,13 +95,13 @@ def make_ingress_routes(
     Gateway are not served by the listener of another, which may ask less of its clients.
     """
     loop_name = gateway.loop_name
-    refused = [*_refused_paths(), *_refused_grpc(), _refused_loop(loop_name)]
+    refused = [*_refused_paths(), *_refused_grpc(), *_refused_loops(loop_name)]
     metadata = _api_route("api-metadata", route.RouteMatch(path=API_METADATA_PATH))
     own = [metadata, *_api_routes(), *(_issuer_routes() if issuing else ())]
     if entered_by:
         for each in own:
             each.request_headers_to_add.append(_overwritten(GATEWAY_HEADER, entered_by))
-    routes = [*_lanes(gateway), *refused, metadata, *_governed(), *own[1:], _not_found()]
+    routes = [*_lanes(gateway), *_aggregate_lanes(gateway), *refused, metadata, *_governed(), *own[1:], _not_found()]
     context = {"gateway": entered_by, "listener": "ingress"} if entered_by else {"listener": "ingress"}
     return _route_configuration(name, context, routes, max_body_bytes)
 
@@ -121,17 +126,45 @@ def _lanes(gateway: GatewaySettings) -> list[route.Route]:
     A stream has two limits that do not know of each other: the route's for all streams, and the authorizer's header for when its
     caller's access token ends.
     """
-    direct = _lane_action(
-        timeout=timedelta(seconds=gateway.max_call_seconds), idle=LONGEST_CALL, flush=CALL_IDLE, priority=core.RoutingPriority.DEFAULT
-    )
-    stream = _lane_action(
-        timeout=timedelta(0),
-        idle=STREAM_IDLE,
-        priority=core.RoutingPriority.HIGH,
-        duration=timedelta(seconds=gateway.max_stream_seconds),
-    )
-    name = gateway.loop_name
+    direct, stream, name = _call_action(gateway), _stream_action(gateway), gateway.loop_name
     return [_lane(LANE_DIRECT, direct, name), _lane(LANE_STREAM, stream, name), _inspect_lane(direct, name)]
+
+
+def _aggregate_lanes(gateway: GatewaySettings) -> list[route.Route]:
+    """To an aggregator, for calls and for streams: a stream is known by the head of its request, which was compared with the body.
+
+    The signed context stays, since it is what the aggregator goes on with, and so does the header that the caller's aggregator is
+    found by. Sessions are of its own making: their ids pass. It is one of us, so that its refusals (403) reach the client.
+    """
+    listening = route.HeaderMatcher(name="mcp-method", string_match=matcher.StringMatcher(exact="subscriptions/listen"))
+    reading = route.HeaderMatcher(name=":method", string_match=matcher.StringMatcher(exact="GET"))
+    kinds = (("-get", [reading], _stream_action), ("-listen", [listening], _stream_action), ("", [], _call_action))
+    lanes = []
+    for suffix, further, action_of in kinds:
+        action = action_of(gateway)
+        action.hash_policy = [route.RouteActionHashPolicy(header=route.RouteActionHashPolicyHeader(header_name=AFFINITY_HEADER))]
+        if action.retry_policy is not None:
+            action.retry_policy.host_selection_retry_max_attempts = _ATTEMPTS_ON_THE_RING
+        lane = _lane(LANE_AGGREGATE, action, gateway.loop_name)
+        lane.name += suffix
+        if lane.match is not None:
+            lane.match.headers += further
+        lane.request_headers_to_remove = [name for name in _NOT_FOR_UPSTREAMS if name not in {EGRESS_CONTEXT_HEADER, AFFINITY_HEADER}]
+        lane.response_headers_to_remove = [*_NOT_FOR_CLIENTS, SEALED_HEADER]
+        lane.typed_per_filter_config[CUSTOM_RESPONSE] = pack(make_lane_policy(of_our_own=True))
+        del lane.typed_per_filter_config[STATEFUL_SESSION]
+        lanes.append(lane)
+    return lanes
+
+
+def _call_action(gateway: GatewaySettings) -> route.RouteAction:
+    whole = timedelta(seconds=gateway.max_call_seconds)
+    return _lane_action(timeout=whole, idle=LONGEST_CALL, flush=CALL_IDLE, priority=core.RoutingPriority.DEFAULT)
+
+
+def _stream_action(gateway: GatewaySettings) -> route.RouteAction:
+    longest = timedelta(seconds=gateway.max_stream_seconds)
+    return _lane_action(timeout=timedelta(0), idle=STREAM_IDLE, priority=core.RoutingPriority.HIGH, duration=longest)
 
 
 def _lane(name: str, action: route.RouteAction, loop_name: str) -> route.Route:
@@ -294,15 +327,18 @@ def _refused_grpc() -> list[route.Route]:
     ]
 
 
-def _refused_loop(loop_name: str) -> route.Route:
+def _refused_loops(loop_name: str) -> list[route.Route]:
     """An MCP server whose address leads back to this gateway: every turn would be a call with credentials of its own."""
     passed = route.HeaderMatcher(name=LOOP_HEADER, string_match=matcher.StringMatcher(contains=loop_name, ignore_case=True))
-    return route.Route(
-        name="refused-loop",
-        match=route.RouteMatch(prefix=GOVERNED_PREFIXES[0], headers=[passed]),
-        direct_response=route.DirectResponseAction(status=508, body=core.DataSource(inline_string="loop detected")),
-        typed_per_filter_config={EXT_AUTHZ: _not_asked()},
-    )
+    return [
+        route.Route(
+            name=f"refused-loop-{number}",
+            match=route.RouteMatch(prefix=prefix, headers=[passed]),
+            direct_response=route.DirectResponseAction(status=508, body=core.DataSource(inline_string="loop detected")),
+            typed_per_filter_config={EXT_AUTHZ: _not_asked()},
+        )
+        for number, prefix in enumerate(MCP_PREFIXES)
+    ]
 
 
 def _api_routes() -> list[route.Route]:

@@ -98,15 +98,16 @@ def load_assignment(cluster: str, addresses: tuple[str, ...]) -> endpoint.Cluste
     return endpoint.ClusterLoadAssignment(cluster_name=cluster, endpoints=[endpoint.LocalityLbEndpoints(lb_endpoints=endpoints)])
 
 
-def link_tls_context(peer: str) -> tls.CommonTlsContext:
-    """TLS of links between our processes: the bootstrap's identity; the peer's URI must end in `/legation/<peer>`."""
-    expected = tls.SubjectAltNameMatcher(
-        san_type=tls.SubjectAltNameMatcherSanType.URI, matcher=matcher.StringMatcher(suffix=f"/legation/{peer}")
-    )
+def link_tls_context(*peers: str) -> tls.CommonTlsContext:
+    """TLS of links between our processes: the bootstrap's identity; the peer's URI must end in `/legation/<peer>` for one of `peers`."""
+    expected = [
+        tls.SubjectAltNameMatcher(san_type=tls.SubjectAltNameMatcherSanType.URI, matcher=matcher.StringMatcher(suffix=f"/legation/{peer}"))
+        for peer in peers
+    ]
     return tls.CommonTlsContext(
         tls_certificate_sds_secret_configs=[tls.SdsSecretConfig(name=IDENTITY_SECRET)],
         combined_validation_context=tls.CommonTlsContextCombinedCertificateValidationContext(
-            default_validation_context=tls.CertificateValidationContext(match_typed_subject_alt_names=[expected]),
+            default_validation_context=tls.CertificateValidationContext(match_typed_subject_alt_names=expected),
             validation_context_sds_secret_config=tls.SdsSecretConfig(name=AUTHORITY_SECRET),
         ),
     )

@@ -1,0 +1,32 @@
+"""The settings of an aggregator process (docs/settings.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from extauthz.authorizer_settings import OF_OTHER_PROCESSES, AuthorizerSettings
+from extauthz.settings import setting, variables_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AggregatorSettings:
+    """Read once by `aggregator.server`; each part gets its slice."""
+
+    listen: str = setting("LEGATION_AGGREGATOR_LISTEN", "where Envoy reaches the aggregator: unix:/path or host:port")
+    xds_address: str = setting("LEGATION_XDS_ADDRESS", "where the control plane serves discovery: unix:/path or host:port")
+    egress_address: str = setting("LEGATION_EGRESS_ADDRESS", "where the aggregator reaches Envoy's egress listener")
+    node_id: str = setting("LEGATION_NODE_ID", "name of this process in `legation status`", default="aggregator")
+    session_max_age_seconds: int = setting("LEGATION_SESSION_MAX_AGE_SECONDS", "how long a legacy session may live", default=86_400)
+    tls_cert_file: Path | None = setting(
+        "LEGATION_TLS_CERT_FILE", "certificate of this process for links between our processes", default=None
+    )
+    tls_key_file: Path | None = setting("LEGATION_TLS_KEY_FILE", "private key of that certificate", default=None)
+    tls_ca_file: Path | None = setting("LEGATION_TLS_CA_FILE", "certificate authorities of the other processes", default=None)
+    insecure: bool = setting("LEGATION_INSECURE", "allow TCP links between our processes without TLS (trials only)", default=False)
+    log_level: str = setting("LEGATION_LOG_LEVEL", "debug, info, warning or error", default="info")
+    log_format: str = setting("LEGATION_LOG_FORMAT", "json or console", default="json")
+
+
+KNOWN_VARIABLES = variables_of(AggregatorSettings, AuthorizerSettings) | OF_OTHER_PROCESSES
+"""Every `LEGATION_*` variable of our processes, which may share one environment."""
