@@ -26,11 +26,11 @@ class RolloutStatus(Protocol):
         ...
 
     def programmed(self, revision: int) -> dict[str, list[int]]:
-        """`{"envoy": [acked, total], "authorizer": [acked, total]}`."""
+        """`{"envoy": [acked, total], "authorizer": [acked, total]}`, and `aggregator` where there is one."""
         ...
 
     def complete(self, revision: int) -> bool:
-        """Whether every connected node, and at least one of each kind, accepted this revision."""
+        """Whether every connected node, and at least one of each kind (aggregators may be none), accepted this revision."""
         ...
 
     async def wait(self, revision: int, timeout_seconds: float) -> bool:

@@ -150,7 +150,7 @@ class Node(BaseModel):
     """One Envoy or authorizer. `revision` is the newest that it has accepted whole; `serving`: it did so since it connected."""
 
     id: str
-    kind: Literal["envoy", "authorizer"]
+    kind: Literal["envoy", "authorizer", "aggregator"]
     connected: bool
     revision: int
     state: Literal["SYNCED", "STALE", "NACK", "SENT"]

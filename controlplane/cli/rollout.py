@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from controlplane.client import ApiClient, JsonObject
 
 WAIT_SECONDS = 10.0
-_NODE_NAMES = {"envoy": "Envoy", "authorizer": "authorizer"}
+_NODE_NAMES = {"envoy": "Envoy", "authorizer": "authorizer", "aggregator": "aggregator"}
 
 
 def wait_until_programmed(api: ApiClient, revision: int) -> JsonObject:

@@ -7,7 +7,7 @@ Secrets are opened here and nowhere else; an Envoy never gets any of these types
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, time, timedelta
 from types import MappingProxyType
@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 from controlplane.registry.authorization_server_rules import issued_rules_of
 from controlplane.registry.catalog import tool_of
 from controlplane.registry.encryption import CLIENT_SECRET, STATIC_HEADER_SECRET, RegistryKey, open_secret
+from controlplane.registry.exposure import expose
 from controlplane.registry.preset import cedar_of
 from controlplane.registry.provider_rules import algorithms_of, claim_rules_of, token_types_of
 from controlplane.registry.public_url import issuer_of, public_url
@@ -40,9 +41,20 @@ from controlplane.registry.state import Definition, Entry, RegistryState, Signin
 from controlplane.registry.subjects import provider_id
 from controlplane.registry.trust_bundle import TrustBundle
 from controlplane.xds.cluster_name import cluster_name, upstream_path
+from controlplane.xds.virtual_server_resources import make_virtual_server
 from extauthz.catalog.gateway import GatewayNames
 from extauthz.catalog.server import ArgumentType, Effect
-from extauthz.discovery import CONTEXT_KEY, GATEWAY, IDENTITY_PROVIDER, MCP_SERVER, POLICY_SET, REVOCATION, ROLE_BINDING, TRUST_DOMAIN
+from extauthz.discovery import (
+    CONTEXT_KEY,
+    GATEWAY,
+    IDENTITY_PROVIDER,
+    MCP_SERVER,
+    POLICY_SET,
+    REVOCATION,
+    ROLE_BINDING,
+    TRUST_DOMAIN,
+    VIRTUAL_SERVER,
+)
 from extauthz.errors import CredentialError
 from extauthz.identity.provider import ClaimRules
 from extauthz.identity.revocation import RevocationIndex
@@ -57,6 +69,7 @@ from extauthz.state import (
     revocation_from_message,
     role_binding_from_message,
     trust_domain_from_message,
+    virtual_server_from_message,
 )
 from extauthz.v1 import registry_pb2 as pb
 
@@ -107,9 +120,12 @@ def build_messages(state: RegistryState, *, key: RegistryKey, now: datetime, gat
         POLICY_SET: {name: make_policy_set(entry) for name, entry in state.policy_sets.items()},
         ROLE_BINDING: {name: make_role_binding(entry) for name, entry in state.role_bindings.items()},
         MCP_SERVER: {
-            name: make_mcp_server(entry, state.definitions.get(entry.uid, ()), key=key, cluster=cluster_name(entry))
+            name: make_mcp_server(
+                entry, state.definitions.get(entry.uid, ()), key=key, cluster=cluster_name(entry), eras=eras_of(state, entry.uid)
+            )
             for name, entry in state.mcp_servers.items()
         },
+        VIRTUAL_SERVER: {name: make_virtual_server(entry, expose(state, entry)) for name, entry in state.virtual_servers.items()},
     }
 
 
@@ -129,6 +145,9 @@ def build_authorization_state(
     return AuthorizationState(
         revision=state.revision,
         mcp_servers=MappingProxyType(servers),
+        virtual_servers=MappingProxyType(
+            {server.id: server for server in map(virtual_server_from_message, _of(messages[VIRTUAL_SERVER], pb.VirtualServer))}
+        ),
         policy=build(documents, bindings, servers),
         identity_providers=tuple(identity_provider_from_message(m) for m in _of(messages[IDENTITY_PROVIDER], pb.IdentityProvider)),
         context_keys=context_keys_from_messages(_of(messages[CONTEXT_KEY], pb.ContextKey)),
@@ -139,7 +158,9 @@ def build_authorization_state(
     )
 
 
-def make_mcp_server(entry: Entry[McpServerSpec], definitions: Sequence[Definition], *, key: RegistryKey, cluster: str) -> pb.McpServer:
+def make_mcp_server(
+    entry: Entry[McpServerSpec], definitions: Sequence[Definition], *, key: RegistryKey, cluster: str, eras: Iterable[str] = ()
+) -> pb.McpServer:
     """One server with its catalog, the cluster that Envoys know it by and, opened, the secret of its credential."""
     spec = entry.spec
     message = pb.McpServer(
@@ -152,6 +173,7 @@ def make_mcp_server(entry: Entry[McpServerSpec], definitions: Sequence[Definitio
         timeout_ms=spec.timeout_ms,
         suspended=spec.suspended,
         bridged=spec.era_bridge,
+        eras=sorted(eras),
     )
     message.required_scopes.extend(_make_scopes(spec.required_scopes))
     _set_credential(message, entry, key)
@@ -161,6 +183,12 @@ def make_mcp_server(entry: Entry[McpServerSpec], definitions: Sequence[Definitio
         elif definition.kind == "prompt":
             message.prompts.add(name=definition.name, digest=definition.digest)
     return message
+
+
+def eras_of(state: RegistryState, uid: str) -> frozenset[str]:
+    """The eras of the protocol that a server was found to speak; none: not known yet."""
+    reading = state.readings.get(uid)
+    return reading.eras if reading is not None else frozenset()
 
 
 def make_policy_set(entry: Entry[PolicySetSpec]) -> pb.PolicySet:
@@ -267,8 +295,8 @@ def make_revocation(entry: Entry[RevocationSpec]) -> pb.Revocation:
     return message
 
 
-def make_context_keys(key: RegistryKey, now: datetime) -> list[pb.ContextKey]:
-    """The MAC keys of yesterday, today and tomorrow (UTC), derived: every replica makes the same ones and stores none."""
+def make_context_keys(key: RegistryKey, now: datetime, *, purpose: str = CONTEXT_KEY_PURPOSE) -> list[pb.ContextKey]:
+    """The keys of yesterday, today and tomorrow (UTC), derived: every replica makes the same ones and stores none."""
     today = now.astimezone(UTC).date()
     made: list[pb.ContextKey] = []
     for day in (today - timedelta(days=1), today, today + timedelta(days=1)):
@@ -276,7 +304,7 @@ def make_context_keys(key: RegistryKey, now: datetime) -> list[pb.ContextKey]:
         made.append(
             pb.ContextKey(
                 key_id=day.isoformat(),
-                key=key.derive(f"{CONTEXT_KEY_PURPOSE}{day.isoformat()}".encode()),
+                key=key.derive(f"{purpose}{day.isoformat()}".encode()),
                 not_before_unix=int((begins - CONTEXT_KEY_OVERLAP).timestamp()),
                 not_after_unix=int((begins + timedelta(days=1) + CONTEXT_KEY_OVERLAP).timestamp()),
             )
@@ -332,6 +360,7 @@ def _make_tool(definition: Definition) -> pb.Tool:
         idempotent=tool.idempotent,
         arguments=arguments,
         mirrored=mirrored,
+        held=tool.held,
     )
 
 

@@ -10,7 +10,10 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from google.protobuf.message import Message
+
 from controlplane.xds.node import NodeKind
+from extauthz.discovery import version_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +27,12 @@ class XdsResource:
     version_info: str
     value: bytes = field(repr=False)
     secrets: tuple[str, ...] = ()
+
+
+def make_resource(name: str, message: Message) -> XdsResource:
+    """One of our own messages as a resource."""
+    value = message.SerializeToString(deterministic=True)
+    return XdsResource(name=name, version_info=version_of(value), value=value)
 
 
 Resources = Mapping[str, Mapping[str, XdsResource]]

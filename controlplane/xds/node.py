@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from extauthz.discovery import AUTHORIZER_TYPES
+from extauthz.discovery import AGGREGATOR_TYPES, AUTHORIZER_TYPES
 
 CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 ENDPOINT = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
@@ -20,7 +20,15 @@ class NodeKind(StrEnum):
 
     ENVOY = "envoy"
     AUTHORIZER = "authorizer"
+    AGGREGATOR = "aggregator"
 
 
-TYPES_OF_KIND: dict[NodeKind, tuple[str, ...]] = {NodeKind.ENVOY: ENVOY_TYPES, NodeKind.AUTHORIZER: AUTHORIZER_TYPES}
+TYPES_OF_KIND: dict[NodeKind, tuple[str, ...]] = {
+    NodeKind.ENVOY: ENVOY_TYPES,
+    NodeKind.AUTHORIZER: AUTHORIZER_TYPES,
+    NodeKind.AGGREGATOR: AGGREGATOR_TYPES,
+}
 """A node is never answered for a type that is not in its own list."""
+
+DISPENSABLE = frozenset({NodeKind.AGGREGATOR})
+"""A deployment may have none of these; a revision waits for those that are connected."""

@@ -1,9 +1,9 @@
 """How a revision reaches every node without losing a call: make before break, gated by ACKs, removal last.
 
-    (1) what cannot wait: when (2) takes time, authorizers forget removed and suspended servers and learn revocations before
+    (1) what cannot wait: when (2) takes time, authorizers and aggregators forget removed and suspended servers and learn revocations before
         it, and when it takes longer than a healthy Envoy does, they are told the newest policies over the servers they know
     (2) Envoys add clusters and endpoints of the new revision beside what they have          -> ACK
-    (3) authorizers switch to the new revision as a whole                                    -> ACK
+    (3) authorizers and aggregators switch to the new revision as a whole                    -> ACK
     (4) after a grace (a decision under way may still name the old cluster) Envoys remove
 
 The publisher is the only writer of the cache. A node that does not answer in time is marked stale and the stage proceeds; a
@@ -32,12 +32,12 @@ from controlplane.xds.building import is_builder_loaded, warm_up_builder
 from controlplane.xds.cache import Resources, View, ViewCache, XdsResource
 from controlplane.xds.certificate_source import CertificateSources
 from controlplane.xds.gateway import GatewaySettings
-from controlplane.xds.node import NodeKind
+from controlplane.xds.node import DISPENSABLE, NodeKind
 from controlplane.xds.quarantine import Quarantine
 from controlplane.xds.resolver import Resolver, hosts_of
 from controlplane.xds.resource_cache import FileResourceCache, MemoryResourceCache
 from controlplane.xds.retirement import Retirement
-from controlplane.xds.revocation import governed, keeping_refused, revoked
+from controlplane.xds.revocation import governed, keeping_refused, listed, revoked
 from controlplane.xds.rollout import NodeRecord, Rollout
 from controlplane.xds.snapshot import Snapshot, SnapshotInputs, build_snapshot
 from controlplane.xds.trust_bundle import NO_BUNDLES, BundleFollower, TrustBundles
@@ -136,7 +136,7 @@ class Publisher:
         self._standing = asyncio.Event()
         self._again = False
         self._busy_since: float | None = None
-        self._switched: Snapshot | None = None  # what authorizers were told last, before what could not wait
+        self._switched: Snapshot | None = None  # what authorizers and aggregators were told last, before what could not wait
         self._ahead = False
         self._removing = False
         self.published: Snapshot | None = None
@@ -282,7 +282,7 @@ class Publisher:
         snapshot = await asyncio.to_thread(build) if first or not is_builder_loaded() else build()
         # (1) and (2) revocations at once, then Envoys add
         await self._add(snapshot)
-        # (3) authorizers switch
+        # (3) authorizers and aggregators switch
         await self._switch(snapshot)
         # (4) Envoys remove: `_tick` publishes again when the grace is over
         self.published = snapshot
@@ -359,11 +359,18 @@ class Publisher:
             resources = governed(resources, snapshot, newest, bundles=self._known_bundles())
             self._ahead = newest.revision > snapshot.revision
         self._switched = snapshot
-        view = self._cache.publish(NodeKind.AUTHORIZER, resources, revision=snapshot.revision)
-        if before is None or before.resources != resources:
-            await self._stage(NodeKind.AUTHORIZER, view)
+        changed = self._tell(resources, snapshot, snapshot.revision)
+        await asyncio.gather(*(self._stage(kind, view) for kind, view in changed.items()))
         if not any(record.refused for record in self._rollout.connected(NodeKind.AUTHORIZER)):
             self._retirement.switched(_now())
+
+    def _tell(self, resources: Resources, snapshot: Snapshot, revision: int) -> dict[NodeKind, View]:
+        """Authorizers get `resources`, aggregators what goes with them. The views that differ from the ones before."""
+        before = {kind: view.resources for kind in (NodeKind.AUTHORIZER, NodeKind.AGGREGATOR) if (view := self._cache.view(kind))}
+        known = (before[NodeKind.AUTHORIZER], before[NodeKind.AGGREGATOR]) if before else None
+        told = {NodeKind.AUTHORIZER: resources, NodeKind.AGGREGATOR: listed(resources, snapshot, known)}
+        views = {kind: self._cache.publish(kind, told[kind], revision=revision) for kind in told}
+        return {kind: view for kind, view in views.items() if before.get(kind) != view.resources}
 
     def _revoke(self) -> None:
         """Take from authorizers what the newest state no longer has, keeping everything else of the revision they are at."""
@@ -372,7 +379,7 @@ class Publisher:
             return
         resources = revoked(view.resources, snapshot.state, self._source.state, key=self._key, bundles=self._known_bundles())
         if resources is not view.resources:
-            self._cache.publish(NodeKind.AUTHORIZER, resources, revision=view.revision)
+            self._tell(resources, snapshot, view.revision)
 
     def _lose_patience(self) -> None:
         """Tell authorizers the newest policies when the revision under way takes long: a forbid must not wait for an Envoy."""
@@ -382,7 +389,7 @@ class Publisher:
         resources = governed(view.resources, snapshot, self._source.state, bundles=self._known_bundles())
         if resources is not view.resources:
             self._ahead = True
-            self._cache.publish(NodeKind.AUTHORIZER, resources, revision=view.revision)
+            self._tell(resources, snapshot, view.revision)
 
     async def _stage(self, kind: NodeKind, view: View) -> None:
         """Wait until every connected node that is not stale answered for the view, or time is over."""
@@ -392,6 +399,8 @@ class Publisher:
         def all_answered() -> bool:
             return all(self._answered(record, view) for record in waited_for)
 
+        if not waited_for and kind in DISPENSABLE:
+            return
         await self._rollout.wait_until(all_answered, self._pace.stage_timeout_seconds)
         missing = [record for record in waited_for if not self._answered(record, view)]
         for record in missing:
@@ -402,7 +411,7 @@ class Publisher:
         """Accepted, gone, or refused for a reason that is not dealt with yet."""
         if not record.connected or record.acked_sequence >= view.sequence:
             return True
-        newly_refused = record.kind is NodeKind.AUTHORIZER or self._quarantine.pending(record.rejections(), -1.0)
+        newly_refused = record.kind is not NodeKind.ENVOY or self._quarantine.pending(record.rejections(), -1.0)
         return record.refused and newly_refused and record.settled_sequence >= view.sequence
 
     def _record(self, view: View, kind: NodeKind, missing: list[NodeRecord], seconds: float) -> None:

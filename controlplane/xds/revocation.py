@@ -1,4 +1,4 @@
-"""What authorizers are told when they cannot be told a whole snapshot yet, or not all of it."""
+"""What authorizers are told when they cannot be told a whole snapshot yet, or not all of it; and aggregators with them."""
 
 from __future__ import annotations
 
@@ -7,25 +7,37 @@ from collections.abc import Collection, Mapping
 
 from controlplane.registry.encryption import RegistryKey
 from controlplane.registry.state import RegistryState
-from controlplane.xds.authorizer_resources import make_mcp_server, make_revocation, make_trust_domain
-from controlplane.xds.cache import Resources, XdsResource
-from controlplane.xds.snapshot import Snapshot, make_resource, make_revision_again, policies_of
+from controlplane.xds.aggregator_resources import aggregator_view
+from controlplane.xds.authorizer_resources import eras_of, make_mcp_server, make_revocation, make_trust_domain
+from controlplane.xds.cache import Resources, XdsResource, make_resource
+from controlplane.xds.snapshot import Snapshot, make_revision_again, policies_of
 from controlplane.xds.trust_bundle import NO_BUNDLES, TrustBundles
-from extauthz.discovery import MCP_SERVER, REVISION, REVISION_NAME, REVOCATION, TRUST_DOMAIN
+from extauthz.discovery import (
+    CATALOG,
+    MCP_SERVER,
+    REVISION,
+    REVISION_NAME,
+    REVOCATION,
+    SEALING_KEY,
+    TRUST_DOMAIN,
+    VIRTUAL_SERVER,
+)
 from extauthz.v1 import registry_pb2 as pb
 
 
 def revoked(
     resources: Resources, state: RegistryState, newest: RegistryState, *, key: RegistryKey, bundles: TrustBundles = NO_BUNDLES
 ) -> Resources:
-    """`resources` (made from `state`) with what `newest` takes away: servers it removed or suspended, tokens and subjects it revoked,
-    trust domains it removed, and authorities that are in their bundles (`bundles`) no more.
+    """`resources` (made from `state`) with what `newest` takes away: servers (also virtual ones) it removed or suspended, tokens and
+    subjects it revoked, trust domains it removed, and authorities that are in their bundles (`bundles`) no more.
 
     Nothing is ever widened: everything else stays as it is in `resources`. The same object when nothing was revoked.
     """
     told: dict[str, Mapping[str, XdsResource]] = {}
     if newest.mcp_servers is not state.mcp_servers:
         told[MCP_SERVER] = _without_revoked_servers(resources, state, newest, key)
+    if newest.virtual_servers is not state.virtual_servers:
+        told[VIRTUAL_SERVER] = _without_revoked_virtual_servers(resources[VIRTUAL_SERVER], newest)
     if newest.revocations is not state.revocations:
         told[REVOCATION] = _with_revocations(resources[REVOCATION], newest)
     if resources[TRUST_DOMAIN]:
@@ -50,8 +62,22 @@ def _without_revoked_servers(
             del told[name]
         elif now.spec.suspended and not (then is not None and then.spec.suspended):
             cluster = pb.McpServer.FromString(told[name].value).cluster
-            told[name] = make_resource(name, make_mcp_server(now, newest.definitions.get(now.uid, ()), key=key, cluster=cluster))
+            definitions, eras = newest.definitions.get(now.uid, ()), eras_of(newest, now.uid)
+            told[name] = make_resource(name, make_mcp_server(now, definitions, key=key, cluster=cluster, eras=eras))
     return told
+
+
+def _without_revoked_virtual_servers(told: Mapping[str, XdsResource], newest: RegistryState) -> Mapping[str, XdsResource]:
+    left: dict[str, XdsResource] = {}
+    for name, resource in told.items():
+        entry, then = newest.virtual_servers.get(name), pb.VirtualServer.FromString(resource.value)
+        if entry is None or entry.uid != then.uid:
+            continue
+        if entry.spec.suspended and not then.suspended:
+            then.suspended = True
+            resource = make_resource(name, then)  # noqa: PLW2901 - the same one, suspended
+        left[name] = resource
+    return left
 
 
 def _without_revoked_authorities(
@@ -109,6 +135,15 @@ def keeping_refused(snapshot: Snapshot, refused: Collection[str], before: Resour
         return snapshot.authorizer, frozenset()
     named = frozenset(pb.McpServer.FromString(resource.value).cluster for resource in kept.values())
     return _with(snapshot.authorizer, {MCP_SERVER: dict(snapshot.authorizer[MCP_SERVER]) | kept}), named
+
+
+def listed(told: Resources, snapshot: Snapshot, before: tuple[Resources, Resources] | None = None) -> Resources:
+    """What aggregators get of `snapshot` when authorizers are `told` this. `before`: what both were told last, if anything."""
+    if told is snapshot.authorizer:
+        return snapshot.aggregator
+    known = before or (snapshot.authorizer, snapshot.aggregator)
+    view = aggregator_view(told, catalogs=snapshot.aggregator[CATALOG], sealing_keys=snapshot.aggregator[SEALING_KEY], before=known)
+    return view | {REVISION: {REVISION_NAME: make_revision_again(told[REVISION][REVISION_NAME], view)}}
 
 
 def _with(resources: Resources, others: Mapping[str, Mapping[str, XdsResource]]) -> Resources:

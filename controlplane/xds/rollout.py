@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from controlplane.xds.cache import View, ViewCache
-from controlplane.xds.node import SECRET, TYPES_OF_KIND, NodeKind
+from controlplane.xds.node import DISPENSABLE, SECRET, TYPES_OF_KIND, NodeKind
 from controlplane.xds.subscription import Rejection, Subscription
 
 FORGET_AFTER = timedelta(hours=1)
@@ -129,11 +129,12 @@ class Rollout:
     # what the API shows
 
     def programmed(self, revision: int) -> dict[str, list[int]]:
-        """`{"envoy": [acked, total], "authorizer": [acked, total]}` over connected nodes."""
-        return {kind.value: self._count(kind, revision) for kind in NodeKind}
+        """`{"envoy": [acked, total], "authorizer": [acked, total]}` over connected nodes, and `aggregator` where there is one."""
+        counts = {kind: self._count(kind, revision) for kind in NodeKind}
+        return {kind.value: count for kind, count in counts.items() if count[1] or kind not in DISPENSABLE}
 
     def complete(self, revision: int) -> bool:
-        """Whether at least one node of each kind is connected, and all of them accepted this revision."""
+        """Whether at least one node of each kind is connected (aggregators may be none), and all of them accepted this revision."""
         return all(total > 0 and acked == total for acked, total in self.programmed(revision).values())
 
     async def wait(self, revision: int, timeout_seconds: float) -> bool:

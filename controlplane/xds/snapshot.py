@@ -3,8 +3,9 @@
     (1) what no server changes: listeners, lanes, our own clusters   -> Envoy
     (2) a cluster and its endpoints per MCP server, secrets          -> Envoy
     (3) servers, policies, bindings, providers, keys, as messages    -> authorizers
-    (4) the Revision, which covers all of (3)                        -> authorizers, last
-    (5) checked: what refers to each other exists
+    (4) catalogs, and of (3) what lists are made by                  -> aggregators
+    (5) the Revision, which covers all of (3), and one for (4)       -> authorizers and aggregators, last
+    (6) checked: what refers to each other exists
 
 Pure but for the cache of built bytes. An edit costs what changed: entries that are the same objects as in `previous` keep
 their resources, and bytes that were ever built are not built again, so that a start without changes imports nothing of Envoy.
@@ -24,13 +25,15 @@ import structlog
 from google.protobuf.message import Message
 
 from controlplane.registry.encryption import RegistryKey
+from controlplane.registry.exposure import Exposure, same_exposure
 from controlplane.registry.public_url import public_url
 from controlplane.registry.spec import AuthorizationServerSpec, McpServerSpec, TrustDomainSpec
 from controlplane.registry.state import Entry, RegistryState
 from controlplane.xds import authorizer_resources as authorizer
+from controlplane.xds.aggregator_resources import NOTHING_TOLD, aggregator_view, make_catalog, make_sealing_keys
 from controlplane.xds.authority_file import Authorities, authority_of
 from controlplane.xds.building import load_builder, remembered
-from controlplane.xds.cache import Resources, XdsResource
+from controlplane.xds.cache import Resources, XdsResource, make_resource
 from controlplane.xds.certificate_source import NO_CERTIFICATES, Certificates
 from controlplane.xds.cluster_name import cluster_name, server_names
 from controlplane.xds.constant import OWN_CLUSTERS, Doors, build_constant, doors_of
@@ -41,8 +44,10 @@ from controlplane.xds.resource_cache import ResourceCache
 from controlplane.xds.secret_content import SecretContents, build_secrets, secret_contents, server_secret_contents
 from controlplane.xds.trust_bundle import NO_BUNDLES, TrustBundles
 from controlplane.xds.upstream_tls import PLAIN_TLS, upstream_tls
+from controlplane.xds.virtual_server_resources import checked_exposure, make_virtual_server
 from extauthz.discovery import (
     AUTHORIZER_TYPES,
+    CATALOG,
     CONTEXT_KEY,
     GATEWAY,
     IDENTITY_PROVIDER,
@@ -52,9 +57,9 @@ from extauthz.discovery import (
     REVISION_NAME,
     REVOCATION,
     ROLE_BINDING,
+    SEALING_KEY,
     TRUST_DOMAIN,
     VIRTUAL_SERVER,
-    version_of,
 )
 from extauthz.v1 import registry_pb2 as pb
 
@@ -88,17 +93,19 @@ class SnapshotInputs:
 class Snapshot:
     """Everything at one revision, and what it was made from (so that the next one costs what changed).
 
-    `cluster_names`: the Envoy cluster of each MCP server, by the server's id.
+    `cluster_names`: the Envoy cluster of each MCP server, by the server's id. `exposures`: what each virtual server offers.
     """
 
     revision: int
     envoy: Resources
     authorizer: Resources
+    aggregator: Resources
     cluster_names: Mapping[str, str]
     state: RegistryState
     inputs: SnapshotInputs
     doors: Doors
     secret_contents: SecretContents = field(repr=False)
+    exposures: Mapping[str, Exposure] = field(default_factory=lambda: MappingProxyType({}), repr=False)
 
 
 def build_snapshot(state: RegistryState, *, inputs: SnapshotInputs, built: ResourceCache, previous: Snapshot | None = None) -> Snapshot:
@@ -116,19 +123,30 @@ def build_snapshot(state: RegistryState, *, inputs: SnapshotInputs, built: Resou
     told = _authorizer_resources(state, inputs, names, previous)
     if names.keys() != state.mcp_servers.keys():
         told[MCP_SERVER] = {server: resource for server, resource in told[MCP_SERVER].items() if server in names}
-    # (4) the Revision
+    told[VIRTUAL_SERVER], exposures = _virtual_servers(state, previous)
+    # (4) what aggregators are told
+    listed = aggregator_view(
+        told,
+        catalogs=_catalogs(state, inputs, previous),
+        sealing_keys=_sealing_keys(inputs, previous),
+        before=(previous.authorizer, previous.aggregator) if previous is not None else (_NOTHING_TOLD, NOTHING_TOLD),
+    )
+    # (5) the Revision
     told[REVISION] = {REVISION_NAME: make_revision(state.revision, state.committed_at, told)}
+    listed[REVISION] = {REVISION_NAME: make_revision(state.revision, state.committed_at, listed)}
     snapshot = Snapshot(
         revision=state.revision,
         envoy=MappingProxyType(constant | {SECRET: secrets, CLUSTER: constant[CLUSTER] | clusters, ENDPOINT: endpoints}),
         authorizer=MappingProxyType(told),
+        aggregator=MappingProxyType(listed),
         cluster_names=names,
         state=state,
         inputs=inputs,
         doors=doors,
         secret_contents=contents,
+        exposures=exposures,
     )
-    # (5) checked
+    # (6) checked
     check_consistency(snapshot)
     return snapshot
 
@@ -150,12 +168,6 @@ def _revision(value: bytes, told: Resources) -> XdsResource:
     return XdsResource(name=REVISION_NAME, version_info=version_info, value=value)
 
 
-def make_resource(name: str, message: Message) -> XdsResource:
-    """One of our own messages as a resource."""
-    value = message.SerializeToString(deterministic=True)
-    return XdsResource(name=name, version_info=version_of(value), value=value)
-
-
 def check_consistency(snapshot: Snapshot) -> None:
     """Every cluster that an authorizer may name exists, and every cluster has its endpoints under its own name."""
     clusters, endpoints = snapshot.envoy[CLUSTER], snapshot.envoy[ENDPOINT]
@@ -165,6 +177,10 @@ def check_consistency(snapshot: Snapshot) -> None:
         raise InconsistentSnapshotError(f"clusters and servers do not match: {', '.join(sorted(missing))}")
     if snapshot.authorizer[MCP_SERVER].keys() != snapshot.cluster_names.keys():
         raise InconsistentSnapshotError("authorizers would be told of other servers than Envoys")
+    if snapshot.aggregator[MCP_SERVER].keys() != snapshot.authorizer[MCP_SERVER].keys():
+        raise InconsistentSnapshotError("aggregators would be told of other servers than authorizers")
+    if snapshot.authorizer[VIRTUAL_SERVER].keys() != snapshot.exposures.keys():
+        raise InconsistentSnapshotError("virtual servers and what they offer do not match")
 
 
 def _server_resources(
@@ -201,6 +217,41 @@ def _server_resources(
         except Exception:  # whatever one entry holds, it must not keep the others from being served; it does not exist then
             logger.exception("a server could not be built and is left out", server=entry.id)
     return names, clusters, endpoints
+
+
+def _virtual_servers(state: RegistryState, previous: Snapshot | None) -> tuple[dict[str, XdsResource], dict[str, Exposure]]:
+    """Virtual servers and what they offer; worked out again only where the document or something of a member changed."""
+    told: dict[str, XdsResource] = {}
+    exposures: dict[str, Exposure] = {}
+    for name, entry in state.virtual_servers.items():
+        if previous is not None and name in previous.exposures and same_exposure(entry, previous.state, state):
+            told[name], exposures[name] = previous.authorizer[VIRTUAL_SERVER][name], previous.exposures[name]
+            continue
+        try:
+            exposure = checked_exposure(state, entry)
+            told[name], exposures[name] = make_resource(name, make_virtual_server(entry, exposure)), exposure
+        except Exception:  # whatever one document holds, it must not keep the others from being served; it does not exist then
+            logger.exception("a virtual server could not be worked out and is left out", virtual_server=name)
+    return told, exposures
+
+
+def _catalogs(state: RegistryState, inputs: SnapshotInputs, previous: Snapshot | None) -> Mapping[str, XdsResource]:
+    """What there is to list of every server; of none where no aggregator is deployed."""
+    if not inputs.gateway.aggregator_addresses:
+        return {}
+    nothing = RegistryState(revision=0, committed_at=state.committed_at)
+    then = previous.state if previous is not None and previous.inputs.gateway == inputs.gateway else nothing
+
+    def make(entry: Entry[McpServerSpec]) -> Message:
+        return make_catalog(entry, state.definitions.get(entry.uid, ()), state.readings.get(entry.uid))
+
+    def same(entry: Entry[McpServerSpec]) -> bool:
+        uid = entry.uid
+        return then.definitions.get(uid) is state.definitions.get(uid) and then.readings.get(uid) is state.readings.get(uid)
+
+    read_alike = then.definitions is state.definitions and then.readings is state.readings
+    held = previous.aggregator[CATALOG] if previous is not None else {}
+    return _told(state.mcp_servers, then.mcp_servers, held, make, same=None if read_alike else same)
 
 
 def _moved(then: Mapping[str, object], now: Mapping[str, object]) -> set[str]:
@@ -254,10 +305,23 @@ def _authorizer_resources(
     named = previous.cluster_names if previous is not None else {}
 
     def same_server(entry: Entry[McpServerSpec]) -> bool:
-        return then.definitions.get(entry.uid) is state.definitions.get(entry.uid) and named.get(entry.id) == names.get(entry.id)
+        uid = entry.uid
+        return (
+            then.definitions.get(uid) is state.definitions.get(uid)
+            and named.get(entry.id) == names.get(entry.id)
+            and (then.readings is state.readings or authorizer.eras_of(then, uid) == authorizer.eras_of(state, uid))
+        )
 
     def make_server(entry: Entry[McpServerSpec]) -> Message:
-        return authorizer.make_mcp_server(entry, state.definitions.get(entry.uid, ()), key=inputs.key, cluster=names.get(entry.id, ""))
+        return authorizer.make_mcp_server(
+            entry,
+            state.definitions.get(entry.uid, ()),
+            key=inputs.key,
+            cluster=names.get(entry.id, ""),
+            eras=authorizer.eras_of(state, entry.uid),
+        )
+
+    read_alike = then.definitions is state.definitions and then.readings is state.readings
 
     return {
         REVOCATION: _told(state.revocations, then.revocations, held[REVOCATION], authorizer.make_revocation),
@@ -276,9 +340,8 @@ def _authorizer_resources(
             then.mcp_servers,
             held[MCP_SERVER],
             make_server,
-            same=None if then.definitions is state.definitions and named == names else same_server,
+            same=None if read_alike and named == names else same_server,
         ),
-        VIRTUAL_SERVER: {},
     }
 
 
@@ -334,6 +397,12 @@ def _trust_domains(
         return bundles.get(entry.id) is bundles_then.get(entry.id)
 
     return _told(now.trust_domains, then.trust_domains, held, make, same=None if bundles is bundles_then else same)
+
+
+def _sealing_keys(inputs: SnapshotInputs, previous: Snapshot | None) -> Mapping[str, XdsResource]:
+    if previous is not None and previous.inputs.day == inputs.day:
+        return previous.aggregator[SEALING_KEY]
+    return {key.key_id: make_resource(key.key_id, key) for key in make_sealing_keys(inputs.key, inputs.now)}
 
 
 def _context_keys(inputs: SnapshotInputs) -> dict[str, XdsResource]:
