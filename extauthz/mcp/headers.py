@@ -132,6 +132,19 @@ def decoded_header(value: str, id_json: str) -> str:
     raise header_mismatch("a header value is not base64 in its one canonical form", id_json)
 
 
+def encoded_header(text: str) -> str:
+    """`text` as a header value that `decoded_header` reads: as it is, or behind the sentinel where a header would not keep it."""
+    if _PRINTABLE.fullmatch(text) and text == text.strip(" ") and not (text.startswith("=?base64?") and text.endswith("?=")):
+        return text
+    return f"=?base64?{base64.b64encode(text.encode('utf-8')).decode('ascii')}?="
+
+
+def name_header(method: str, params: Mapping[str, object]) -> str | None:
+    """What the header Mcp-Name says beside a modern request, encoded; None where it must not stand."""
+    name = params.get(_NAME_MEMBER[method]) if method in _NAME_MEMBER else None
+    return encoded_header(name) if isinstance(name, str) else None
+
+
 def header_mismatch(sentence: str, id_json: str) -> MessageError:
     """The refusal (-32020) for a header that does not say what the body says."""
     return MessageError(Reason.HEADER_MISMATCH, sentence, status=400, code=HEADER_MISMATCH, request_id_json=id_json)

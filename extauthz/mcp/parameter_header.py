@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from extauthz.catalog.server import ArgumentType, MirroredArgument, Tool
 from extauthz.errors import MessageError
 from extauthz.mcp.era import Era
-from extauthz.mcp.headers import HeaderMap, decoded_header, header_mismatch
+from extauthz.mcp.headers import HeaderMap, decoded_header, encoded_header, header_mismatch
 from extauthz.mcp.request import McpRequest
 
 _DECIMAL = re.compile(r"(-?[0-9]{1,400})(?:\.0{1,20})?", re.ASCII)
@@ -35,6 +35,12 @@ def check_parameter_headers(tool: Tool, request: McpRequest, headers: HeaderMap)
             raise _mismatch(mirrored, request, "is missing")
         if argument is not None and not _equal(mirrored.type, argument, decoded_header(values[0], request.id_json)):
             raise _mismatch(mirrored, request, "differs from the body")
+
+
+def parameter_headers(tool: Tool, arguments: Mapping[str, object]) -> list[tuple[str, str]]:
+    """The headers that a client sends with a modern call of `tool`: `check_parameter_headers` holds for them."""
+    rendered = ((mirrored.header, _rendered(_argument(arguments, mirrored.path))) for mirrored in tool.mirrored)
+    return [(header, encoded_header(value)) for header, value in rendered if value is not None]
 
 
 def _argument(arguments: Mapping[str, object], path: tuple[str, ...]) -> object:
