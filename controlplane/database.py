@@ -17,7 +17,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from extauthz.errors import ConfigurationError
 
-HEAD_REVISION = "0003"
+HEAD_REVISION = "0004"
 """The schema this release reads and writes; a test compares it with the newest migration."""
 
 WRITE_OPTION = "legation_write"

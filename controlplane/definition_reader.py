@@ -25,6 +25,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from controlplane.catalog_digest import NotCanonicalError, canonical_json, definition_digest
+from controlplane.era_probe import LEGACY, MODERN, OTHER_ERA, speaks
 from controlplane.registry.probe import ProbedDefinition, ProbeResult, ReadingLimits
 
 CONTEXT_HEADER = "legation-context"
@@ -82,6 +83,9 @@ class _Reading:
     definitions: dict[tuple[str, str], ProbedDefinition] = field(default_factory=dict)
     repeated: set[tuple[str, str]] = field(default_factory=set)
     skipped: list[str] = field(default_factory=list)
+    said: dict[str, Any] = field(default_factory=dict)
+    era: str = ""
+    protocol_version: str = ""
 
     def add(self, kind: str, name: object, document: Mapping[str, object]) -> None:
         """Keep one definition, or remember why not."""
@@ -106,6 +110,26 @@ class _Reading:
             return
         self.definitions[key] = ProbedDefinition(kind=kind, name=name, digest=definition_digest(document), document=document)
 
+    def hear(self, mcp_client: Client) -> None:
+        """Keep what the server says of itself, as much as all of it together may be: it goes to every client."""
+        self.protocol_version = mcp_client.protocol_version
+        self.era = MODERN if self.protocol_version in MODERN_PROTOCOL_VERSIONS else LEGACY
+        said = {
+            "capabilities": _plain(mcp_client.server_capabilities),
+            "server_info": _plain(mcp_client.server_info),
+            "instructions": mcp_client.instructions or "",
+        }
+        for name, value in said.items():
+            try:
+                size = len(canonical_json({**self.said, name: value}))
+            except NotCanonicalError as error:
+                self.skipped.append(_printable(f"its {name.replace('_', ' ')} cannot be kept: {error}"))
+                continue
+            if size > self.limits.max_definition_bytes:
+                self.skipped.append(f"its {name.replace('_', ' ')} would make what it says of itself larger than we keep")
+                continue
+            self.said[name] = value
+
     def skip(self, kind: str, name: object, why: str) -> None:
         """Remember why a definition was not taken over."""
         self.skipped.append(_printable(f"{kind.replace('_', ' ')} {name!r} {why}"))
@@ -116,6 +140,10 @@ class _Reading:
         if len(self.skipped) <= _MAX_SKIPPED:
             return tuple(self.skipped)
         return (*self.skipped[:_MAX_SKIPPED], f"and {len(self.skipped) - _MAX_SKIPPED} more")
+
+
+def _plain(model: BaseModel | None) -> dict[str, Any]:
+    return model.model_dump(mode="json", by_alias=True, exclude_none=True) if model is not None else {}
 
 
 def _name_fault(kind: str, name: object) -> str:
@@ -208,12 +236,11 @@ class EgressReader:
     async def read(self, server_id: str) -> ProbeResult:
         """Everything that the McpServer `namespace/name` announces. Never raises for what a server or the network does."""
         reading = _Reading(limits=self._limits)
-        protocol_version = ""
         violation: list[str] = []
         try:
             async with asyncio.timeout(self._limits.seconds) as deadline:
                 async with self._connected(server_id, deadline, violation) as mcp_client:
-                    protocol_version = mcp_client.protocol_version
+                    reading.hear(mcp_client)
                     await _read_all(mcp_client, reading, self._limits)
         except TimeoutError:
             return _failed(violation[0] if violation else f"no complete answer within {self._limits.seconds:g} s")
@@ -221,28 +248,37 @@ class EgressReader:
             return _failed(violation[0] if violation else _sentence(error))
         return ProbeResult(
             at=datetime.now(UTC),
-            era="modern" if protocol_version in MODERN_PROTOCOL_VERSIONS else "legacy",
-            protocol_version=protocol_version,
+            era=reading.era,
+            other_era=await self._speaks(OTHER_ERA[reading.era], server_id),
+            protocol_version=reading.protocol_version,
             definitions=tuple(sorted(reading.definitions.values(), key=lambda definition: (definition.kind, definition.name))),
             skipped=reading.reasons,
+            **reading.said,
         )
+
+    async def _speaks(self, era: str, server_id: str) -> bool | None:
+        """Whether the server speaks this era too: one request, which cannot fail what was read."""
+        url, headers = self._url(server_id), {**_HEADERS, CONTEXT_HEADER: self._sign(server_id)}
+        async with httpx2.AsyncClient(
+            transport=self._transport(), timeout=self._limits.seconds, trust_env=False, headers=headers
+        ) as http_client:
+            return await speaks(era, http_client, url)
+
+    def _url(self, server_id: str) -> str:
+        authority = "localhost" if self._address.startswith("unix:") else self._address
+        return f"{'http' if self._ssl_context is None else 'https'}://{authority}/servers/{server_id}/mcp"
 
     @asynccontextmanager
     async def _connected(self, server_id: str, deadline: asyncio.Timeout, violation: list[str]) -> AsyncIterator[Client]:
-        path = f"/servers/{server_id}/mcp"
         loop = asyncio.get_running_loop()
         transport = _BoundedTransport(
             self._transport(), self._limits, sign=lambda: self._sign(server_id), abort=lambda: deadline.reschedule(loop.time())
         )
-        authority = "localhost" if self._address.startswith("unix:") else self._address
-        scheme = "http" if self._ssl_context is None else "https"
         try:
             async with httpx2.AsyncClient(
                 transport=transport, timeout=self._limits.seconds, trust_env=False, headers=_HEADERS
             ) as http_client:
-                channel = streamable_http_client(
-                    f"{scheme}://{authority}{path}", http_client=http_client, max_sse_event_size=self._limits.max_bytes
-                )
+                channel = streamable_http_client(self._url(server_id), http_client=http_client, max_sse_event_size=self._limits.max_bytes)
                 async with Client(channel, cache=None, read_timeout_seconds=self._limits.seconds, client_info=_CLIENT_INFO) as mcp_client:
                     yield mcp_client
         finally:

@@ -14,6 +14,7 @@ import os
 import ssl
 import sys
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +58,8 @@ class ReaderProcess:
         for one in result.definitions:
             definition = {"kind": one.kind, "name": one.name, "digest": one.digest, "document": one.document}
             await self._answer({"id": number, "definition": definition})
-        members = {
-            "at": result.at.isoformat(),
-            "era": result.era,
-            "protocol_version": result.protocol_version,
-            "skipped": result.skipped,
-            "error": result.error,
-        }
+        members = {field.name: getattr(result, field.name) for field in fields(result) if field.name != "definitions"}
+        members["at"] = result.at.isoformat()
         await self._answer({"id": number, "result": members})
 
     async def _answer(self, message: Mapping[str, object]) -> None:

@@ -151,15 +151,8 @@ class RemoteReader:
             reading.definitions.append(ProbedDefinition(**message["definition"]))
             return
         members = message["result"]
-        result = ProbeResult(
-            at=datetime.fromisoformat(members["at"]),
-            era=members["era"],
-            protocol_version=members["protocol_version"],
-            definitions=tuple(reading.definitions),
-            skipped=tuple(members["skipped"]),
-            error=members["error"],
-        )
-        reading.done.set_result(result)
+        own = {"at": datetime.fromisoformat(members["at"]), "skipped": tuple(members["skipped"]), "definitions": tuple(reading.definitions)}
+        reading.done.set_result(ProbeResult(**{**members, **own}))
 
 
 def _link_members(link: LinkIdentity) -> dict[str, object]:

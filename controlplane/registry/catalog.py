@@ -5,14 +5,20 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 
-from controlplane.registry.probe import ProbedDefinition
-from controlplane.registry.state import Definition
+from controlplane.registry.probe import ProbedDefinition, ProbeResult
+from controlplane.registry.state import CatalogReading, Definition
 from extauthz.catalog.server import ArgumentType, Effect, MirroredArgument, Tool
 
 _HEADER_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,200}", re.ASCII)  # RFC 9110 section 5.6.2
 _COPIED_TYPES = frozenset({"string", "integer", "boolean"})
 _MAX_MIRRORED = 100
+
+HARMLESS = frozenset({"cosmetic", "reworded", "narrowing"})
+"""Classes of changes that may be called before anybody has looked at them: what is shown is the accepted text all the same."""
+_MAX_FAULT = 2000
 
 
 def catalog_digest(definitions: Iterable[Definition | ProbedDefinition]) -> str:
@@ -32,6 +38,27 @@ def effect_of(accepted: Mapping[str, object] | None) -> Effect:
     if annotations.get("readOnlyHint") is True:
         return Effect.READ
     return Effect.WRITE if annotations.get("destructiveHint") is False else Effect.DESTRUCTIVE
+
+
+def reading_after(before: CatalogReading, result: ProbeResult, *, read_well_at: datetime | None) -> CatalogReading:
+    """What is known of a server after one more reading; `before` itself when nothing but the time is new.
+
+    `read_well_at`: when it was read well before. A server that stays away keeps its first fault: the status has the newest.
+    """
+    if result.error:
+        return before if before.fault else replace(before, fault=result.error[:_MAX_FAULT], read_at=read_well_at or before.read_at)
+    eras = {result.era} - {""}
+    for other in {"modern", "legacy"} - eras:
+        if result.other_era or (result.other_era is None and other in before.eras):
+            eras.add(other)
+    after = CatalogReading(
+        eras=frozenset(eras),
+        instructions=result.instructions,
+        capabilities=result.capabilities,
+        server_info=result.server_info,
+        read_at=result.at,
+    )
+    return before if replace(after, read_at=before.read_at) == before else after
 
 
 def accepted_count(definitions: Sequence[Definition]) -> int:
@@ -88,7 +115,24 @@ def tool_of(definition: Definition) -> Tool:
         idempotent=isinstance(annotations, Mapping) and annotations.get("idempotentHint") is True,
         arguments=arguments_of(definition.accepted),
         mirrored=mirrored_of(definition.accepted),
+        held=is_held(definition),
     )
+
+
+def is_held(definition: Definition) -> bool:
+    """Whether it waits for review and must not be used until then: it was accepted once and is another now in a way that may do more
+    harm (or that nobody has judged yet), or an operator has rejected what it is now.
+    """
+    if definition.rejected:
+        return True
+    return definition.pending and bool(definition.accepted_digest) and definition.change_class not in HARMLESS
+
+
+def served_document(definition: Definition) -> Mapping[str, object] | None:
+    """The text that clients get: what was accepted; of what nobody has accepted yet what is announced, unless it was rejected."""
+    if definition.accepted is not None:
+        return definition.accepted
+    return None if definition.rejected else definition.document
 
 
 def _argument_type(declared: object) -> ArgumentType | None:

@@ -12,6 +12,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
+from controlplane.registry.pinning import pinned_versions_of
 from controlplane.registry.spec import Kind
 from controlplane.registry.state import CatalogReading, Definition, Entry, RegistryState, SigningKey
 
@@ -35,7 +36,7 @@ class ChangeSet:
 
     `entries` maps (kind, entry id) to the entry as it is now, None when it is gone; `definitions` maps a server's uid to its
     catalog as it is now and `readings` to what else was found, `signing_keys` that of an AuthorizationServer to its keys.
-    `pinned_versions` are added to those that are known.
+    `pinned_versions` are added to those that are known; of all of them those stay that are pinned.
     """
 
     since: int
@@ -80,9 +81,12 @@ def advance(state: RegistryState, changes: ChangeSet) -> RegistryState:
         found = {**state.readings, **changes.readings}
         touched["readings"] = {uid: reading for uid, reading in found.items() if reading is not None}
     values: dict[str, Any] = {name: MappingProxyType(entries) for name, entries in touched.items()}
-    if changes.pinned_versions:
-        values["pinned_versions"] = MappingProxyType({**state.pinned_versions, **changes.pinned_versions})
-    return replace(state, revision=changes.revision, committed_at=changes.committed_at, **values)
+    after = replace(state, revision=changes.revision, committed_at=changes.committed_at, **values)
+    known = {**state.pinned_versions, **changes.pinned_versions}
+    if not known or not (changes.pinned_versions or touched.keys() & {"virtual_servers", "mcp_servers"}):
+        return after
+    wanted = pinned_versions_of(after)
+    return replace(after, pinned_versions=MappingProxyType({pin: items for pin, items in known.items() if pin in wanted}))
 
 
 def _replaced(values: Mapping[str, tuple[Any, ...]], by: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:

@@ -117,6 +117,12 @@ class DefinitionRow(SQLModel, table=True):
     accepted_by: str = ""
     accepted_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime, nullable=True))
     accepted_revision: int = Field(default=0, sa_column=Column(BigInteger, nullable=False))
+    change_class: str = ""
+    findings: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    rejected_digest: str = ""
+    rejected_by: str = ""
+    rejected_reason: str = ""
+    rejected_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime, nullable=True))
 
 
 class ProbeRow(SQLModel, table=True):
@@ -128,6 +134,30 @@ class ProbeRow(SQLModel, table=True):
     at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
     era: str = ""
     message: str = ""
+
+
+class ReadingRow(SQLModel, table=True):
+    """What else was found of an MCP server, as the state has it: a row changes together with a revision only."""
+
+    __tablename__ = "reading"
+    server_uid: str = Field(primary_key=True)
+    eras: list[str] = Field(sa_column=Column(JSON, nullable=False))
+    instructions: str = Field(sa_column=Column(JSON, nullable=False))  # foreign text: as JSON it may hold any character
+    capabilities: Json = Field(sa_column=Column(JSON, nullable=False))
+    server_info: Json = Field(sa_column=Column(JSON, nullable=False))
+    fault: str = ""
+    read_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime, nullable=True))
+
+
+class CatalogVersionRow(SQLModel, table=True):
+    """A catalog that a server once presented: kind, name and digest of each of its definitions."""
+
+    __tablename__ = "catalog_version"
+    __table_args__ = (Index("catalog_version_age", "server_uid", "read_at"),)
+    server_uid: str = Field(primary_key=True)
+    digest: str = Field(primary_key=True)
+    read_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
+    items: list[list[str]] = Field(sa_column=Column(JSON, nullable=False))
 
 
 class SigningKeyRow(SQLModel, table=True):
@@ -149,4 +179,6 @@ ENTRY: Table = EntryRow.__table__  # type: ignore[attr-defined]
 CHANGE: Table = ChangeRow.__table__  # type: ignore[attr-defined]
 DEFINITION: Table = DefinitionRow.__table__  # type: ignore[attr-defined]
 SIGNING_KEY: Table = SigningKeyRow.__table__  # type: ignore[attr-defined]
+READING: Table = ReadingRow.__table__  # type: ignore[attr-defined]
+CATALOG_VERSION: Table = CatalogVersionRow.__table__  # type: ignore[attr-defined]
 PROBE: Table = ProbeRow.__table__  # type: ignore[attr-defined]

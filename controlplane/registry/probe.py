@@ -7,7 +7,7 @@ all that the process which reads (`reader_process`) knows of the registry.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -38,11 +38,18 @@ class ProbedDefinition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeResult:
-    """One reading of one MCP server. With an `error` nothing was read and what is stored stays as it is."""
+    """One reading of one MCP server. With an `error` nothing was read and what is stored stays as it is.
+
+    `era` is the one it was read in; `other_era`: whether it speaks the other one too, None: that could not be told this time.
+    """
 
     at: datetime
     era: str = ""  # "modern" | "legacy"
+    other_era: bool | None = None
     protocol_version: str = ""
+    instructions: str = ""
+    capabilities: Mapping[str, object] = field(default_factory=dict)
+    server_info: Mapping[str, object] = field(default_factory=dict)
     definitions: tuple[ProbedDefinition, ...] = ()
     skipped: tuple[str, ...] = ()  # a sentence for each definition that was not taken over
     error: str = ""

@@ -95,8 +95,11 @@ class RegistryReader:
         if kind is not Kind.MCP_SERVER:
             return [_document(entry, self._live_status(kind, f"{entry.namespace}/{entry.name}")) for entry in entries]
         probes = self._store.read_probes([entry.uid for entry in entries])
-        definitions = self._live.state.definitions
-        return [_document(entry, server_status(probes.get(entry.uid), definitions.get(entry.uid, ()))) for entry in entries]
+        state = self._live.state
+        return [
+            _document(entry, server_status(probes.get(entry.uid), state.definitions.get(entry.uid, ()), state.readings.get(entry.uid)))
+            for entry in entries
+        ]
 
 
 def _policy_status(entry: StoredEntry) -> Json | None:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from controlplane.registry.acceptance import state_after_acceptance, warnings_of_acceptance
 from controlplane.registry.authority import AuthorityReader
-from controlplane.registry.catalog import catalog_digest, effect_of
+from controlplane.registry.catalog import catalog_digest, effect_of, reading_after
 from controlplane.registry.change_rules import ChangeRules
 from controlplane.registry.changes import entries_of
 from controlplane.registry.deletion import refuse_breaking_deletion
@@ -38,6 +38,7 @@ from controlplane.registry.permissions import (
     require_any_write,
     write_scope_of,
 )
+from controlplane.registry.pinning import pinned_versions_of
 from controlplane.registry.plan import Plan, PlannedEntry, key_of, make_plan, without_entry
 from controlplane.registry.probe import ProbeResult
 from controlplane.registry.refusal import (
@@ -52,7 +53,7 @@ from controlplane.registry.revocation import over
 from controlplane.registry.server_status import server_status
 from controlplane.registry.signing_key import due_for_rotation, rotated_keys
 from controlplane.registry.spec import SYSTEM_NAMESPACE, Kind, McpServerSpec, RevocationSpec
-from controlplane.registry.state import Entry, RegistryState
+from controlplane.registry.state import CatalogReading, Entry, RegistryState
 from controlplane.registry.store import RegistryStore, read_entries, read_entry, read_probes
 from controlplane.registry.transaction import WriteTransaction
 from controlplane.registry.validation import WrittenEntry, locks_out
@@ -330,7 +331,7 @@ class RegistryService:
         if entry.kind is not Kind.MCP_SERVER:
             return document_of(entry)
         probe = read_probes(transaction.connection, [entry.uid]).get(entry.uid)
-        return document_of(entry, server_status(probe, state.definitions.get(entry.uid, ())))
+        return document_of(entry, server_status(probe, state.definitions.get(entry.uid, ()), state.readings.get(entry.uid)))
 
     def _require_writable(self, operator: Operator, documents: Sequence[ParsedDocument], stored: Mapping[EntryKey, StoredEntry]) -> None:
         errors: list[DocumentError] = []
@@ -373,13 +374,30 @@ class RegistryService:
 
 
 def _keep(entry: Entry[McpServerSpec], result: ProbeResult, state: RegistryState, transaction: WriteTransaction) -> bool:
-    """Keep one reading; whether the definitions are others than before."""
+    """Keep one reading; whether anything is other than before."""
+    probe = read_probes(transaction.connection, [entry.uid]).get(entry.uid)
     transaction.put_probe(entry.uid, result)
-    before, digest = catalog_digest(state.definitions.get(entry.uid, ())), catalog_digest(result.definitions)
-    if result.error or before == digest:
+    known = state.readings.get(entry.uid, CatalogReading())
+    reading = reading_after(known, result, read_well_at=probe.at if probe is not None and probe.succeeded else None)
+    before = catalog_digest(state.definitions.get(entry.uid, ()))
+    digest = before if result.error else catalog_digest(result.definitions)
+    if before == digest and reading == known:
         return False
-    transaction.put_definitions(_server_of(entry), result.definitions, before_digest=before, digest=digest)
+    told = [{"digest": each, **_reading_json(about)} for each, about in ((before, known), (digest, reading))]
+    transaction.record_reading(_server_of(entry), before=told[0], after=told[1])
+    if reading != known:
+        transaction.put_reading(entry.uid, reading)
+    if before != digest:
+        transaction.put_definitions(entry.uid, result.definitions)
+    if before != digest and digest:
+        pinned = {version for uid, version in pinned_versions_of(state) if uid == entry.uid}
+        items = [(found.kind, found.name, found.digest) for found in result.definitions]
+        transaction.put_version(entry.uid, digest, items, at=result.at, pinned=pinned)
     return True
+
+
+def _reading_json(reading: CatalogReading) -> Json:
+    return {"eras": sorted(reading.eras), "fault": reading.fault}
 
 
 def _commit(plan: Plan, transaction: WriteTransaction, key: RegistryKey) -> list[tuple[PlannedEntry, StoredEntry]]:

@@ -48,6 +48,9 @@ class Definition:
 
     `accepted` is the definition (MCP JSON) that was accepted, whole; None = never. Only accepted annotations and accepted
     input schemas count. `digest` is "sha256:<hex>" of the RFC 8785 form of `document`.
+
+    `change_class` and `findings` say what a review has to know of a `document` that is not the accepted one (`definition_change`).
+    `rejected_digest` is that of the last `document` that an operator rejected.
     """
 
     kind: str  # "tool" | "prompt" | "resource" | "resource_template"
@@ -56,6 +59,19 @@ class Definition:
     document: Mapping[str, object]
     accepted: Mapping[str, object] | None = None
     accepted_digest: str = ""
+    change_class: str = ""
+    findings: tuple[str, ...] = ()
+    rejected_digest: str = ""
+
+    @property
+    def pending(self) -> bool:
+        """Whether it is presented otherwise than it was accepted, if it ever was."""
+        return self.digest != self.accepted_digest
+
+    @property
+    def rejected(self) -> bool:
+        """Whether an operator has rejected what is presented now."""
+        return self.pending and self.rejected_digest == self.digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, Select, func, select
 
 from controlplane.database import WRITE_OPTION
+from controlplane.registry.catalog import catalog_digest
 from controlplane.registry.changes import ChangeSet, advance
 from controlplane.registry.entry import EntryKey, Json, StoredEntry, state_entry_of
-from controlplane.registry.models import CHANGE, COUNTER, DEFINITION, ENTRY, PROBE, REVISION, SIGNING_KEY
+from controlplane.registry.models import CATALOG_VERSION, CHANGE, COUNTER, DEFINITION, ENTRY, PROBE, READING, REVISION, SIGNING_KEY
+from controlplane.registry.pinning import pinned_versions_of, pins_of
 from controlplane.registry.spec import Kind
-from controlplane.registry.state import Definition, RegistryState, SigningKey
+from controlplane.registry.state import CatalogReading, Definition, RegistryState, SigningKey
 from controlplane.registry.transaction import WriteTransaction
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
@@ -100,8 +103,10 @@ class RegistryStore:
                 entries=entries,
                 definitions=_definitions(connection, None),
                 signing_keys=_signing_keys(connection, None),
+                readings=_readings(connection, None),
             )
-        return advance(empty, changes)
+            state = advance(empty, changes)
+            return replace(state, pinned_versions=MappingProxyType(_versions(connection, pinned_versions_of(state))))
 
     def read_changes(self, since: int) -> ChangeSet:
         """What differs between revision `since` and now, at the cost of what changed."""
@@ -238,14 +243,57 @@ def read_changes(connection: Connection, since: int) -> ChangeSet:
         for row in connection.execute(_entries().where(ENTRY.c.uid.in_(part), ENTRY.c.deleted_at.is_(None))):
             entry = stored_entry(row)
             live[entry.kind, _id(entry)] = entry
+    entries = {key: state_entry_of(live[key]) if key in live else None for key in keys}
+    definitions = _definitions(connection, servers) if servers else {}
+    current = {(uid, catalog_digest(found)) for uid, found in definitions.items() if found}
+    pins = {pin for (kind, _), entry in entries.items() if kind is Kind.VIRTUAL_SERVER and entry is not None for pin in pins_of(entry)}
     return ChangeSet(
         since=since,
         revision=revision,
         committed_at=_committed_at(connection, revision),
-        entries={key: state_entry_of(live[key]) if key in live else None for key in keys},
-        definitions=_definitions(connection, servers) if servers else {},
+        entries=entries,
+        definitions=definitions,
         signing_keys=_signing_keys(connection, issuers) if issuers else {},
+        readings=dict.fromkeys(servers) | _readings(connection, servers) if servers else {},
+        pinned_versions=_versions(connection, current | _resolved(connection, pins)),
     )
+
+
+def _resolved(connection: Connection, pins: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Pins of server ids as pins of server uids; those of servers that do not exist are left out."""
+    keys: dict[str, EntryKey] = {}
+    for server, _ in pins:
+        namespace, _, name = server.partition("/")
+        keys[server] = (Kind.MCP_SERVER, namespace, name)
+    found = read_entries(connection, list(keys.values()))
+    return {(found[keys[server]].uid, digest) for server, digest in pins if keys[server] in found}
+
+
+def _versions(connection: Connection, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], frozenset[tuple[str, str, str]]]:
+    """What was in these versions of catalogs (server uid, digest), as far as they are known."""
+    table, pins = CATALOG_VERSION, set(wanted)
+    found: dict[tuple[str, str], frozenset[tuple[str, str, str]]] = {}
+    for part in _chunks({digest for _, digest in pins}):
+        statement = select(table.c.server_uid, table.c.digest, table.c["items"]).where(table.c.digest.in_(part))
+        for uid, version, items in connection.execute(statement):
+            if (uid, version) in pins:
+                found[uid, version] = frozenset((kind, name, digest) for kind, name, digest in items)
+    return found
+
+
+def _readings(connection: Connection, uids: Collection[str] | None) -> dict[str, CatalogReading]:
+    found: dict[str, CatalogReading] = {}
+    for part in [None] if uids is None else _chunks(uids):
+        for row in connection.execute(select(READING) if part is None else select(READING).where(READING.c.server_uid.in_(part))):
+            found[row.server_uid] = CatalogReading(
+                eras=frozenset(row.eras),
+                instructions=row.instructions,
+                capabilities=row.capabilities,
+                server_info=row.server_info,
+                fault=row.fault,
+                read_at=row.read_at,
+            )
+    return found
 
 
 def _definitions(connection: Connection, uids: Collection[str] | None) -> dict[str, tuple[Definition, ...]]:
@@ -262,6 +310,9 @@ def _definitions(connection: Connection, uids: Collection[str] | None) -> dict[s
                 document=row.document,
                 accepted=row.accepted_document,
                 accepted_digest=row.accepted_digest,
+                change_class=row.change_class,
+                findings=tuple(row.findings),
+                rejected_digest=row.rejected_digest,
             )
             found.setdefault(row.server_uid, []).append(definition)
     return {uid: tuple(definitions) for uid, definitions in found.items()}

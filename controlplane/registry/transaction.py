@@ -6,20 +6,37 @@ and why revisions are gap-free and in commit order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
 from datetime import datetime
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from controlplane.registry.entry import Json, StoredEntry, declared_document
-from controlplane.registry.models import CHANGE, COUNTER, DEFINITION, ENTRY, PROBE, REVISION, SIGNING_KEY
+from controlplane.registry.models import CATALOG_VERSION, CHANGE, COUNTER, DEFINITION, ENTRY, PROBE, READING, REVISION, SIGNING_KEY
 from controlplane.registry.probe import ProbedDefinition, ProbeResult
-from controlplane.registry.state import SigningKey
+from controlplane.registry.state import CatalogReading, SigningKey
 
 CREATED, UPDATED, DELETED, PROBED, ACCEPTED, ROTATED = "created", "updated", "deleted", "probed", "accepted", "rotated"
 _CATALOG = "Catalog"
 _SIGNING_KEYS = "SigningKeys"
+MOST_VERSIONS = 50
+"""How many catalogs of a server are remembered, beside those that are pinned."""
+
+
+_UNREVIEWED: Json = {
+    "accepted_digest": "",
+    "accepted_document": None,
+    "accepted_by": "",
+    "accepted_at": None,
+    "accepted_revision": 0,
+    "change_class": "",
+    "findings": [],
+    "rejected_digest": "",
+    "rejected_by": "",
+    "rejected_reason": "",
+    "rejected_at": None,
+}
 
 
 class WriteTransaction:
@@ -64,9 +81,8 @@ class WriteTransaction:
         shown = declared_document(entry)
         values = {"deleted_at": self.at, "updated_at": self.at, "resource_revision": self.next_revision, "spec": shown["spec"]}
         self.connection.execute(ENTRY.update().where(ENTRY.c.uid == entry.uid).values(**values))
-        self.connection.execute(DEFINITION.delete().where(DEFINITION.c.server_uid == entry.uid))
-        self.connection.execute(PROBE.delete().where(PROBE.c.server_uid == entry.uid))
-        self.connection.execute(SIGNING_KEY.delete().where(SIGNING_KEY.c.server_uid == entry.uid))
+        for table in (DEFINITION, PROBE, READING, CATALOG_VERSION, SIGNING_KEY):
+            self.connection.execute(table.delete().where(table.c.server_uid == entry.uid))
         self._record(entry, DELETED, before=shown, after=None)
 
     def put_signing_keys(self, server: StoredEntry, before: Sequence[SigningKey], keys: Sequence[SigningKey]) -> None:
@@ -87,9 +103,13 @@ class WriteTransaction:
         told = [{"keys": [each.kid for each in some]} for some in (before, keys)]
         self._record(server, ROTATED, before=told[0], after=told[1], kind=_SIGNING_KEYS)
 
-    def put_definitions(self, server: StoredEntry, probed: Sequence[ProbedDefinition], *, before_digest: str, digest: str) -> None:
+    def record_reading(self, server: StoredEntry, *, before: Json, after: Json) -> None:
+        """A reading found something new: what follows of it is a change of this server's catalog."""
+        self._record_catalog(server, PROBED, before=before, after=after)
+
+    def put_definitions(self, server_uid: str, probed: Sequence[ProbedDefinition]) -> None:
         """Replace what the server presents. What was accepted stays accepted, also while it is not presented."""
-        mine = DEFINITION.c.server_uid == server.uid
+        mine = DEFINITION.c.server_uid == server_uid
         self.connection.execute(DEFINITION.delete().where(mine, DEFINITION.c.accepted_digest == ""))
         self.connection.execute(DEFINITION.update().where(mine).values(present=False))
         kept = {(row.kind, row.name) for row in self.connection.execute(DEFINITION.select().where(mine))}
@@ -100,11 +120,35 @@ class WriteTransaction:
                 this = (mine, DEFINITION.c.kind == definition.kind, DEFINITION.c.name == definition.name)
                 self.connection.execute(DEFINITION.update().where(*this).values(**values))
                 continue
-            unaccepted = {"accepted_digest": "", "accepted_document": None, "accepted_by": "", "accepted_at": None, "accepted_revision": 0}
-            fresh.append({"server_uid": server.uid, "kind": definition.kind, "name": definition.name} | values | unaccepted)
+            fresh.append({"server_uid": server_uid, "kind": definition.kind, "name": definition.name} | values | _UNREVIEWED)
         if fresh:
             self.connection.execute(DEFINITION.insert(), fresh)
-        self._record_catalog(server, PROBED, before={"digest": before_digest}, after={"digest": digest})
+
+    def put_version(self, server_uid: str, digest: str, items: Iterable[tuple[str, str, str]], *, at: datetime, pinned: Set[str]) -> None:
+        """Remember a catalog that is current now, and forget those that were long ago and that nobody pins."""
+        mine = CATALOG_VERSION.c.server_uid == server_uid
+        again = CATALOG_VERSION.update().where(mine, CATALOG_VERSION.c.digest == digest).values(read_at=at)
+        if self.connection.execute(again).rowcount == 0:
+            values = {"server_uid": server_uid, "digest": digest, "read_at": at, "items": sorted(map(list, items))}
+            self.connection.execute(CATALOG_VERSION.insert().values(**values))
+        order = (CATALOG_VERSION.c.read_at.desc(), CATALOG_VERSION.c.digest)
+        known = self.connection.execute(select(CATALOG_VERSION.c.digest).where(mine).order_by(*order).offset(MOST_VERSIONS)).scalars()
+        forgotten = [old for old in known if old not in pinned]
+        if forgotten:
+            self.connection.execute(CATALOG_VERSION.delete().where(mine, CATALOG_VERSION.c.digest.in_(forgotten)))
+
+    def put_reading(self, server_uid: str, reading: CatalogReading) -> None:
+        """Replace what else was found of a server."""
+        values = {
+            "eras": sorted(reading.eras),
+            "instructions": reading.instructions,
+            "capabilities": dict(reading.capabilities),
+            "server_info": dict(reading.server_info),
+            "fault": reading.fault,
+            "read_at": reading.read_at,
+        }
+        if self.connection.execute(READING.update().where(READING.c.server_uid == server_uid).values(**values)).rowcount == 0:
+            self.connection.execute(READING.insert().values(server_uid=server_uid, **values))
 
     def put_probe(self, server_uid: str, result: ProbeResult) -> None:
         """Remember how a probe went. Status only: makes no revision."""

@@ -61,13 +61,15 @@ Answer = Callable[[str, dict], object]
 
 
 @asynccontextmanager
-async def scripted_server(directory: Path, answer: Answer, seen: list[web.Request] | None = None) -> AsyncIterator[Path]:
-    """A modern server whose `answer(method, params)` gives a result, or a ready `web.StreamResponse`."""
+async def scripted_server(
+    directory: Path, answer: Answer, seen: list[web.Request] | None = None, *, bodiless: str = "end"
+) -> AsyncIterator[Path]:
+    """A modern server whose `answer(method, params)` gives a result, or a ready `web.StreamResponse`. `bodiless`: the method of a DELETE."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         if seen is not None:
             seen.append(request)
-        message = await request.json()
+        message = await request.json() if request.can_read_body else {"method": bodiless}
         result = answer(message["method"], message.get("params") or {})
         if callable(result):
             return await result(request)

@@ -245,11 +245,25 @@ def test_a_probe_that_finds_nothing_new_makes_no_revision(registry: Registry):
     again = registry.service.record_probes([(uid, reading(tool("a")))])
     failed = registry.service.record_probes([(uid, reading(error="connection refused"))])
 
-    assert (first, again, failed) == ({uid: 3}, {}, {})
+    failed_again = registry.service.record_probes([(uid, reading(error="no route to host"))])
+    back = registry.service.record_probes([(uid, reading(tool("a")))])
+
+    assert (first, again, failed, failed_again, back) == ({uid: 3}, {}, {uid: 4}, {}, {uid: 5})
+    assert registry.live.state.readings[uid].fault == ""
+
+
+def test_the_status_says_how_the_last_probe_went(registry: Registry):
+    registry.apply(CRM)
+    uid = registry.live.state.mcp_servers["demo/crm"].uid
+
+    registry.service.record_probes([(uid, reading(tool("a")))])
+    registry.service.record_probes([(uid, reading(error="connection refused"))])
+
     document = registry.reader.read_document(ADMIN, (Kind.MCP_SERVER, "demo", "crm"))
     assert document["status"]["conditions"][0]["status"] == "False"
     assert document["status"]["conditions"][0]["message"] == "connection refused"
     assert document["status"]["era"] == "modern"
+    assert (document["status"]["eras"], document["status"]["fault"]) == (["modern"], "connection refused")
     assert document["status"]["tools"] == 1
 
 
