@@ -66,7 +66,7 @@ def parse_globs(texts: Iterable[str]) -> Globs:
     return Globs(
         exact=frozenset(named),
         wild=tuple(_wild(text) for text in wild),
-        all=any(not text.strip("*") for text in written),
+        all=any(text and not text.strip("*") for text in written),
         cost=1 + sum(len(text) if "?" in text else 1 for text in wild),
         named=named,
     )

@@ -14,6 +14,7 @@ from controlplane.registry.spec import (
     RevocationSpec,
     RoleBindingSpec,
     TrustDomainSpec,
+    VirtualServerSpec,
 )
 from controlplane.registry.state import Definition, Entry, RegistryState
 from controlplane.xds.authority_file import NO_AUTHORITIES, Authorities
@@ -75,6 +76,13 @@ def trust_domain(name: str, *, uid: str = "", **spec: Any) -> Entry[TrustDomainS
     return Entry(uid=uid or f"uid-domain-{name}", namespace="system", name=name, spec=parsed, resource_revision=1)
 
 
+def virtual_server(name: str, *members: Any, namespace: str = "demo", **spec: Any) -> Entry[VirtualServerSpec]:
+    """Members are names of McpServers, of which all is offered that `defaultVisibility` offers, or whole members."""
+    named = [{"server": member} if isinstance(member, str) else member for member in members]
+    parsed = VirtualServerSpec.model_validate({"members": named, **spec})
+    return Entry(uid=f"uid-virtual-{name}", namespace=namespace, name=name, spec=parsed, resource_revision=1)
+
+
 def tool(name: str, *, accepted: dict[str, Any] | None = None, **document: Any) -> Definition:
     return Definition(kind="tool", name=name, digest=f"sha256:{name}", document={"name": name, **document}, accepted=accepted)
 
@@ -93,6 +101,7 @@ def state_of(revision: int, *entries: Entry[Any], definitions: dict[str, tuple[D
         revocations=of(RevocationSpec),
         gateways=of(GatewaySpec),
         trust_domains=of(TrustDomainSpec),
+        virtual_servers=of(VirtualServerSpec),
         definitions=definitions or {},
     )
 
