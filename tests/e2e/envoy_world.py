@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -53,18 +52,13 @@ from extauthz.unary.server import UnaryServer
 from extauthz.v1 import registry_pb2 as pb
 from extauthz.wire import auth_pb2 as wire
 from extauthz.wire import common_pb2
+from tests.ports import free_port
 
 KEY = RegistryKey(b"k" * 32)
 PATIENCE_SECONDS = 60.0
 """How long these tests wait for what must come: a machine that does much else may stand still for seconds."""
 MCP_TYPE = "type.googleapis.com/legation.v1.McpServer"
 Answer = Callable[[wire.CheckRequest], wire.CheckResponse]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def server_entry(name: str, url: str | list[str], *, uid: str = "", **spec: Any) -> Entry[McpServerSpec]:

@@ -13,7 +13,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -24,6 +23,8 @@ from typing import Any
 import aiohttp
 import jwt
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).parents[2]
 LEGATION = Path(sys.executable).parent / "legation"
 START_SECONDS = 180.0
@@ -32,13 +33,6 @@ PATIENCE_SECONDS = 60.0
 """How long a test waits for what must come: a machine that builds and tests at once may stand still for seconds."""
 PATIENT = {"LEGATION_CHECK_TIMEOUT_MS": "15000"}
 """What a stack is started with: tests of slowness set their own."""
-
-
-def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 async def eventually(probe: Any, *, seconds: float = PATIENCE_SECONDS, interval: float = 0.02, what: str = "") -> Any:

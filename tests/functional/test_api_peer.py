@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from controlplane.api.problems import answer_problems
 from controlplane.app import _api_site
 from controlplane.certificates import write_certificates
 from extauthz.transport import LinkIdentity
+from tests.ports import free_port
 
 NAMES = ("control-plane", "authorizer", "envoy", "envoy-2", "stranger")
 
@@ -37,9 +37,7 @@ async def address(certificates: Path) -> AsyncIterator[str]:
 
     application = web.Application(middlewares=[answer_problems])
     application.router.add_post("/v1/apply", answer)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        listen = f"127.0.0.1:{free.getsockname()[1]}"
+    listen = f"127.0.0.1:{free_port()}"
     async with _api_site(application, listen, _identity(certificates, "control-plane")):
         yield listen
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import stat
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from controlplane.cli.outcome import Outcome
 from tests import toolchain
 from tests.functional.running_api import RunningApi, running_api
 from tests.functional.scripted_browser import visit
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.external, pytest.mark.timeout(600)]  # the first run installs the provider
 
@@ -102,9 +102,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         directory = toolchain.npm_packages(OIDC_PROVIDER)
     except toolchain.UnavailableError as error:
         pytest.skip(f"the real OpenID provider needs npm: {error}")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = int(listener.getsockname()[1])
+    port = free_port()
     command = [toolchain.node(directory), HERE / "oidc_provider" / "operators.mjs", directory, f"http://127.0.0.1:{port}/v1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from controlplane.catalog_digest import definition_digest
 from controlplane.cli.outcome import Outcome
 from controlplane.registry.probe import ProbedDefinition, ProbeResult
 from tests.functional.running_api import RunningApi, running_api
+from tests.ports import free_port
 
 DEMO = Path(__file__).parents[2] / "controlplane" / "demo" / "registry.yaml"
 LEGATION = Path(sys.executable).parent / "legation"
@@ -27,10 +27,7 @@ Legation = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = int(listener.getsockname()[1])
-    with running_api(tmp_path_factory.mktemp("deployment"), port) as running:
+    with running_api(tmp_path_factory.mktemp("deployment"), free_port()) as running:
         yield running
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,14 +15,7 @@ from controlplane.supervisor import plan
 from controlplane.supervisor.child import Child
 from controlplane.supervisor.http import is_listening
 from controlplane.supervisor.tour import TourLink
-
-
-def free_ports(names: tuple[str, ...]) -> dict[str, int]:
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in names]
-    ports = {name: listener.getsockname()[1] for name, listener in zip(names, listeners, strict=True)}
-    for listener in listeners:
-        listener.close()
-    return ports
+from tests.ports import free_port
 
 
 def processes_with(mark: str) -> list[int]:
@@ -53,7 +45,7 @@ async def eventually(holds: Callable[[], bool], seconds: float = 30.0) -> None:
 @asynccontextmanager
 async def samples_with_a_guide(tmp_path: Path) -> AsyncIterator[tuple[Child, TourLink]]:
     """Both, for a deployment that is not there: every step of the tour fails at once."""
-    ports = free_ports(("nothing", "crm", "engineering-db"))
+    ports = {name: free_port() for name in ("nothing", "crm", "engineering-db")}
     link = TourLink(data_dir=str(tmp_path / "d"), gateway_url=f"http://127.0.0.1:{ports['nothing']}", output="json")
     child = Child(plan.samples(ports, plan.child_environ(os.environ), link.once), log_dir=tmp_path, report=lambda *_: None)
     await child.start()

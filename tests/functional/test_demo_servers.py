@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -14,6 +13,7 @@ from mcp import Client
 
 from controlplane.demo.crm import build_crm
 from controlplane.demo.engineering_db import build_engineering_db
+from tests.ports import free_port
 
 
 async def test_the_crm_announces_one_tool_of_each_effect():
@@ -85,9 +85,7 @@ async def test_a_dropped_table_is_gone():
 
 @asynccontextmanager
 async def _process(module: str) -> AsyncIterator[tuple[str, subprocess.Popen[bytes]]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", module, "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # noqa: ASYNC220 - a test may block
     try:

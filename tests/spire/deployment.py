@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from controlplane.launch import launched
+from tests.ports import free_port
 
 START_SECONDS = 60.0
 PATIENCE_SECONDS = 60.0
@@ -173,7 +173,7 @@ class SpireServer(_Running):
         self.programs = programs
         self.trust_domain = trust_domain
         self.profile = profile
-        self.port, self._bundle_port = _free_port(), _free_port()
+        self.port, self._bundle_port = free_port(), free_port()
         self._environ = {} if trusted_roots is None else {"SSL_CERT_FILE": str(trusted_roots)}
         config = SERVER_CONFIG.format(
             directory=self.directory,
@@ -378,9 +378,3 @@ def _run(program: Path, *words: str | Path, socket_path: Path) -> str:
     if finished.returncode != 0:
         raise SpireError(f"{' '.join(command)}: {finished.stderr.strip() or finished.stdout.strip()}")
     return finished.stdout
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -20,6 +20,7 @@ from controlplane.supervisor.http import get_readiness
 from controlplane.supervisor.lock import locked
 from extauthz.errors import ConfigurationError
 from extauthz.runtime import Deployment
+from tests.ports import free_port
 
 PYTHON = sys.executable
 
@@ -82,9 +83,7 @@ def test_a_taken_port_is_named_with_its_holder_and_the_flag_that_changes_it():
 
 
 def test_a_free_port_is_kept():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        free = listener.getsockname()[1]
+    free = free_port()
 
     port.require_free(free, what="the gateway", change_with="--gateway-port")
     assert port.free_port(free) == free
@@ -276,11 +275,7 @@ def test_the_directories_of_a_deployment_are_private_also_those_there_were(tmp_p
 
 
 async def test_nobody_at_the_gateway_is_not_ready():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        nobody = listener.getsockname()[1]
-
-    status, why = await get_readiness(nobody)
+    status, why = await get_readiness(free_port())
 
     assert status == 0
     assert why
