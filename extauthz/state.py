@@ -31,6 +31,7 @@ from extauthz.identity.spiffe_pattern import parse_spiffe_pattern
 from extauthz.identity.trust_domain import TrustDomain, WorkloadMapping
 from extauthz.policy.model import PolicyDocument, PolicyEngine, RoleBinding
 from extauthz.v1 import registry_pb2 as pb
+from extauthz.views import Views
 
 _EFFECTS = {pb.EFFECT_READ: Effect.READ, pb.EFFECT_WRITE: Effect.WRITE}
 _ARGUMENT_TYPES = {
@@ -74,6 +75,7 @@ class AuthorizationState:
     virtual_servers: Mapping[str, VirtualServer] = field(default_factory=lambda: MappingProxyType({}))  # by id, "namespace/name"
     revocations: RevocationIndex = field(default_factory=RevocationIndex)
     committed_at_unix: float = 0.0
+    views: Views = field(default_factory=Views, init=False, repr=False, compare=False)
 
 
 def mcp_server_from_message(message: pb.McpServer) -> McpServer:

@@ -45,7 +45,7 @@ def is_normal(uri: str) -> bool:
 
 def in_ascii(uri: str) -> str:
     """The same URI with letters outside ASCII percent-encoded, as some servers read it (RFC 3987 section 3.1)."""
-    return uri if uri.isascii() else quote(uri, safe=_ASCII)
+    return uri if uri.isascii() else quote(uri, safe=_ASCII, errors="surrogatepass")
 
 
 def _has_dot_segment(path: str) -> bool:

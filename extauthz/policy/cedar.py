@@ -10,20 +10,22 @@ An engine is one revision's and never changes; `rebuilt` makes the next one and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Final
 
 from extauthz.catalog.server import McpServer
+from extauthz.catalog.virtual import DefinitionKind
 from extauthz.errors import PolicyError, Reason
 from extauthz.identity.principal import Principal, PrincipalKind
 from extauthz.policy.check import PolicyProblem, check_policies
 from extauthz.policy.compiled import CompiledPolicy, compile_document
 from extauthz.policy.entities import PrincipalView, ResourceView, RoleIndex, is_cedar_principal, principal_view, resource_view, view_of
 from extauthz.policy.grants import PolicyIndex, Reach
-from extauthz.policy.model import Action, AuthorizationRequest, Evaluation, PolicyDocument, ResourceKind, RoleBinding
-from extauthz.policy.schema import RESOURCES_OF_ACTION, SYSTEM_NAMESPACE
+from extauthz.policy.model import Action, AuthorizationRequest, Caller, Evaluation, PolicyDocument, Possible, ResourceKind, RoleBinding
+from extauthz.policy.possibility import Possibility, Sayings
+from extauthz.policy.schema import CALLER_ATTRIBUTES, RESOURCES_OF_ACTION, SYSTEM_NAMESPACE, is_text
 from extauthz.policy.slices import Slices
 
 __all__ = ["CedarEngine", "PolicyProblem", "check_policies"]
@@ -70,6 +72,7 @@ class CedarEngine:
         self._roles = roles
         self._mcp_servers = mcp_servers
         self._slices = slices
+        self._sayings = Sayings()
         self._view = lru_cache(maxsize=_KEPT_PRINCIPALS)(partial(_view, roles.index))
         self._reach = lru_cache(maxsize=_KEPT_PRINCIPALS)(partial(_reach, policies))
         self._scoped = lru_cache(maxsize=_KEPT_SCOPES)(partial(_scoped, policies, mcp_servers))
@@ -120,6 +123,21 @@ class CedarEngine:
             return self._evaluate(request, self._view_of(request.principal, request.mcp_server.namespace))
         except Exception as error:  # noqa: BLE001 - a failure of any kind must deny, and be seen
             return _failed(f"{type(error).__name__}: {error}")
+
+    def possible(self, principal: Principal, mcp_server: McpServer, kind: DefinitionKind, names: Iterable[str], caller: Caller) -> Possible:
+        """What could be allowed at all (`policy.possibility`). Never raises: what fails makes nothing possible."""
+        if not is_cedar_principal(principal):
+            return Possible()
+        try:
+            view, indexes = self._view_of(principal, mcp_server.namespace), tuple(self._indexes(mcp_server.namespace))
+            return Possibility(indexes, self._slices, self._sayings, principal, view, mcp_server, caller).of(kind, names)
+        except Exception as error:  # noqa: BLE001 - as for `evaluate`: a failure of any kind denies, and is seen
+            return Possible(error=f"{type(error).__name__}: {error}", caller=frozenset(CALLER_ATTRIBUTES))
+
+    def named_resources(self, mcp_server: McpServer) -> frozenset[str]:
+        """URIs of the server that policies name one by one."""
+        indexes = self._indexes(mcp_server.namespace)
+        return frozenset().union(*(index.named_in(ResourceKind.MCP_RESOURCE.value, mcp_server.id) for index in indexes))
 
     def explain(self, request: AuthorizationRequest) -> Evaluation:
         """`evaluate`, and when nothing permits, each role that alone would have made it allowed."""
@@ -257,10 +275,7 @@ def _unanswerable(request: AuthorizationRequest) -> str:
     """Why policies cannot be asked this at all, or nothing."""
     if request.resource_kind not in RESOURCES_OF_ACTION[request.action]:
         return f"{request.action.value} does not apply to {request.resource_kind.value}"
-    for text in (request.name, request.principal.id, *request.principal.groups):
-        if not text.isascii() and any(0xD800 <= ord(c) <= 0xDFFF for c in text):
-            return "a name is not valid Unicode"
-    return ""
+    return "" if is_text((request.name, request.principal.id, *request.principal.groups)) else "a name is not valid Unicode"
 
 
 def _combined(satisfied: Sequence[CompiledPolicy], errors: tuple[str, ...], roles: tuple[str, ...]) -> Evaluation:

@@ -93,6 +93,7 @@ class ParsedPolicy:
     entities: tuple[EntityUid, ...]  # every entity it names, scope and conditions
     attributes: frozenset[tuple[str, str]]  # what is read of `principal` and `resource`
     fixed_comparisons: tuple[EntityUid, ...]  # entities on the left of `in`, `is`, `has` or `.`: never in a request
+    reads_resource: bool  # its conditions speak of the resource: what they say of one tool may not hold for another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -223,6 +224,7 @@ def _parsed(text: str, policy: dict[str, Any]) -> ParsedPolicy:
         entities=tuple(dict.fromkeys(named + walk.entities)),
         attributes=frozenset((path[0], path[1]) for _, path in walk.paths if path[0] in {"principal", "resource"} and len(path) > 1),
         fixed_comparisons=tuple(dict.fromkeys(walk.fixed)),
+        reads_resource=any(path[0] == "resource" for _, path in walk.paths),
     )
 
 

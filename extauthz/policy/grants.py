@@ -59,6 +59,7 @@ class PolicyIndex:
     ) -> None:
         self._by_resource = by_resource
         self._permits_by_principal = permits_by_principal
+        self._named: Mapping[tuple[str, str], frozenset[str]] | None = None  # made when somebody asks
 
     def changed(self, *, removed: Iterable[CompiledPolicy], added: Iterable[CompiledPolicy]) -> PolicyIndex:
         """An index without `removed` and with `added`; only what they touch is filed anew."""
@@ -88,6 +89,17 @@ class PolicyIndex:
                     found.extend(c for c in candidates if _matches(c, principal.kind, action, resource))
         found.sort(key=_order)
         return found
+
+    def named_in(self, kind: str, mcp_server_id: str) -> frozenset[str]:
+        """The names of what the scopes of policies name exactly, of this kind, in one server."""
+        if self._named is None:
+            named: dict[tuple[str, str], set[str]] = {}
+            for key in self._by_resource:
+                if len(key) == 3 and key[2].count("/") >= 2:
+                    namespace, server, name = key[2].split("/", 2)
+                    named.setdefault((key[1], f"{namespace}/{server}"), set()).add(name)
+            self._named = {place: frozenset(names) for place, names in named.items()}
+        return self._named.get((kind, mcp_server_id), frozenset())
 
     def permits_for_anybody(self, action: Action, resource: ResourceView) -> Iterator[CompiledPolicy]:
         """Permits whose action and resource match, whoever asks: `explain` reads which roles they name."""

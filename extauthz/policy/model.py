@@ -7,13 +7,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Protocol
 
 from extauthz.catalog.server import McpServer
+from extauthz.catalog.virtual import DefinitionKind
 from extauthz.errors import Reason
 from extauthz.identity.principal import Principal, PrincipalKind
 
@@ -100,6 +101,19 @@ class Evaluation:
         raise TypeError("an Evaluation has no truth value; read .allowed")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Possible:
+    """Names of one server that some call could be allowed for. `unlisted`: a policy forbids to list them.
+
+    `caller` are the facts of `Caller` that the answer depends on, `error` says why nothing is possible when something failed.
+    """
+
+    names: frozenset[str] = frozenset()
+    unlisted: bool = False
+    error: str = ""
+    caller: frozenset[str] = frozenset()
+
+
 class PolicyEngine(Protocol):
     """What the decision needs of policy. Replaceable (capability F2)."""
 
@@ -113,6 +127,14 @@ class PolicyEngine(Protocol):
 
     def evaluate(self, request: AuthorizationRequest) -> Evaluation:
         """Decide. Never raises: a failure is a denial with `POLICY_EVALUATION_ERROR`."""
+
+    def possible(self, principal: Principal, mcp_server: McpServer, kind: DefinitionKind, names: Iterable[str], caller: Caller) -> Possible:
+        """Those of the names for which `evaluate` could allow some call: what it allows with any arguments is among them, and where no
+        policy reads arguments nothing else is. A URI template stands for every URI that policies do not name. Never raises: a
+        failure makes nothing possible."""
+
+    def named_resources(self, mcp_server: McpServer) -> frozenset[str]:
+        """URIs of the server that policies name one by one, whoever may read them."""
 
     def explain(self, request: AuthorizationRequest) -> Evaluation:
         """`evaluate`, and when nothing permits, which roles would have."""

@@ -7,7 +7,7 @@ policy can reach, so each policy that reads arguments is validated (`policy.chec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
@@ -58,6 +58,11 @@ def cedar_string(text: str) -> str:
 def declarable(argument: str) -> bool:
     """Whether an argument of this name may enter the context: Cedar's JSON gives names that start with `__` a meaning."""
     return bool(argument) and not argument.startswith("__") and not any(0xD800 <= ord(c) <= 0xDFFF for c in argument)
+
+
+def is_text(names: Iterable[str]) -> bool:
+    """Whether all of these are valid Unicode: Cedar's JSON has no halves of surrogate pairs."""
+    return all(name.isascii() or not any(0xD800 <= ord(c) <= 0xDFFF for c in name) for name in names)
 
 
 def schema_text(arguments: Mapping[str, ArgumentType]) -> str:
