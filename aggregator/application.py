@@ -9,6 +9,7 @@ from __future__ import annotations
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from aggregator.endpoint import Endpoint
 from aggregator.subscription import Subscription
 from extauthz.errors import AuthenticationError
 from extauthz.transport import peer_identity_of_certificate, role_of
@@ -18,7 +19,7 @@ MAX_BODY_BYTES = 4 * 1024 * 1024
 PEER_ROLE = "envoy"
 
 
-def make_application(*, subscription: Subscription) -> web.Application:
+def make_application(*, subscription: Subscription, endpoint: Endpoint) -> web.Application:
     """Everything that is served."""
 
     async def healthy(_request: web.Request) -> web.Response:
@@ -31,8 +32,14 @@ def make_application(*, subscription: Subscription) -> web.Application:
         return web.json_response({"status": "ready", "revision": state.revision})
 
     application = web.Application(middlewares=[only_envoy], client_max_size=MAX_BODY_BYTES)
-    application.router.add_get("/healthz", healthy)
-    application.router.add_get("/readyz", ready)
+    application.router.add_get("/healthz", healthy, allow_head=False)
+    application.router.add_get("/readyz", ready, allow_head=False)
+    application.router.add_route("*", "/{path:.*}", endpoint.handle)
+
+    async def end_streams(_application: web.Application) -> None:
+        endpoint.listening.stopping.set()
+
+    application.on_shutdown.append(end_streams)
     return application
 
 

@@ -19,8 +19,10 @@ import structlog
 from aiohttp import web
 
 from aggregator.application import make_application
+from aggregator.endpoint import Endpoint
 from aggregator.settings import AggregatorSettings
 from aggregator.subscription import Subscription
+from aggregator.upstream.bridge import Bridge
 from extauthz.discovery import AGGREGATOR_TYPES, DiscoveryClient
 from extauthz.errors import ConfigurationError
 from extauthz.transport import LinkIdentity, parse_link_address
@@ -50,8 +52,12 @@ async def run(settings: AggregatorSettings) -> None:
         on_revision=subscription.take,
         credentials=link.channel_credentials(settings.xds_address),
     )
-    application = make_application(subscription=subscription)
-    async with serving(application, settings.listen, link):
+    async with contextlib.AsyncExitStack() as parts:
+        upstream = await parts.enter_async_context(
+            Bridge(egress_address=settings.egress_address, ssl_context=link.client_ssl_context(settings.egress_address))
+        )
+        endpoint = Endpoint(subscription=subscription, upstream=upstream, max_session_seconds=settings.session_max_age_seconds)
+        await parts.enter_async_context(serving(make_application(subscription=subscription, endpoint=endpoint), settings.listen, link))
         logger.info("aggregator listening", address=settings.listen, node=settings.node_id)
         following = asyncio.create_task(discovery.run())
         await stop.wait()

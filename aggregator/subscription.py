@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from aggregator.front import Fronts
 from aggregator.state import AggregatorState, catalog_from_message, sealing_keys_from_messages
 from extauthz import discovery
 from extauthz.catalog.server import McpServer
@@ -34,6 +35,7 @@ class Subscription:
 
     def __init__(self) -> None:
         self._state: AggregatorState | None = None
+        self._fronts: Fronts | None = None
         self._changed = asyncio.Event()
         self._servers = Decoded(lambda data: mcp_server_from_message(pb.McpServer.FromString(data)))
         self._virtual_servers = Decoded(lambda data: virtual_server_from_message(pb.VirtualServer.FromString(data)))
@@ -44,6 +46,10 @@ class Subscription:
     def current(self) -> AggregatorState | None:
         """The state to answer from, None before the first revision."""
         return self._state
+
+    def fronts(self) -> Fronts | None:
+        """What that state offers, None before the first revision."""
+        return self._fronts
 
     async def wait(self, after: AggregatorState | None) -> AggregatorState:
         """The state, as soon as it is another one than `after`."""
@@ -75,6 +81,7 @@ class Subscription:
         self._servers, self._virtual_servers, self._catalogs = servers, virtual_servers, catalogs
         self._documents, self._bindings = documents, bindings
         self._state = state
+        self._fronts = Fronts(state, self._fronts)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 

@@ -67,6 +67,11 @@ class SessionBinding:
 
 def bind_session(principal: Principal, mcp_server: McpServer, listener: str) -> SessionBinding:
     """The binding of a session of `principal` with the server as it is registered now; a replaced server has another uid."""
+    return SessionBinding(caller=caller_digest(principal), place=_digest((listener, mcp_server.id, mcp_server.uid)))
+
+
+def caller_digest(principal: Principal) -> bytes:
+    """By which callers are told apart: the same for every token of one caller, through one client and actor."""
     caller: tuple[str, ...] = (
         principal.kind.value,
         principal.provider,
@@ -77,7 +82,7 @@ def bind_session(principal: Principal, mcp_server: McpServer, listener: str) -> 
     )
     if principal.workload is not None:  # its id is the actor's; the same id of another trust domain is another caller
         caller = (*caller, principal.workload.provider, principal.workload.id)
-    return SessionBinding(caller=_digest(caller), place=_digest((listener, mcp_server.id, mcp_server.uid)))
+    return _digest(caller)
 
 
 def binding_to_text(binding: SessionBinding) -> str:

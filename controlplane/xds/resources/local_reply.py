@@ -54,7 +54,7 @@ class LocalError:
     status: int = 0
     answered_status: int | None = None
     aggregate: bool = False  # on the lane to an aggregator only
-    retry: str = ""  # what became of the call, where that is not plain: "safe", nothing of it was done; "unknown"
+    retryable: bool | None = None  # whether the same call may be sent again without harm, where that is told
 
 
 LOCAL_ERRORS = (
@@ -75,16 +75,16 @@ LOCAL_ERRORS = (
         flags=("UF", "UH", "UO", "NC", "URX"),
         answered_status=503,
         aggregate=True,
-        retry="safe",
+        retryable=True,
     ),
     LocalError(
-        code=50205,
+        code=50206,
         reason="aggregator_lost",
         message="The part of the gateway that was handling this call has ended. The call may have been made, or not.",
         flags=("UC", "UR", "LR", "UPE", "DF"),
         answered_status=502,
         aggregate=True,
-        retry="unknown",
+        retryable=False,
     ),
     LocalError(
         code=50400, reason="upstream_timeout", message="The MCP server did not answer in time.", flags=("UT", "DT"), answered_status=504
@@ -213,7 +213,7 @@ def _mapper(error: LocalError) -> hcm.ResponseMapper:
         filter=_all(selected, _mcp_error(), *aggregated),
         status_code=error.answered_status,
         headers_to_add=_retry_later() if _told_status(error) in _RETRY_LATER else [],
-        body_format_override=_json_rpc(code=error.code, reason=error.reason, message=error.message, retry=error.retry),
+        body_format_override=_json_rpc(code=error.code, reason=error.reason, message=error.message, retryable=error.retryable),
     )
 
 
@@ -271,8 +271,8 @@ def _status(op: accesslog.ComparisonFilterOp, status: int) -> accesslog.AccessLo
     )
 
 
-def _json_rpc(*, code: int, reason: str, message: str, retry: str = "") -> core.SubstitutionFormatString:
-    data = {"reason": reason, "retry": retry} if retry else {"reason": reason}
+def _json_rpc(*, code: int, reason: str, message: str, retryable: bool | None = None) -> core.SubstitutionFormatString:
+    data: dict[str, object] = {"reason": reason} if retryable is None else {"reason": reason, "retryable": retryable}
     body: dict[str, object] = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message, "data": data}}
     return core.SubstitutionFormatString(json_format=Struct.from_dict(body), content_type="application/json")
 
