@@ -159,11 +159,12 @@ class LegacySession:
                 self._refuse_unknown(exchange, refusal)
                 raise failure.from_member(call, refusal)
             result = await self._answer(call, exchange, request_id, conversation)
-        place = exchange.last_event_id
+        place, pause_ms = exchange.last_event_id, _DEFAULT_RETRY_MS
         for _ in range(self._channel.limits.resumptions_per_call):
             if result is not None or not place:
                 break
-            await asyncio.sleep((exchange.retry_ms if exchange.retry_ms is not None else _DEFAULT_RETRY_MS) / 1000)
+            pause_ms = exchange.retry_ms if exchange.retry_ms is not None else pause_ms
+            await asyncio.sleep(pause_ms / 1000)
             async with self._channel.exchange("GET", call.client, self.member, self._headers() | {"last-event-id": place}) as exchange:
                 if exchange.status != 200 or not exchange.is_stream:
                     raise ChannelError("its answer broke off and cannot be taken up again", sent=True)
