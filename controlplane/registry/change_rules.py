@@ -16,6 +16,7 @@ from controlplane.registry.own_address import OwnAddresses, PublicAddress
 from controlplane.registry.policy_check import check_policies_of
 from controlplane.registry.state import RegistryState
 from controlplane.registry.validation import Findings, WrittenEntry, check_change
+from controlplane.registry.virtual_server_rules import check_virtual_servers
 from extauthz.address import AddressRules
 
 
@@ -42,6 +43,7 @@ class ChangeRules:
             own_addresses=self.own_addresses.joined(addresses_of(after)),
             has_workload_api=self.has_workload_api,
         )
+        check_virtual_servers(written, before, after, findings)
         check_authorities(written, self.authorities.read, findings)
         check_bundle_files(written, self.authorities, findings)
         checks = GatewayChecks(public=self.public, pairs=self.pairs, read_authority=self.authorities.read, now=self.clock())

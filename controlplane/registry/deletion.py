@@ -10,6 +10,7 @@ from controlplane.registry.spec import SYSTEM_NAMESPACE, Kind
 from controlplane.registry.state import RegistryState
 from controlplane.registry.subjects import provider_id
 from controlplane.registry.validation import bindings_naming, entries_in, locks_out
+from controlplane.registry.virtual_server_rules import virtual_servers_naming
 
 
 def refuse_breaking_deletion(entry: StoredEntry, before: RegistryState, after: RegistryState, public: PublicAddress) -> None:
@@ -25,6 +26,9 @@ def refuse_breaking_deletion(entry: StoredEntry, before: RegistryState, after: R
         provider, trust_domain = provider_id(entry.namespace, entry.name), str(entry.spec["trustDomain"])
         _refuse_while_used(f"subjects of {trust_domain} are named by", bindings_naming(before, provider, trust_domain=trust_domain))
         _refuse_while_used(f"{trust_domain} says who is", _servers_known_by(entry, before))
+    if entry.kind is Kind.MCP_SERVER:
+        server = f"{entry.namespace}/{entry.name}"
+        _refuse_while_used(f"{server} is a member of", virtual_servers_naming(before, server))
     if entry.kind is Kind.GATEWAY:
         conflicts = listen_conflicts(after, public)
         _refuse_while_used("the listener of the settings would be in the way of", [f"Gateway {name}" for name in sorted(conflicts)])

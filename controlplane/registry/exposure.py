@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 
-from controlplane.registry.catalog import catalog_digest, effect_of
+from controlplane.registry.catalog import catalog_digest, effect_of, served_document
 from controlplane.registry.name_glob import Globs, parse_globs
+from controlplane.registry.pinning import member_id
 from controlplane.registry.spec import McpServerSpec, VirtualServerSpec
 from controlplane.registry.state import Definition, Entry, RegistryState
 from controlplane.registry.tool_override import hidden_and_needed, shown_annotations
@@ -41,6 +42,7 @@ class WithheldReason(StrEnum):
     CONFLICT = "conflict"  # another one has its name, or one that looks the same
     EFFECT = "effect"  # the member is readOnly, and its accepted effect is not read
     HIDDEN_ARGUMENT = "hidden_argument"  # nobody could call it
+    REJECTED = "rejected"  # an operator has rejected it, and nothing older of it was ever accepted
     NAME = "name"  # with its prefix it is no name for a tool
     TOO_MANY = "too_many"  # this virtual server, or its globs, are too large
     VERSION = "version"  # it is not in the pinned version, or differs from it
@@ -96,31 +98,29 @@ _KINDS = tuple(kind.value for kind in DefinitionKind)
 _ORDER = {kind: number for number, kind in enumerate(_KINDS)}
 
 
-def member_id(member: MemberSpec, namespace: str) -> str:
-    """`namespace/name` of the McpServer that a member names."""
-    return member.server if "/" in member.server else f"{namespace}/{member.server}"
-
-
 def member_ids(entry: Entry[VirtualServerSpec]) -> tuple[str, ...]:
     """The McpServers of a VirtualServer, in its order."""
-    return tuple(member_id(member, entry.namespace) for member in entry.spec.members)
+    return tuple(member_id(entry.namespace, member.server) for member in entry.spec.members)
 
 
 def same_exposure(entry: Entry[VirtualServerSpec], then: RegistryState, now: RegistryState) -> bool:
     """Whether all that `expose` reads of this entry of `now` was the very same in `then`."""
     if then.virtual_servers.get(entry.id) is not entry:
         return False
-    if then.pinned_versions is not now.pinned_versions and any(member.version is not None for member in entry.spec.members):
-        return False
-    if then.definitions is now.definitions and then.mcp_servers is now.mcp_servers:
+    if then.definitions is now.definitions and then.mcp_servers is now.mcp_servers and then.pinned_versions is now.pinned_versions:
         return True
-    for server_id in member_ids(entry):
+    for member, server_id in zip(entry.spec.members, member_ids(entry), strict=True):
         before, after = then.mcp_servers.get(server_id), now.mcp_servers.get(server_id)
         if before is None or after is None:
             if before is not after:
                 return False
-        elif before.uid != after.uid or then.definitions.get(before.uid) is not now.definitions.get(after.uid):
+            continue
+        if before.uid != after.uid or then.definitions.get(before.uid) is not now.definitions.get(after.uid):
             return False
+        if member.version is not None:
+            pin = (after.uid, member.version)
+            if then.pinned_versions.get(pin) != now.pinned_versions.get(pin):
+                return False
     return True
 
 
@@ -158,6 +158,11 @@ def expose(state: RegistryState, entry: Entry[VirtualServerSpec]) -> Exposure:
 def offers_resources(member: MemberSpec, *, everything: bool) -> bool:
     """Whether a member may offer resources, now or later: its URIs then have a prefix when those of another member may be there too."""
     return bool(member.resources) or (everything and not _names_something(member))
+
+
+def offers_anything(member: MemberSpec, *, everything: bool) -> bool:
+    """Whether a member may offer something, now or later."""
+    return everything or _names_something(member)
 
 
 def _names_something(member: MemberSpec) -> bool:
@@ -243,6 +248,8 @@ def _problem(
     definition: Definition, named: MemberSpec, pinned: frozenset[tuple[str, str, str]] | None, override: ToolOverrideSpec | None
 ) -> tuple[WithheldReason, str] | None:
     """Why this one is not offered, as far as it depends on nothing else."""
+    if served_document(definition) is None:
+        return WithheldReason.REJECTED, "it was rejected"
     if pinned is not None and (definition.kind, definition.name, definition.digest) not in pinned:
         return WithheldReason.VERSION, f"it is not in version {_short(named.version)}, or differs from it"
     if named.read_only and definition.kind == DefinitionKind.TOOL:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -52,11 +52,12 @@ from controlplane.registry.refusal import (
 from controlplane.registry.revocation import over
 from controlplane.registry.server_status import server_status
 from controlplane.registry.signing_key import due_for_rotation, rotated_keys
-from controlplane.registry.spec import SYSTEM_NAMESPACE, Kind, McpServerSpec, RevocationSpec
+from controlplane.registry.spec import SYSTEM_NAMESPACE, Kind, McpServerSpec, RevocationSpec, VirtualServerSpec
 from controlplane.registry.state import CatalogReading, Entry, RegistryState
-from controlplane.registry.store import RegistryStore, read_entries, read_entry, read_probes
+from controlplane.registry.store import RegistryStore, read_entries, read_entry, read_probes, with_pinned_versions
 from controlplane.registry.transaction import WriteTransaction
 from controlplane.registry.validation import WrittenEntry, locks_out
+from controlplane.registry.virtual_server_rules import foreign_namespaces
 from extauthz.address import AddressRules
 
 MOST_PRUNED = 1000
@@ -314,6 +315,8 @@ class RegistryService:
                 # (2) does it hold together
                 before = self._live.at(transaction)
                 plan = make_plan(documents, stored, before, self._key)
+                if any(document.kind is Kind.VIRTUAL_SERVER for document in documents):
+                    plan = replace(plan, after=with_pinned_versions(transaction.connection, plan.after))
                 warnings = self._check(before, plan, shape_errors)
                 # (3) commit, with the answer already made
                 written = [(item, item.after) for item in plan.entries] if dry_run else _commit(plan, transaction, self._key)
@@ -341,6 +344,9 @@ class RegistryService:
                 require(operator, WRITE_OF_KIND[kind], write_scope_of(kind, namespace, name))
                 if kind is Kind.ROLE_BINDING:
                     self._require_role(operator, document.spec.role, namespace)  # type: ignore[attr-defined]
+                if isinstance(document.spec, VirtualServerSpec):
+                    for elsewhere in foreign_namespaces(document.spec, namespace):
+                        require(operator, Permission.REGISTRY_READ, elsewhere)
                 before = stored.get((kind, namespace, name))
                 if before is not None:
                     self._require_grantable(operator, before)

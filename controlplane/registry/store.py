@@ -259,6 +259,13 @@ def read_changes(connection: Connection, since: int) -> ChangeSet:
     )
 
 
+def with_pinned_versions(connection: Connection, state: RegistryState) -> RegistryState:
+    """The state with every version that its virtual servers pin, as far as it is known."""
+    missing = pinned_versions_of(state) - state.pinned_versions.keys() if state.virtual_servers else frozenset()
+    found = _versions(connection, missing) if missing else {}
+    return replace(state, pinned_versions=MappingProxyType({**state.pinned_versions, **found})) if found else state
+
+
 def _resolved(connection: Connection, pins: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
     """Pins of server ids as pins of server uids; those of servers that do not exist are left out."""
     keys: dict[str, EntryKey] = {}

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 
+from controlplane.registry.catalog import served_document
 from controlplane.registry.encryption import RegistryKey
 from controlplane.registry.spec import McpServerSpec
 from controlplane.registry.state import CatalogReading, Definition, Entry
@@ -37,10 +38,13 @@ NOTHING_TOLD: Resources = MappingProxyType({type_url: {} for type_url in AGGREGA
 def make_catalog(entry: Entry[McpServerSpec], definitions: Sequence[Definition], reading: CatalogReading | None) -> pb.Catalog:
     """What one server was found to offer, in its own order, as its clients are to see it."""
     found = reading or CatalogReading()
+    served = ((definition, served_document(definition)) for definition in definitions)
     return pb.Catalog(
         namespace=entry.namespace,
         name=entry.name,
-        definitions=[pb.Definition(kind=d.kind, name=d.name, document_json=as_json(_served_document(d))) for d in definitions],
+        definitions=[
+            pb.Definition(kind=d.kind, name=d.name, document_json=as_json(document)) for d, document in served if document is not None
+        ],
         instructions=found.instructions,
         fault=found.fault,
         read_at_unix_ms=int(found.read_at.timestamp() * 1000) if found.read_at is not None else 0,
@@ -97,8 +101,3 @@ def _without_credential(resource: XdsResource) -> XdsResource:
     message.ClearField("credential")
     value = message.SerializeToString(deterministic=True)
     return XdsResource(name=resource.name, version_info=version_of(value), value=value)
-
-
-def _served_document(definition: Definition) -> Mapping[str, object]:
-    """What clients are shown: what was accepted, if anything was."""
-    return definition.accepted if definition.accepted is not None else definition.document

@@ -302,9 +302,21 @@ def test_only_what_is_read_makes_it_worth_another_look() -> None:
     assert not same_exposure(entry, then, state_of(2, entry, mcp_server("crm", uid="another"), definitions={"another": TOOLS}))
     assert not same_exposure(entry, then, state_of(2, entry))
     assert not same_exposure(virtual_server("all", "crm"), then, then)
-    pinning = virtual_server("all", {"server": "crm", "version": f"sha256:{'0' * 64}"})
+    version = f"sha256:{'0' * 64}"
+    pinning = virtual_server("all", {"server": "crm", "version": version})
     pinned = state_of(1, pinning, crm, definitions={"uid-crm": TOOLS})
-    assert not same_exposure(pinning, pinned, replace(pinned, pinned_versions={}))
+    assert same_exposure(pinning, pinned, replace(pinned, pinned_versions={("uid-other", version): frozenset()}))
+    assert not same_exposure(pinning, pinned, replace(pinned, pinned_versions={("uid-crm", version): frozenset()}))
+
+
+def test_what_an_operator_rejected_and_never_accepted_is_withheld() -> None:
+    rejected = replace(definition("bad", accepted=False), rejected_digest="sha256:bad-1")
+    served = replace(definition("was_good"), digest="sha256:new", rejected_digest="sha256:new")
+
+    exposure = exposed(virtual_server("all", {"server": "crm", "include": ["*"]}), crm=(rejected, served))
+
+    assert names_of(exposure) == {"was_good": "demo/crm/was_good"}
+    assert withheld_of(exposure) == {"demo/crm/bad": "rejected"}
 
 
 # whatever is announced, and whatever the document says
