@@ -21,7 +21,7 @@ import structlog
 
 from aggregator.call import Client
 from aggregator.upstream.event_stream import EventStreamParser, EventTooLargeError
-from aggregator.upstream.failure import ChannelError, SessionGoneError
+from aggregator.upstream.failure import REFUSED, ChannelError, SessionGoneError
 from aggregator.upstream.limits import UpstreamLimits
 from aggregator.upstream.message import AnswerError, MemberMessage, MemberResponse, Members, parse_messages
 from extauthz.catalog.server import McpServer
@@ -80,7 +80,7 @@ class Exchange:
         if len(messages) == 1 and isinstance(messages[0], MemberResponse) and messages[0].error is not None:
             return messages[0].error
         reason = "upstream_redirected" if 300 <= self.status < 400 else "upstream_refused"
-        return {"code": 50206, "message": f"The MCP server answered with HTTP status {self.status}.", "data": {"reason": reason}}
+        return {"code": REFUSED, "message": f"The MCP server answered with HTTP status {self.status}.", "data": {"reason": reason}}
 
     async def messages(self, *, endless: bool = False) -> AsyncIterator[MemberMessage]:
         """What the member sends, one after the other; raises `AnswerError` and `ChannelError`. `endless`: the whole has no limit."""

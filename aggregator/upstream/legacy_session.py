@@ -34,7 +34,6 @@ _VERSION_HEADER = "mcp-protocol-version"
 _GATEWAY_SESSION_UNKNOWN = 40401
 _DEFAULT_RETRY_MS = 1000
 _CAPABILITY_OF = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling", "roots/list": "roots"}
-_ALWAYS_KEPT = frozenset({"roots", "sampling", "elicitation", "experimental"})
 
 
 class Conversation(Protocol):
@@ -86,13 +85,12 @@ class LegacySession:
         cls, channel: EgressChannel, client: Client, member: McpServer, *, version: str, capabilities: Json, seconds: float
     ) -> LegacySession:
         """A new session; raises `RpcError` when the member refuses or does not answer in time."""
-        kept = {name: value for name, value in capabilities.items() if name in _ALWAYS_KEPT}
         info = dict(client.info) or {"name": "legation", "version": "1"}
-        params = {"protocolVersion": version, "capabilities": kept, "clientInfo": info}
+        params = {"protocolVersion": version, "capabilities": dict(capabilities), "clientInfo": info}
         call = Call(client=client, member=member, method="initialize", params=params)
         try:
             async with asyncio.timeout(seconds):
-                session = await cls._initialized(channel, call, kept)
+                session = await cls._initialized(channel, call, capabilities)
                 await session.tell(client, "notifications/initialized", {})
         except TimeoutError as error:
             raise failure.timed_out(call) from error
@@ -287,7 +285,7 @@ class LegacySession:
         """Raise `SessionGoneError` when the refusal means that the session is no more, which every version and SDK tells otherwise."""
         if not self._session_id:
             return
-        gone = exchange.status == 404 and refusal["code"] in {_GATEWAY_SESSION_UNKNOWN, 50206, -32600, -32000, -32001}
+        gone = exchange.status == 404 and refusal["code"] in {_GATEWAY_SESSION_UNKNOWN, failure.REFUSED, -32600, -32000, -32001}
         told = f"{refusal['message']} {exchange.refusal_text}".lower()
         if gone or (exchange.status in {400, 404} and "session" in told):
             raise SessionGoneError

@@ -178,7 +178,7 @@ class LegacyToLegacy:
         return True
 
     async def listen(self, client: Client, member: McpServer, reply: Reply) -> None:
-        """See `Upstream.listen`: the member's GET stream, taken up again whenever it ends, until it says that there is none."""
+        """See `Upstream.listen`: the member's GET stream, taken up again whenever it ends. Silence, when the member has none."""
         pause = 0.5
         while True:
             session = await self._session(client, member)
@@ -191,7 +191,7 @@ class LegacyToLegacy:
             finally:
                 await conversation.end()
             if not session.has_stream:
-                return
+                await asyncio.get_running_loop().create_future()
             lasted = asyncio.get_running_loop().time() - started
             pause = 0.5 if lasted > _LONGEST_PAUSE_SECONDS else min(pause * 2, _LONGEST_PAUSE_SECONDS)
             await asyncio.sleep(pause)

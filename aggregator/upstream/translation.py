@@ -12,7 +12,7 @@ from aggregator.upstream.message import AnswerError, Members
 INPUT_REQUIRED = "input_required"
 COMPLETE = "complete"
 _OF_MODERN_RESULTS = frozenset({"resultType", "ttlMs", "cacheScope"})
-_OF_MODERN_META = "io.modelcontextprotocol/"
+_OF_MODERN_META = frozenset({"io.modelcontextprotocol/serverInfo", "io.modelcontextprotocol/subscriptionId"})
 _OLDEST = "2025-03-26"
 _FIRST_WITH_MODES = "2025-11-25"
 _RESOURCE_NOT_FOUND = -32002
@@ -33,7 +33,7 @@ def result_for_legacy(result: Json, version: str) -> Members:
     told = {key: value for key, value in result.items() if key not in _OF_MODERN_RESULTS}
     meta = told.get("_meta")
     if isinstance(meta, dict):
-        meta = {key: value for key, value in meta.items() if not key.startswith(_OF_MODERN_META)}
+        meta = {key: value for key, value in meta.items() if key not in _OF_MODERN_META}
         told = {**told, "_meta": meta} if meta else {key: value for key, value in told.items() if key != "_meta"}
     if version == _OLDEST and isinstance(told.get("content"), list):
         told["content"] = [_without_link(block) for block in told["content"]]
