@@ -101,10 +101,10 @@ def deployment() -> Iterator[Deployment]:
 
 
 @contextmanager
-def sample_server() -> Iterator[str]:
-    """The customer database of the demo; gives its URL."""
+def sample_server(name: str = "crm") -> Iterator[str]:
+    """A server of the demo: the customer database, or `engineering_db`. Gives its URL."""
     port = free_port()
-    with _child([sys.executable, "-m", "controlplane.demo.crm", "--port", str(port)]):
+    with _child([sys.executable, "-m", f"controlplane.demo.{name}", "--port", str(port)]):
         yield f"http://127.0.0.1:{port}/mcp"
 
 

@@ -78,7 +78,7 @@ def call(
     protocol: str,
     namespace: str,
 ) -> int:
-    """Call TOOL of SERVER (ns/name) with a JSON object of arguments, through the gateway, as NAME.
+    """Call TOOL of SERVER (ns/name, or virtual/ns/name) with a JSON object of arguments, through the gateway, as NAME.
 
     Exit code 0: a result, 1: the tool itself reported an error, 3: the gateway refused.
     """

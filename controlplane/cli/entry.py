@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from controlplane.client import ApiClient, JsonObject
 
 _LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+VIRTUAL = "virtual/"
+"""Before `namespace/name` of a virtual server, as in its URL."""
 _SERVER_ID = re.compile(f"{_LABEL}/{_LABEL}")
 _SHORT = {
     Kind.NAMESPACE: ("ns",),
@@ -114,18 +116,25 @@ def split_server(api: ApiClient, written: str, namespace: str = "") -> tuple[str
 
 
 def server_id_of(invocation: Invocation, written: str, namespace: str = "") -> str:
-    """`namespace/name` of an MCP server argument; only a short name without a namespace is looked up."""
+    """`namespace/name` of an MCP server argument; only a short name without a namespace is looked up. `virtual/namespace/name` is a
+    virtual server, and stays as it is."""
+    if written.startswith(VIRTUAL):
+        if not _SERVER_ID.fullmatch(written.removeprefix(VIRTUAL)):
+            raise CommandError(f"{written!r} names no virtual server; write virtual/namespace/name")
+        return written
     server_id = f"{namespace}/{written}" if namespace and "/" not in written else written
     if "/" not in server_id:
         with invocation.api() as api:
             server_id = "/".join(split_server(api, server_id))
     if not _SERVER_ID.fullmatch(server_id):
-        raise CommandError(f"{server_id!r} names no MCP server; write namespace/name")
+        raise CommandError(f"{server_id!r} names no MCP server; write namespace/name, or virtual/namespace/name")
     return server_id
 
 
 def server_url(gateway_url: str, server_id: str) -> str:
-    """Where an MCP server is at the gateway: what clients connect to and what their tokens are for."""
+    """Where an MCP server, or a virtual one, is at the gateway: what clients connect to and what their tokens are for."""
+    if server_id.startswith(VIRTUAL):
+        return f"{gateway_url}/{server_id}/mcp"
     return f"{gateway_url}/servers/{server_id}/mcp"
 
 

@@ -15,7 +15,7 @@ from controlplane.cli.terminal import say_document
 
 @click.command(cls=Command)
 @caller_options
-@click.option("--server", default="", metavar="NS/NAME", help="For this MCP server only (default: every server of this gateway).")
+@click.option("--server", default="", metavar="NS/NAME", help="For this MCP server (or virtual/NS/NAME) only (default: all).")
 @click.option("--audience", default="", metavar="URL", help="Whom the token is for, literally.")
 @click.option("--ttl", "ttl_seconds", type=TtlArgument(), default="1h", show_default=True, help="How long it is valid, up to 24h.")
 @pass_invocation
