@@ -147,9 +147,22 @@ def _authorization_server_row(item: JsonObject) -> list[Cell]:
 
 
 def _virtual_server_row(item: JsonObject) -> list[Cell]:
-    spec = item.get("spec") or {}
-    members = [str(member.get("server")) for member in spec.get("members") or []]
-    return [id_of(item), str(spec.get("title") or "-"), str(len(members)), str(spec.get("mode", "direct")), _revision(item)]
+    spec, status = item.get("spec") or {}, item.get("status") or {}
+    members = len(spec.get("members") or [])
+    withheld = int(status.get("withheldCount") or 0)
+    read = next((str(c.get("status")) for c in status.get("conditions") or [] if c.get("type") == "MembersRead"), "")
+    state: Cell = {"True": ("yes", "good"), "False": ("not all", "bad")}.get(read, ("not yet", "faint"))
+    if spec.get("suspended"):
+        state = ("suspended", "doubt")
+    return [
+        id_of(item),
+        str(members),
+        state,
+        str(status.get("tools", 0)),
+        (str(withheld), "doubt" if withheld else ""),
+        str(spec.get("mode", "direct")),
+        _revision(item),
+    ]
 
 
 _TABLES: dict[Kind, tuple[list[str], Any]] = {
@@ -161,7 +174,7 @@ _TABLES: dict[Kind, tuple[list[str], Any]] = {
     Kind.GATEWAY: (["NAME", "URL", "LISTEN", "TLS", "CLIENT CERTIFICATES", "REVISION"], _gateway_row),
     Kind.TRUST_DOMAIN: (["NAME", "TRUST DOMAIN", "BUNDLE", "NAMESPACES", "REVISION"], _trust_domain_row),
     Kind.AUTHORIZATION_SERVER: (["NAME", "LOGIN", "CLIENTS", "METADATA DOCUMENTS", "REGISTRATION", "REVISION"], _authorization_server_row),
-    Kind.VIRTUAL_SERVER: (["NAME", "TITLE", "MEMBERS", "MODE", "REVISION"], _virtual_server_row),
+    Kind.VIRTUAL_SERVER: (["NAME", "MEMBERS", "READ", "TOOLS", "WITHHELD", "MODE", "REVISION"], _virtual_server_row),
     Kind.IDENTITY_PROVIDER: (["NAME", "ISSUER", "KEYS", "FOR", "REVISION"], _provider_row),
 }
 
@@ -172,7 +185,7 @@ _TABLES: dict[Kind, tuple[list[str], Any]] = {
 @namespace_option
 @pass_invocation
 def describe(invocation: Invocation, *, kind: Kind, name: str, namespace: str) -> int:
-    """Show one entry with its status; for an MCP server also its tools."""
+    """Show one entry with its status; for an MCP server also its tools, for a virtual server what it offers."""
     with invocation.api() as api:
         namespace, name = locate(api, kind, name, namespace)
         document = read_entry(api, kind, namespace, name)
@@ -189,6 +202,7 @@ def describe(invocation: Invocation, *, kind: Kind, name: str, namespace: str) -
 
 def _say_described(document: JsonObject) -> None:
     metadata, status = document.get("metadata") or {}, dict(document.get("status") or {})
+    tables = {key: status.pop(key, None) or [] for key in _LISTED} if document.get("kind") == Kind.VIRTUAL_SERVER else {}
     say(printable(f"{document.get('kind')} {id_of(document)}"), "strong")
     for key in ("uid", "resourceRevision", "labels", "annotations"):
         if metadata.get(key):
@@ -210,7 +224,20 @@ def _say_described(document: JsonObject) -> None:
     for condition in conditions:
         style = {"True": "good", "False": "bad"}.get(str(condition.get("status")), "doubt")
         at = f" at {moment_text(condition['at'])}" if condition.get("at") else ""
-        say(printable(f"  {condition.get('type')}: {condition.get('status')}{at}: {condition.get('message') or ''}"), style)
+        message = f": {condition['message']}" if condition.get("message") else ""
+        say(printable(f"  {condition.get('type')}: {condition.get('status')}{at}{message}"), style)
+    for key, rows in tables.items():
+        if rows:
+            say(f"\n{key}", "strong")
+            say_table([column for column, _ in _LISTED[key]], [[str(row.get(name) or "-") for _, name in _LISTED[key]] for row in rows])
+
+
+_LISTED = {
+    "members": (("SERVER", "server"), ("ITEMS", "items"), ("READ", "readAt"), ("FAULT", "fault")),
+    "items": (("KIND", "kind"), ("NAME", "name"), ("SERVER", "server"), ("OWN NAME", "ownName")),
+    "withheld": (("KIND", "kind"), ("OWN NAME", "ownName"), ("SERVER", "server"), ("REASON", "reason"), ("MESSAGE", "message")),
+}
+"""What `describe` shows of a virtual server in tables."""
 
 
 @click.command(cls=Command)

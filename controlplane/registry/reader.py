@@ -20,6 +20,7 @@ from controlplane.registry.server_status import server_status
 from controlplane.registry.spec import API_VERSION, Kind, PolicySetSpec
 from controlplane.registry.state import Definition
 from controlplane.registry.store import HistoryItem, RegistryStore, RevisionRecord
+from controlplane.registry.virtual_server_status import Exposures, virtual_server_status
 
 _log = structlog.get_logger(__name__)
 
@@ -39,24 +40,25 @@ class RegistryReader:
         self._store = store
         self._live = live
         self._live_status = live_status
+        self._exposures = Exposures()
 
     def list_documents(self, operator: Operator, kind: Kind, namespace: str | None) -> tuple[int, list[Json]]:
         """The entries of a kind in a namespace, or (None) in all that the operator may read, and the revision read."""
         if namespace is not None:
             require(operator, Permission.REGISTRY_READ, namespace)
             revision, entries = self._store.list_entries(kind, namespaces=[namespace])
-            return revision, self._documents(kind, entries)
+            return revision, self._documents(operator, kind, entries)
         require_somewhere(operator, Permission.REGISTRY_READ)
         readable = operator.permissions.namespaces_with(Permission.REGISTRY_READ)
         if kind is Kind.NAMESPACE:
             revision, entries = self._store.list_entries(kind, names=readable)
         else:
             revision, entries = self._store.list_entries(kind, namespaces=readable)
-        return revision, self._documents(kind, entries)
+        return revision, self._documents(operator, kind, entries)
 
     def read_document(self, operator: Operator, key: EntryKey) -> Json:
         """One entry."""
-        return self._documents(key[0], [self._entry(operator, key)])[0]
+        return self._documents(operator, key[0], [self._entry(operator, key)], whole=True)[0]
 
     def read_history(self, operator: Operator, key: EntryKey, *, limit: int) -> list[Json]:
         """What happened to an entry of this name, newest first; deleted ones included."""
@@ -89,9 +91,11 @@ class RegistryReader:
             raise EntryNotFoundError(f"there is no {kind.value} {shown}")
         return entry
 
-    def _documents(self, kind: Kind, entries: Sequence[StoredEntry]) -> list[Json]:
+    def _documents(self, operator: Operator, kind: Kind, entries: Sequence[StoredEntry], *, whole: bool = False) -> list[Json]:
         if kind is Kind.POLICY_SET:
             return [_document(entry, _policy_status(entry)) for entry in entries]
+        if kind is Kind.VIRTUAL_SERVER:
+            return [_document(entry, self._virtual_server_status(operator, entry, whole=whole)) for entry in entries]
         if kind is not Kind.MCP_SERVER:
             return [_document(entry, self._live_status(kind, f"{entry.namespace}/{entry.name}")) for entry in entries]
         probes = self._store.read_probes([entry.uid for entry in entries])
@@ -100,6 +104,20 @@ class RegistryReader:
             _document(entry, server_status(probes.get(entry.uid), state.definitions.get(entry.uid, ()), state.readings.get(entry.uid)))
             for entry in entries
         ]
+
+    def _virtual_server_status(self, operator: Operator, stored: StoredEntry, *, whole: bool) -> Json | None:
+        state = self._live.state
+        entry = state.virtual_servers.get(f"{stored.namespace}/{stored.name}")
+        if entry is None or entry.uid != stored.uid:
+            return None  # deleted, or made, this moment
+        readable = operator.permissions.namespaces_with(Permission.REGISTRY_READ)
+        return virtual_server_status(
+            entry,
+            state,
+            self._exposures.of(state, entry),
+            may_read=lambda namespace: readable is None or namespace in readable,
+            whole=whole,
+        )
 
 
 def _policy_status(entry: StoredEntry) -> Json | None:
