@@ -1,0 +1,189 @@
+"""Which tools are meant by some words: BM25 over the fields of their definitions, among the tools that one caller may see.
+
+    definitions ──▶ ToolIndex ──rank(query, visible)──▶ names, best first
+
+(1) words       the query as the index knows words: stems, the concepts they say or suggest, and near spellings of unknown ones
+(2) scores      each word adds its best match in a tool; rare ones count more, and a field that repeats a word counts little more
+(3) company     a tool whose neighbours of the same server match, too, is a little more likely
+(4) questions   who asks for something to be told means tools that only read
+
+Tools that are not visible have no part in any of this: how rare a word is, which spellings are near and who the neighbours are, is
+taken from visible tools, and the length of a field is compared with a constant instead of a mean. An answer is the same as if the
+others did not exist; that is why this is not SQLite's FTS5, whose bm25() counts over the whole table.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from aggregator.search.concept import Concepts, general_concepts
+from aggregator.search.word import STOPWORDS, shapes, split, stem, without_values
+
+MAX_QUERY_CHARACTERS = 1_000
+MAX_QUERY_WORDS = 48
+
+# Chosen with the tuning half of bench/find_tool; the measure hardly changes when any of them is halved or doubled.
+_WEIGHTS: Mapping[str, float] = MappingProxyType(
+    {"name": 3.0, "title": 1.5, "description": 1.0, "arguments": 0.4, "tags": 1.5, "server": 1.0}
+)
+_USUAL_WORDS: Mapping[str, int] = MappingProxyType({"name": 3, "title": 3, "description": 12, "arguments": 10, "tags": 3, "server": 1})
+_K1 = 2.0
+_B = 0.7
+_SAID, _SUGGESTED = 0.8, 0.5
+_NEAR_SPELLING = 0.8
+_COMPANY, _NEIGHBOURS = 0.3, 3
+_TELLING = 1.4
+_MIN_SPELLING = 5
+
+_ASKING = re.compile(
+    r"\s*(?:who|what|which|how|where|when|why|is|are|do|does|did|was|were|has|have|show|list|"
+    r"wer|was|welche\w*|wie|wo|wann|warum|quel\w*|combien|qui|quoi|où|pourquoi|cu[aá]\w+|qu[eé]|qui[eé]n|d[oó]nde)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexedTool:
+    """What the index reads of one tool. `name` is the one that clients use, `server` the member that it is of."""
+
+    name: str
+    server: str
+    title: str = ""
+    description: str = ""
+    arguments: str = ""
+    tags: str = ""
+    read_only: bool = False
+
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """The text that is searched, by field. Of the member's id its own name counts, not its namespace."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "description": self.description,
+            "arguments": self.arguments,
+            "tags": self.tags,
+            "server": self.server.rpartition("/")[2],
+        }
+
+
+@dataclass(slots=True)
+class _Query:
+    """The visible tools, and what of the index is about them."""
+
+    visible: frozenset[int]
+    found: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+
+
+class ToolIndex:
+    """The tools of one virtual server, prepared once; every caller asks the same index with an own view."""
+
+    def __init__(self, tools: Iterable[IndexedTool], concepts: Concepts | None = None) -> None:
+        self._concepts = concepts or general_concepts()
+        self._tools = tuple(tools)
+        self._positions = {tool.name: position for position, tool in enumerate(self._tools)}
+        self._postings: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        for position, tool in enumerate(self._tools):
+            for term, weight in self._weights(tool).items():
+                self._postings[term].append((position, weight / (_K1 + weight)))
+        self._spellings: dict[str, list[str]] = defaultdict(list)
+        for term in self._postings:
+            if not term.startswith("@") and len(term) >= _MIN_SPELLING - 1:
+                self._spellings[term[0]].append(term)
+
+    def __len__(self) -> int:
+        return len(self._tools)
+
+    def _weights(self, tool: IndexedTool) -> Mapping[str, float]:
+        weights: dict[str, float] = defaultdict(float)
+        for name, text in tool.fields.items():
+            words = split(text)
+            terms = [stem(word) for word in words if _counts(word)]
+            share = _WEIGHTS[name] / (1 - _B + _B * max(1, len(terms)) / _USUAL_WORDS[name])
+            for term in (*terms, *(f"@{found.concept}" for found in self._concepts.find(words, suggested=False))):
+                weights[term] += share
+        return weights
+
+    def rank(self, query: str, visible: Collection[str]) -> list[str]:
+        """The names of the visible tools that some words are about, best first; nothing of tools that are not visible."""
+        asked = query[:MAX_QUERY_CHARACTERS]
+        about = _Query(frozenset(self._positions[name] for name in visible if name in self._positions))
+        scores: dict[int, float] = defaultdict(float)
+        for unit in self._units(asked, about):  # (1)
+            for position, score in self._best(unit, about).items():  # (2)
+                scores[position] += score
+        self._add_company(scores)  # (3)
+        if asked.rstrip().endswith("?") or _ASKING.match(asked):  # (4)
+            for position in scores:
+                scores[position] *= _TELLING if self._tools[position].read_only else 1
+        ranked = sorted((-score, self._tools[position].name) for position, score in scores.items())
+        names = [name for _, name in ranked]
+        named = asked.strip()
+        return [named, *(name for name in names if name != named)] if self._positions.get(named) in about.visible else names
+
+    def _units(self, query: str, about: _Query) -> list[dict[str, float]]:
+        """For each word that counts, the terms that it may stand for and how well."""
+        words = list(dict.fromkeys(split(without_values(query))))[:MAX_QUERY_WORDS]
+        units = [self._spelt(word, about) if _counts(word) and not word.isdigit() else {} for word in words]
+        for found in self._concepts.find(words, suggested=True):
+            _put(units[found.start], f"@{found.concept}", _SAID if found.said else _SUGGESTED)
+        marks = (self._concepts.find([mark], suggested=True) for mark in shapes(query))
+        return [*units, *({f"@{found.concept}": _SUGGESTED for found in suggested} for suggested in marks)]
+
+    def _spelt(self, word: str, about: _Query) -> dict[str, float]:
+        """The word itself or, when nobody knows it, words that are one slip of the keyboard away."""
+        stemmed = stem(word)
+        if len(stemmed) < _MIN_SPELLING or self._about(stemmed, about) or self._concepts.knows(word, stemmed):
+            return {stemmed: 1.0}
+        near = (term for term in self._spellings.get(stemmed[0], ()) if _is_near(stemmed, term) and self._about(term, about))
+        return dict.fromkeys(near, _NEAR_SPELLING)
+
+    def _about(self, term: str, about: _Query) -> list[tuple[int, float]]:
+        """Where a term stands in visible tools."""
+        found = about.found.get(term)
+        if found is None:
+            found = about.found[term] = [posting for posting in self._postings.get(term, ()) if posting[0] in about.visible]
+        return found
+
+    def _best(self, unit: Mapping[str, float], about: _Query) -> Mapping[int, float]:
+        """The best match of one word in each tool."""
+        best: dict[int, float] = {}
+        for term, weight in unit.items():
+            postings = self._about(term, about)
+            rarity = weight * math.log(1 + (len(about.visible) - len(postings) + 0.5) / (len(postings) + 0.5))
+            for position, saturated in postings:
+                best[position] = max(best.get(position, 0.0), rarity * saturated)
+        return best
+
+    def _add_company(self, scores: dict[int, float]) -> None:
+        of_server: dict[str, list[float]] = defaultdict(list)
+        for position, score in scores.items():
+            of_server[self._tools[position].server].append(score)
+        company = {server: _COMPANY * sum(sorted(found)[-_NEIGHBOURS:]) / _NEIGHBOURS for server, found in of_server.items()}
+        for position in scores:
+            scores[position] += company[self._tools[position].server]
+
+
+def _counts(word: str) -> bool:
+    return len(word) > 1 and word not in STOPWORDS
+
+
+def _put(unit: dict[str, float], term: str, weight: float) -> None:
+    unit[term] = max(unit.get(term, 0.0), weight)
+
+
+def _is_near(one: str, other: str) -> bool:
+    """Whether one letter too many, too few or wrong, or two that changed places, is all that lies between two words."""
+    shorter, longer = sorted((one, other), key=len)
+    if len(longer) - len(shorter) > 1:
+        return False
+    at = next((i for i, (a, b) in enumerate(zip(shorter, longer, strict=False)) if a != b), len(shorter))
+    if len(shorter) < len(longer):
+        return shorter[at:] == longer[at + 1 :]
+    swapped = shorter[at : at + 2][::-1] == longer[at : at + 2] and shorter[at + 2 :] == longer[at + 2 :]
+    return swapped or shorter[at + 1 :] == longer[at + 1 :]
