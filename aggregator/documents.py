@@ -26,6 +26,7 @@ class Documents:
         self._catalogs = {
             member.mcp_server_id: catalogs[member.mcp_server_id] for member in virtual_server.members if member.mcp_server_id in catalogs
         }
+        self.offering = frozenset(exposed.mcp_server_id for of_kind in virtual_server.items.values() for exposed in of_kind.values())
         self._prefixes = {member.mcp_server_id: member.uri_prefix for member in virtual_server.members if member.uri_prefix}
         self._bytes: dict[DefinitionKind, Mapping[str, bytes]] = {}
         self._digests: dict[DefinitionKind, bytes] = {}

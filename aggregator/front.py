@@ -91,10 +91,12 @@ class Front:
         return self.state.authorization.mcp_servers.get(mcp_server_id) if of_front else None
 
     def members(self, viewer: Viewer) -> tuple[McpServer, ...]:
-        """The members that exist for this caller, in their order."""
+        """The members that exist for this caller, in their order: something of theirs is the caller's, or they offer nothing yet."""
         servers = self.state.authorization.mcp_servers
         known = [servers[m.mcp_server_id] for m in self.virtual_server.members if m.mcp_server_id in servers]
-        return tuple(server for server in known if self._is_visible(server, viewer))
+        shown = {exposed.mcp_server_id for kind in DefinitionKind for exposed in self.exposed(kind, viewer)}
+        offering = self.documents.offering
+        return tuple(s for s in known if s.id in shown or (s.id not in offering and self._is_visible(s, viewer)))
 
     def _is_visible(self, server: McpServer, viewer: Viewer) -> bool:
         policy, principal = self.state.authorization.policy, viewer.principal

@@ -60,12 +60,14 @@ class _StreamReply:
         self._rewrite = rewrite
         self._tag = tag
         self.acknowledged: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
+        self.open = asyncio.Event()  # before that nothing is passed on: the acknowledgement of the front is the first message
         self.missed: tuple[str, ...] = ()
 
     async def notify(self, method: str, params: Json) -> None:
         if method == ACKNOWLEDGED:
             await self._begun(params)
         else:
+            await self.open.wait()
             await self._stream.send(notification(method, tagged(self._rewrite(method, params), self._tag)))
 
     async def ask(self, token: str, method: str, params: Json) -> Json:
@@ -98,6 +100,7 @@ class Listening:
             for member in self._announcing(listener):
                 names = Names(front=listener.front, mcp_server_id=member.id)
                 reply = _StreamReply(stream, self._questions, listener.whose, names.notification, {})
+                reply.open.set()
                 work.append(self._follow(listener.client, member, {}, reply))
             await self._until_over(stream, listener, work)
             return await ended(stream)
@@ -128,6 +131,8 @@ class Listening:
                 granted = await _granted(replies, listener.front)
                 agreed = {f"{name}ListChanged": True for name in lists} | granted
                 await stream.send(notification(ACKNOWLEDGED, tagged({"notifications": agreed}, tag)))
+                for reply in replies.values():
+                    reply.open.set()
                 changes = self._tell_changes(stream, listener, tuple(lists), tag)
                 is_over = await self._until_over(stream, listener, [changes, *map(_of_task, following)])
             finally:

@@ -57,6 +57,7 @@ from controlplane.xds.cache import ViewCache
 from controlplane.xds.certificate_source import CertificateSources
 from controlplane.xds.certificate_source import status_json as certificate_status_json
 from controlplane.xds.gateway import GatewaySettings
+from controlplane.xds.node import NodeKind
 from controlplane.xds.publisher import Publisher
 from controlplane.xds.resolver import Resolver
 from controlplane.xds.resource_cache import FileResourceCache, MemoryResourceCache
@@ -80,6 +81,7 @@ STOP_GRACE_SECONDS = 2.0
 MAX_HEAD_BYTES = 64 * 1024
 """Of a line of a request's head; Envoy takes no more for all of them (`max_request_headers_kb`)."""
 _CONTEXT_SECONDS = 120
+_AGGREGATOR_SECONDS = 60.0
 _ABSENT_AUDIT_DIR = Path("/nonexistent")
 
 
@@ -139,6 +141,7 @@ async def _parts(
         workload_api=workload_api,
     )
     certificates = CertificateSources(reader=pairs, workload_identity=workload_api)
+    probers: list[Prober] = []  # it starts when everything else has, and the API is told to ask it
     cache = ViewCache()
     rollout = Rollout(cache=cache)
     publisher = Publisher(
@@ -175,8 +178,9 @@ async def _parts(
             authentication=authentication,
             build_state=lambda state, previous: _authorization_state(state, previous, key, settings.gateway_url),
             live_status=partial(_live_status, live, bundles, certificates),
-            problems=lambda: [problem] if (problem := workload_api.why_not_ready()) else [],
+            problems=StartProblems(workload_api=workload_api, rollout=rollout, wants_aggregator=bool(settings.aggregator_addresses)).told,
             oversight=Oversight(state=lambda: live.state, books=GrantStore(store.engine, key=key), service=service),
+            probe_now=lambda uid: any([prober.probe_now(uid) for prober in probers]),
         )
         application = make_api(routes, authentication)
         our_names = only_our_names(_door(settings), lambda: gateway_names(live.state))
@@ -212,10 +216,35 @@ async def _parts(
             interval_seconds=settings.probe_interval_seconds,
         )
         parts.push_async_callback(prober.stop)
+        probers.append(prober)
         following = asyncio.create_task(_follow(live, prober))
         background.append(following)
         logger.info("control plane listening", api=settings.api_listen, xds=settings.xds_listen, revision=live.state.revision)
         yield background
+
+
+class StartProblems:
+    """What keeps a start from being complete, beside database, Envoys and authorizers.
+
+    An aggregator counts until one is there, and for a bounded time: later its loss must not take calls out of use that do without.
+    """
+
+    def __init__(self, *, workload_api: WorkloadApi, rollout: Rollout, wants_aggregator: bool) -> None:
+        self._workload_api = workload_api
+        self._rollout = rollout
+        self._waiting_until = time.monotonic() + _AGGREGATOR_SECONDS if wants_aggregator else 0.0
+
+    def told(self) -> list[str]:
+        """The reasons, as sentences."""
+        problem = self._workload_api.why_not_ready()
+        problems = [problem] if problem else []
+        if time.monotonic() < self._waiting_until:
+            aggregators = [node for node in self._rollout.nodes() if node["kind"] == NodeKind.AGGREGATOR.value]
+            if any(node["connected"] and node.get("serving") for node in aggregators):
+                self._waiting_until = 0.0
+            else:
+                problems.append("no aggregator is connected and up to date")
+        return problems
 
 
 def identity_providers_of(state: RegistryState) -> tuple[IdentityProvider, ...]:
