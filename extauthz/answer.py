@@ -72,6 +72,9 @@ TOLD: dict[Reason, _Told] = {
     Reason.POLICY_EVALUATION_ERROR: _Told(
         status=403, code=_DENIED, sentence="The policies could not be evaluated for this call, so it is denied."
     ),
+    Reason.DEFINITION_HELD: _Told(
+        status=403, code=_DENIED, sentence="The definition of this tool was changed at its server; calls wait for a review of the change."
+    ),
     Reason.SESSION_UNKNOWN: _Told(status=404, code=_NO_SESSION, sentence=_SESSION_GONE),
     Reason.SESSION_EXPIRED: _Told(status=404, code=_NO_SESSION, sentence=_SESSION_GONE),
     Reason.SESSION_FOREIGN: _Told(status=404, code=_NO_SESSION, sentence=_SESSION_GONE),

@@ -1,6 +1,10 @@
 """Step (3) of a decision, on its own and pure: may this principal do this, at this revision?
 
-`extauthz.decision` asks it for live calls and the API's `explain` asks the very same function, so the two cannot disagree.
+`extauthz.decision` asks it for live calls and the API's `explain` asks the very same functions, so the two cannot disagree.
+
+    authorize            a request at an MCP server
+    authorize_virtual    a request at a virtual server: `authorize` for each member that it is for
+    authorize_inner      a request at a member, of an aggregator for a caller whom an authorizer let through: `authorize` once more
 """
 
 from __future__ import annotations
@@ -8,12 +12,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from extauthz import effective_view
 from extauthz.catalog.server import McpServer, Tool
+from extauthz.egress_context import EgressContext
 from extauthz.errors import Reason
 from extauthz.identity.principal import Principal, is_prober
+from extauthz.mcp.era import Era
 from extauthz.mcp.request import McpRequest, Target
 from extauthz.policy.model import Action, AuthorizationRequest, Caller, Evaluation, ResourceKind
 from extauthz.state import AuthorizationState
+from extauthz.virtual_request import MemberRequest, member_requests, offered
 
 _WITHOUT_PERMIT = frozenset({Action.SERVER_CONNECT, Action.TOOLS_LIST, Action.PROMPTS_LIST, Action.RESOURCES_LIST})
 """On a server that is visible these need no permit of their own; a forbid or a failure still denies."""
@@ -24,7 +32,7 @@ class Verdict:
     """Whether a request may be passed on. `mcp_server` is None when there is none for this caller.
 
     `scopes`: all that this request needs, told when the token lacks one of them. `of_workload`: it is the workload that calls for the
-    principal that was refused.
+    principal that was refused. At a virtual server `asked` is what is asked of members, and `member` which of it was decided last.
     """
 
     allowed: bool
@@ -34,6 +42,8 @@ class Verdict:
     evaluation: Evaluation | None = None
     scopes: tuple[str, ...] = ()
     of_workload: bool = False
+    asked: tuple[MemberRequest, ...] = ()
+    member: MemberRequest | None = None
 
     def __bool__(self) -> bool:
         raise TypeError("a Verdict has no truth value; read .allowed")
@@ -43,6 +53,26 @@ def is_visible(state: AuthorizationState, principal: Principal, mcp_server: McpS
     """Whether the server exists for the principal, and for the workload that calls for it."""
     workload = principal.workload
     return state.policy.visible(principal, mcp_server) and (workload is None or state.policy.visible(workload, mcp_server))
+
+
+def max_body_bytes(state: AuthorizationState, front_id: str, *, is_virtual: bool) -> int:
+    """How large a request may be at this address: at a virtual server, what the most generous member takes. 0 = nothing is there."""
+    if not is_virtual:
+        mcp_server = state.mcp_servers.get(front_id)
+        return mcp_server.max_body_bytes if mcp_server is not None else 0
+    virtual_server = state.virtual_servers.get(front_id)
+    members = [state.mcp_servers.get(member.mcp_server_id) for member in virtual_server.members] if virtual_server is not None else []
+    return max((member.max_body_bytes for member in members if member is not None), default=0)
+
+
+def exists_for(state: AuthorizationState, principal: Principal, front_id: str, caller: Caller, *, is_virtual: bool) -> bool:
+    """Whether there is anything at this address for the caller; at a virtual server, in any era."""
+    if not is_virtual:
+        mcp_server = state.mcp_servers.get(front_id)
+        return mcp_server is not None and (is_prober(principal) or is_visible(state, principal, mcp_server))
+    virtual_server = state.virtual_servers.get(front_id)
+    callers = [replace(caller, era=era.value) for era in Era]
+    return virtual_server is not None and any(effective_view.is_visible(state, principal, virtual_server, one) for one in callers)
 
 
 def authorize(
@@ -65,6 +95,52 @@ def authorize(
     if verdict.allowed and not set(verdict.scopes) <= set(principal.scopes):
         return replace(verdict, allowed=False, reason=Reason.INSUFFICIENT_SCOPE)
     return verdict
+
+
+def authorize_virtual(
+    state: AuthorizationState, principal: Principal, virtual_server_id: str, request: McpRequest, caller: Caller, *, explain: bool = False
+) -> Verdict:
+    """Decide about a request at a virtual server, which exists for whom it has something. Raises `MessageError` for arguments that nobody
+    may give."""
+    virtual_server = state.virtual_servers.get(virtual_server_id)
+    if virtual_server is None or not effective_view.is_visible(state, principal, virtual_server, caller):
+        return Verdict(allowed=False, reason=Reason.SERVER_NOT_FOUND)
+    if virtual_server.suspended:
+        return Verdict(allowed=False, reason=Reason.SERVER_SUSPENDED)
+    asked = member_requests(state, virtual_server, request)
+    if asked is None:
+        return Verdict(allowed=False, reason=Reason.TOOL_UNKNOWN)
+    verdict = Verdict(allowed=True, reason=Reason.ALLOWED)
+    for one in asked:
+        verdict = replace(_at_member(state, principal, one, caller, explain=explain), asked=asked, member=one)
+        if not verdict.allowed:
+            return verdict
+    return verdict
+
+
+def _at_member(state: AuthorizationState, principal: Principal, one: MemberRequest, caller: Caller, *, explain: bool) -> Verdict:
+    """As if the member had been asked. That it does not exist for this caller is not told apart from what the caller may not do there."""
+    if not principal.trusted_in(one.mcp_server_id.partition("/")[0]):
+        return Verdict(allowed=False, reason=Reason.NO_MATCHING_PERMIT)
+    verdict = authorize(state, principal, one.mcp_server_id, one.request, caller, explain=explain)
+    return replace(verdict, reason=Reason.NO_MATCHING_PERMIT) if verdict.reason is Reason.SERVER_NOT_FOUND else verdict
+
+
+def authorize_inner(
+    state: AuthorizationState, context: EgressContext, mcp_server_id: str, request: McpRequest, caller: Caller
+) -> tuple[Verdict, str]:
+    """Decide about what an aggregator asks of a server: what it was let through to, and no other. Also the exposed name of what it asks."""
+    exposed_name: str | None = ""
+    if context.virtual_server_id:
+        virtual_server = state.virtual_servers.get(context.virtual_server_id)
+        if virtual_server is None or all(member.mcp_server_id != mcp_server_id for member in virtual_server.members):
+            return Verdict(allowed=False, reason=Reason.SERVER_NOT_FOUND), ""
+        if virtual_server.suspended:
+            return Verdict(allowed=False, reason=Reason.SERVER_SUSPENDED), ""
+        exposed_name = offered(state, virtual_server, mcp_server_id, request)
+    if exposed_name is None:
+        return Verdict(allowed=False, reason=Reason.TOOL_UNKNOWN, mcp_server=state.mcp_servers.get(mcp_server_id)), ""
+    return authorize(state, context.principal, mcp_server_id, request, caller), exposed_name
 
 
 def _decide_for(
@@ -138,6 +214,8 @@ def _decide_target(
     question = _question(principal, mcp_server, target, arguments, caller)
     evaluation = state.policy.explain(question) if explain else state.policy.evaluate(question)
     allowed, reason = evaluation.allowed, evaluation.reason
+    if allowed and tool is not None and tool.held:
+        allowed, reason = False, Reason.DEFINITION_HELD
     if target.kind is ResourceKind.MCP_SERVER and target.action in _WITHOUT_PERMIT and reason is Reason.NO_MATCHING_PERMIT:
         allowed, reason = True, Reason.ALLOWED
     return Verdict(allowed=allowed, reason=reason, mcp_server=mcp_server, tool=tool, evaluation=evaluation)

@@ -23,28 +23,29 @@ import structlog
 from extauthz import answer
 from extauthz.answer import Answer
 from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord
-from extauthz.authorization import Verdict, authorize, is_visible
+from extauthz.authorization import Verdict, authorize, authorize_inner, authorize_virtual, exists_for, max_body_bytes
 from extauthz.authorizer_settings import MAX_SESSION_AGE_SECONDS
-from extauthz.catalog.server import McpServer, Tool
-from extauthz.check_input import EGRESS_CONTEXT_HEADER, CheckInput
+from extauthz.case import Case, Refused
+from extauthz.catalog.server import McpServer
+from extauthz.check_input import CheckInput
 from extauthz.door import Door, Place
-from extauthz.egress_context import verify_egress_context
-from extauthz.errors import AuditError, AuthenticationError, CredentialError, MessageError, Reason, SessionError
-from extauthz.facts import describe_request, open_record
-from extauthz.identity.binding import Presentation, plain_presentation
-from extauthz.identity.dpop import nonces_at
-from extauthz.identity.principal import PROBER, Principal, is_prober
-from extauthz.identity.x509_svid import FORWARDED_CERTIFICATE_HEADER
+from extauthz.egress_context import EgressContext, context_expiry, sign_egress_context, signing_key
+from extauthz.errors import AuditError, CredentialError, MessageError, Reason, SessionError
+from extauthz.facts import describe_member, describe_request, open_record
+from extauthz.identification import Authenticates, Identification
+from extauthz.identity.principal import Principal
+from extauthz.lane import may_be_repeated, of_aggregator, to_aggregator
 from extauthz.mcp.era import Era
 from extauthz.mcp.parameter_header import check_parameter_headers
 from extauthz.mcp.request import McpRequest, parse_request
-from extauthz.passage import NO_SESSION, Passage, Session, make_passage, stream_limit_ms
+from extauthz.passage import NO_SESSION, Passage, Session, make_aggregate_passage, make_passage, stream_limit_ms
 from extauthz.policy.model import Caller
 from extauthz.session import (
     SESSION_HEADER,
     SessionBinding,
     bind_session,
     binding_to_text,
+    caller_digest,
     open_session,
     session_digest,
 )
@@ -81,7 +82,7 @@ class Decision:
         raise TypeError("a Decision has no truth value; read .passage and .answer")
 
 
-class StateReader(Protocol):
+class StateReader(Authenticates, Protocol):
     """Where the current state is read: None = not loaded yet; `stale` = too old to decide by."""
 
     def current(self) -> AuthorizationState | None:
@@ -89,11 +90,6 @@ class StateReader(Protocol):
 
     def stale(self) -> bool:
         """Whether it is too old to decide by."""
-
-    async def authenticate(
-        self, authorization_headers: Sequence[str], *, resource_url: str, namespace: str, deadline: float, presentation: Presentation
-    ) -> Principal:
-        """The principal of the access token, by `deadline` (event loop time); raises AuthenticationError."""
 
 
 class CredentialReader(Protocol):
@@ -108,30 +104,6 @@ class Recorder(Protocol):
 
     async def append(self, record: AuditRecord) -> None:
         """Returns when the record is durable."""
-
-
-class _Refused(Exception):  # noqa: N818 - control flow inside this module
-    """A step has refused; carries what to tell."""
-
-    def __init__(self, reason: Reason, given: Answer | None = None) -> None:
-        super().__init__(reason.value)
-        self.reason = reason
-        self.given = given
-
-
-@dataclass(slots=True, kw_only=True)
-class _Case:
-    """What is known so far about the request being decided; the record is filled as the steps learn."""
-
-    check: CheckInput
-    record: AuditRecord
-    started: float  # perf_counter
-    deadline: float  # event loop time
-    state: AuthorizationState | None = None
-    place: Place | None = None
-    request: McpRequest | None = None
-    scopes: tuple[str, ...] = ()
-    id_json: str = "null"
 
 
 class Decider:
@@ -149,6 +121,7 @@ class Decider:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._state = state
+        self._identification = Identification(state, clock)
         self._door = door
         self._credentials = credentials
         self._audit = audit
@@ -164,7 +137,7 @@ class Decider:
         try:
             passage = await self._passage(case)
             reason = Reason.ALLOWED
-        except _Refused as refused:
+        except Refused as refused:
             reason, given = refused.reason, refused.given
         except asyncio.CancelledError:
             await self._abandon(case)
@@ -181,7 +154,7 @@ class Decider:
             await self._abandon(case)
             raise
 
-    async def _abandon(self, case: _Case) -> None:
+    async def _abandon(self, case: Case) -> None:
         """Envoy has gone: whatever was decided, nothing was passed on, and the last record of this decision says so."""
         case.record.abandoned = True
         await asyncio.shield(self._put_on_record(case, Reason.DECISION_TOO_LATE, None, None))
@@ -189,154 +162,125 @@ class Decider:
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
 
-    def _opened(self, check: CheckInput) -> _Case:
+    def _opened(self, check: CheckInput) -> Case:
         record = open_record(check, self._clock())
-        return _Case(check=check, record=record, started=time.perf_counter(), deadline=self._now() + self._timeout_s)
+        return Case(check=check, record=record, started=time.perf_counter(), deadline=self._now() + self._timeout_s)
 
-    async def _passage(self, case: _Case) -> Passage:
+    async def _passage(self, case: Case) -> Passage:
         # (0) shape
         place = self._enter(case)
         # (1) who asks
-        principal = await self._who(case, place)
+        principal = await self._identification.principal(case)
         # (2) for what
         request = self._what(case, principal)
         # (3) may they
-        verdict = self._may(case, place, principal, request)
-        assert verdict.mcp_server is not None  # noqa: S101 - an allowed verdict names its server
-        self._compare(case, verdict.tool, request)
-        session = self._session(case, principal, verdict.mcp_server, request)
+        verdict = self._may(case, principal, request)
+        self._compare(case, verdict, request)
+        aggregated = to_aggregator(case.check.listener, request, None if place.is_virtual else verdict.mcp_server, verdict)
+        session = self._session(case, principal, verdict, request, aggregated=aggregated)
         # (4) as whom upstream; (5) is `_put_on_record`, for refusals too
         stream_ms = stream_limit_ms(principal.expires_at_unix, self._clock()) if request.streaming else 0
-        return await self._upstream(case, verdict.mcp_server, verdict.tool, request, session, stream_ms)
+        if aggregated:
+            passage = self._to_aggregator(case, principal, request, verdict, stream_ms)
+        else:
+            passage = await self._to_upstream(case, request, verdict, session, stream_ms)
+        case.record.lane, case.record.cluster = passage.lane, passage.cluster
+        return passage
 
-    def _enter(self, case: _Case) -> Place:
+    def _enter(self, case: Case) -> Place:
         """(0) The path names a server, the host and origin are ours, the registry is loaded."""
         check, state = case.check, self._state.current()
         door = self._door.at(state.gateways) if state is not None else self._door
         try:
             place = door.enter(check.listener, check.http_method, check.path, check.host, check.headers, check.gateway)
         except MessageError as error:
-            raise self._malformed(case, error) from error
+            raise case.malformed(error) from error
         if place is None:
-            raise _Refused(Reason.SERVER_NOT_FOUND)
+            raise Refused(Reason.SERVER_NOT_FOUND)
         case.place = place
-        case.record.namespace, case.record.mcp_server = place.namespace, place.name
+        case.record.namespace = place.namespace
+        if place.is_virtual:
+            case.record.virtual_server = place.id
+        else:
+            case.record.mcp_server = place.name
         if place.refused is not None:
             # what a further Gateway is called is known from the registry only
-            raise _Refused(Reason.NOT_READY if state is None and check.gateway else place.refused)
+            raise Refused(Reason.NOT_READY if state is None and check.gateway else place.refused)
         if place.metadata:
             raise self._metadata(case, place, state)
         if state is None:
-            raise _Refused(Reason.NOT_READY)
+            raise Refused(Reason.NOT_READY)
         case.state = state
         case.record.revision = state.revision
         if self._state.stale():
-            raise _Refused(Reason.REGISTRY_STALE)
+            raise Refused(Reason.REGISTRY_STALE)
         return place
 
-    def _metadata(self, case: _Case, place: Place, state: AuthorizationState | None) -> _Refused:
+    def _metadata(self, case: Case, place: Place, state: AuthorizationState | None) -> Refused:
         # The same for every well-formed path: it must not tell which servers exist.
         case.record.event = AuditEvent.METADATA
         providers = state.identity_providers if state is not None else ()
-        return _Refused(Reason.ALLOWED, answer.metadata(self._door.metadata_document(place, providers)))
+        return Refused(Reason.ALLOWED, answer.metadata(self._door.metadata_document(place, providers)))
 
-    async def _who(self, case: _Case, place: Place) -> Principal:
-        """(1) Whose token and certificate these are, or at the egress listener who was signed for; revoked ones are nobody."""
-        check, state = case.check, case.state
-        assert state is not None  # noqa: S101 - _enter has set it
-        try:
-            if check.listener == "egress":
-                principal = self._signed_context(case, state)
-            else:
-                principal = await self._state.authenticate(
-                    check.headers.get("authorization", ()),
-                    resource_url=place.resource_url,
-                    namespace=place.namespace,
-                    deadline=case.deadline,
-                    presentation=self._presentation(case, place),
-                )
-        except AuthenticationError as error:
-            case.record.sentence = error.sentence
-            raise _Refused(error.reason) from error
-        case.record.principal = principal
-        revocation = state.revocations.find(principal, self._clock())
-        if revocation is not None:
-            case.record.revocation = revocation.id
-            raise _Refused(Reason.REVOKED)
-        case.record.roles = state.policy.roles_of(principal, place.namespace)
-        if principal.workload is not None:
-            case.record.workload_roles = state.policy.roles_of(principal.workload, place.namespace)
-        return principal
-
-    def _presentation(self, case: _Case, place: Place) -> Presentation:
-        """What came beside the token: who shows an X.509-SVID is a workload, and some tokens are bound to a key or certificate."""
-        check, proofs = case.check, case.check.headers.get("dpop", ())
-        if not proofs and not check.peer_certificate:
-            return plain_presentation(check.http_method, place.resource_url)
-        return Presentation(
-            http_method=check.http_method,
-            url=place.resource_url,
-            proofs=proofs,
-            certificate=check.peer_certificate,
-            forwarded=check.headers.get(FORWARDED_CERTIFICATE_HEADER, ()),
-            peer_principal=check.peer_principal,
-            nonces=self._nonces(case) if proofs else (),
-        )
-
-    def _nonces(self, case: _Case) -> tuple[str, ...]:
-        assert case.state is not None  # noqa: S101 - _enter has set it
-        now = self._clock()
-        in_use = [key.key for key in case.state.context_keys if key.not_before_unix <= now < key.not_after_unix]
-        return nonces_at(in_use, now)
-
-    def _signed_context(self, case: _Case, state: AuthorizationState) -> Principal:
-        values = case.check.headers.get(EGRESS_CONTEXT_HEADER, ())
-        if len(values) != 1:
-            raise AuthenticationError(Reason.EGRESS_CONTEXT_INVALID, "the signed context is missing")
-        context = verify_egress_context(values[0], state.context_keys, self._clock())
-        place = case.place
-        if place is None or (context.mcp_server_id and context.mcp_server_id != place.mcp_server_id):
-            raise AuthenticationError(Reason.EGRESS_CONTEXT_INVALID, "the signed context is for another server")
-        if not context.principal.trusted_in(place.namespace):
-            raise AuthenticationError(Reason.EGRESS_CONTEXT_INVALID, "the signed context is of somebody who is not trusted here")
-        case.record.parent_decision_id = context.decision_id
-        return PROBER if context.kind == "prober" else context.principal
-
-    def _what(self, case: _Case, principal: Principal) -> McpRequest:
+    def _what(self, case: Case, principal: Principal) -> McpRequest:
         """(2) One strict parse of the whole body, within the size that this server allows."""
-        check, state, place = case.check, case.state, case.place
-        assert state is not None and place is not None  # noqa: S101, PT018 - _enter has set them
-        mcp_server = state.mcp_servers.get(place.mcp_server_id)
-        if mcp_server is None or not (is_prober(principal) or is_visible(state, principal, mcp_server)):
-            # The answer is 404 whatever the body says; a small one is still read, for the id and for the record.
-            if len(check.body) > SMALL_BODY_BYTES:
-                raise _Refused(Reason.SERVER_NOT_FOUND)
-        elif len(check.body) > mcp_server.max_body_bytes:
-            raise _Refused(Reason.BODY_TOO_LARGE)
+        check, (state, place) = case.check, case.entered()
+        limit = max_body_bytes(state, place.id, is_virtual=place.is_virtual)
+        if len(check.body) > min(limit, SMALL_BODY_BYTES):
+            if exists_for(state, principal, place.id, self._caller(case, principal), is_virtual=place.is_virtual):
+                if len(check.body) > limit:
+                    raise Refused(Reason.BODY_TOO_LARGE)
+            elif len(check.body) > SMALL_BODY_BYTES:
+                # The answer is 404 whatever the body says; a small one is still read, for the id and for the record.
+                raise Refused(Reason.SERVER_NOT_FOUND)
         try:
             self._door.refuse_partial(check.headers)
             request = parse_request(check.http_method, check.headers, check.body)
         except MessageError as error:
-            raise self._malformed(case, error) from error
+            raise case.malformed(error) from error
         case.request, case.id_json = request, request.id_json
         describe_request(case.record, check, request)
         return request
 
-    def _may(self, case: _Case, place: Place, principal: Principal, request: McpRequest) -> Verdict:
-        """(3) Catalog and policy at one revision."""
-        state = case.state
-        assert state is not None  # noqa: S101 - _enter has set it
-        caller = Caller(
-            era=request.era.value,
+    def _caller(self, case: Case, principal: Principal) -> Caller:
+        """How the caller came; behind an aggregator, how the one came for whom it asks."""
+        context = case.context
+        era = case.request.era.value if case.request is not None else Era.LEGACY.value
+        return Caller(
+            era=(context.caller_era if context is not None else "") or era,
             mtls=principal.by_certificate,
             issuer=principal.issuer,
-            address=case.check.downstream_address,
+            address=(context.caller_address if context is not None else "") or case.check.downstream_address,
             now_unix=self._clock(),
         )
-        verdict = authorize(state, principal, place.mcp_server_id, request, caller)
-        record = case.record
+
+    def _may(self, case: Case, principal: Principal, request: McpRequest) -> Verdict:
+        """(3) Catalog and policy at one revision."""
+        (state, place), record, caller = case.entered(), case.record, self._caller(case, principal)
+        try:
+            if place.is_virtual:
+                verdict = authorize_virtual(state, principal, place.id, request, caller)
+            elif case.context is not None and case.context.kind == "call":
+                verdict, record.exposed_name = authorize_inner(state, case.context, place.id, request, caller)
+            else:
+                verdict = authorize(state, principal, place.id, request, caller)
+        except MessageError as error:
+            raise case.malformed(error) from error
+        self._note(case, principal, request, verdict)
+        if not verdict.allowed:
+            raise Refused(verdict.reason)
+        if verdict.mcp_server is not None and len(case.check.body) > verdict.mcp_server.max_body_bytes:
+            raise Refused(Reason.BODY_TOO_LARGE)
+        return verdict
+
+    @staticmethod
+    def _note(case: Case, principal: Principal, request: McpRequest, verdict: Verdict) -> None:
+        """Put the verdict on the record."""
+        record, (state, _) = case.record, case.entered()
         record.server = verdict.mcp_server
         record.policy_engine = state.policy.name
+        if verdict.member is not None:
+            describe_member(record, request, verdict.member)
         if verdict.tool is not None:
             record.tool_digest, record.effect = verdict.tool.digest, verdict.tool.effect.value
         if verdict.evaluation is not None:
@@ -345,60 +289,91 @@ class Decider:
         if verdict.of_workload and principal.workload is not None:
             record.sentence = f"{principal.workload.id}, which calls for {principal.id}, may not do this."
         case.scopes = verdict.scopes
-        if not verdict.allowed:
-            raise _Refused(verdict.reason)
-        return verdict
 
-    def _compare(self, case: _Case, tool: Tool | None, request: McpRequest) -> None:
+    @staticmethod
+    def _compare(case: Case, verdict: Verdict, request: McpRequest) -> None:
         """(3) What the tool's accepted definition has clients copy into headers, they have copied as it is."""
-        if tool is None or not tool.mirrored:
+        if verdict.tool is None or not verdict.tool.mirrored or (verdict.member is not None and verdict.member.found):
             return
         try:
-            check_parameter_headers(tool, request, case.check.headers)
+            check_parameter_headers(verdict.tool, request, case.check.headers)
         except MessageError as error:
-            raise self._malformed(case, error) from error
+            raise case.malformed(error) from error
 
-    def _session(self, case: _Case, principal: Principal, mcp_server: McpServer, request: McpRequest) -> Session:
-        """(3) A legacy session is the caller's own, on this very server; an `initialize` may open one. Modern requests have none."""
+    def _session(self, case: Case, principal: Principal, verdict: Verdict, request: McpRequest, *, aggregated: bool) -> Session:
+        """(3) A legacy session is the caller's own, on this very server; an `initialize` may open one. Modern requests have none.
+
+        Sessions that an aggregator has made are its own to open. A list of a server that seals through us comes in one of ours: it must
+        be good, and stays here.
+        """
         sealed, opens = case.check.headers.get(SESSION_HEADER), request.method == "initialize"
         if request.era is not Era.LEGACY or (sealed is None and not opens):
+            return NO_SESSION
+        mcp_server = verdict.mcp_server
+        if mcp_server is None or (aggregated and of_aggregator(case.entered()[1], request, mcp_server)):
             return NO_SESSION
         binding = bind_session(principal, mcp_server, case.check.listener)
         envelope = self._opened_session(case, sealed, binding) if sealed is not None else ""
         return Session(envelope=envelope, binding=binding_to_text(binding) if opens else "")
 
-    def _opened_session(self, case: _Case, values: Sequence[str], binding: SessionBinding) -> str:
-        assert case.state is not None  # noqa: S101 - _enter has set it
+    def _opened_session(self, case: Case, values: Sequence[str], binding: SessionBinding) -> str:
         sealed = ",".join(values)
         case.record.session_digest = session_digest(sealed)
-        keys, max_age = case.state.context_keys, self._session_max_age_seconds
+        keys, max_age = case.entered()[0].context_keys, self._session_max_age_seconds
         try:
             return open_session(sealed, binding, keys, self._clock(), max_age_seconds=max_age)
         except SessionError as error:
-            raise _Refused(error.reason) from error
+            raise Refused(error.reason) from error
 
-    async def _upstream(
-        self, case: _Case, mcp_server: McpServer, tool: Tool | None, request: McpRequest, session: Session, stream_ms: int
-    ) -> Passage:
+    def _to_aggregator(self, case: Case, principal: Principal, request: McpRequest, verdict: Verdict, stream_ms: int) -> Passage:
+        """(4) As nobody: the aggregator is told who asks, and comes back for each call of a member."""
+        (state, place), now = case.entered(), self._clock()
+        key = signing_key(state.context_keys, now)
+        if key is None:
+            raise Refused(Reason.NOT_READY)
+        context = EgressContext(
+            decision_id=case.record.decision_id,
+            principal=principal,
+            mcp_server_id="" if place.is_virtual else place.id,
+            virtual_server_id=place.id if place.is_virtual else "",
+            revision=state.revision,
+            expires_at_unix=context_expiry(principal, now),
+            caller_address=case.check.downstream_address,
+            caller_era=request.era.value,
+        )
+        mcp_server = verdict.mcp_server
+        timeout_ms = mcp_server.timeout_ms if mcp_server is not None and len({one.mcp_server_id for one in verdict.asked}) <= 1 else 0
+        return make_aggregate_passage(
+            case.check,
+            place.path,
+            request,
+            sign_egress_context(context, key),
+            caller_digest(principal).hex(),
+            timeout_ms=stream_ms if request.streaming else timeout_ms,
+            repeatable=may_be_repeated(request, verdict),
+            keep_session=mcp_server is None or of_aggregator(place, request, mcp_server),
+        )
+
+    async def _to_upstream(self, case: Case, request: McpRequest, verdict: Verdict, session: Session, stream_ms: int) -> Passage:
         """(4) The registered address and credential; the caller's own credentials stay here."""
+        mcp_server = verdict.mcp_server
+        assert mcp_server is not None  # noqa: S101 - an allowed verdict names its server
         credential_headers = await self._credential_headers(case, mcp_server) if mcp_server.credential is not None else []
-        passage = make_passage(case.check, mcp_server, tool, request, credential_headers, session, stream_ms=stream_ms)
-        case.record.lane, case.record.cluster = passage.lane, passage.cluster
-        return passage
+        return make_passage(case.check, mcp_server, verdict.tool, request, credential_headers, session, stream_ms=stream_ms)
 
-    async def _credential_headers(self, case: _Case, mcp_server: McpServer) -> list[tuple[str, str]]:
+    async def _credential_headers(self, case: Case, mcp_server: McpServer) -> list[tuple[str, str]]:
         remaining = case.deadline - self._now()
         if remaining <= 0:
             case.record.abandoned = True
-            raise _Refused(Reason.DECISION_TOO_LATE)
+            raise Refused(Reason.DECISION_TOO_LATE)
         try:
             async with asyncio.timeout(remaining):
                 return await self._credentials.headers_for(mcp_server, remaining)
         except (CredentialError, TimeoutError) as error:
             logger.warning("upstream credential unavailable", mcp_server=mcp_server.id, cause=str(error) or "timeout")
-            raise _Refused(Reason.UPSTREAM_CREDENTIAL_UNAVAILABLE) from error
+            raise Refused(Reason.UPSTREAM_CREDENTIAL_UNAVAILABLE) from error
 
-    async def _put_on_record(self, case: _Case, reason: Reason, passage: Passage | None, given: Answer | None) -> Decision:
+    async def _put_on_record(self, case: Case, reason: Reason, passage: Passage | None, given: Answer | None) -> Decision:
         """(5) The record is durable before Envoy hears anything; without a record there is no call."""
         record = case.record
         record.reason = reason.value
@@ -417,12 +392,12 @@ class Decider:
             reason, passage, given = Reason.AUDIT_UNAVAILABLE, None, self._refusal(case, Reason.AUDIT_UNAVAILABLE)
         return Decision(decision_id=record.decision_id, reason=reason, revision=record.revision, passage=passage, answer=given)
 
-    def _refusal(self, case: _Case, reason: Reason) -> Answer:
+    def _refusal(self, case: Case, reason: Reason) -> Answer:
         era = case.request.era if case.request is not None else None
         providers = case.state.identity_providers if case.state is not None else ()
         uses_dpop = case.check.first("authorization")[:5].lower() == "dpop "
         challenge = self._door.challenge(case.place, reason, providers, case.scopes, uses_dpop=uses_dpop) if case.place is not None else ""
-        nonces = self._nonces(case) if reason is Reason.USE_DPOP_NONCE else ()
+        nonces = self._identification.nonces(case.state) if reason is Reason.USE_DPOP_NONCE else ()
         return answer.refusal(
             reason,
             era=era,
@@ -431,18 +406,3 @@ class Decider:
             www_authenticate=challenge,
             dpop_nonce=nonces[0] if nonces else "",
         )
-
-    def _malformed(self, case: _Case, error: MessageError) -> _Refused:
-        case.id_json = error.request_id_json
-        case.record.request_id_json = "" if error.request_id_json == "null" else error.request_id_json
-        case.record.sentence = error.sentence
-        given = answer.malformed(
-            error.reason,
-            error.sentence,
-            status=error.status,
-            code=error.code,
-            id_json=error.request_id_json,
-            decision_id=case.record.decision_id,
-            data=error.data,
-        )
-        return _Refused(error.reason, given)

@@ -18,7 +18,7 @@ from extauthz.identity.provider import IdentityProvider, TokenBinding
 from extauthz.mcp.document import INVALID_REQUEST
 
 _LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
-_SERVER_PATH = re.compile(rf"/servers/({_LABEL})/({_LABEL})/mcp", re.ASCII)
+_MCP_PATH = re.compile(rf"/(servers|virtual)/({_LABEL})/({_LABEL})/mcp", re.ASCII)
 _METADATA_PREFIX = "/.well-known/oauth-protected-resource"
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _MCP_METHODS = frozenset({"POST", "GET", "DELETE"})
@@ -26,17 +26,24 @@ _MCP_METHODS = frozenset({"POST", "GET", "DELETE"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """The server that a path names (existing or not), and the reason why the request may not come in, if any."""
+    """The MCP server or virtual server that a path names (existing or not), and why the request may not come in, if it may not."""
 
     namespace: str
     name: str
     resource_url: str
+    is_virtual: bool = False
     metadata: bool = False
     refused: Reason | None = None
 
     @property
-    def mcp_server_id(self) -> str:
+    def id(self) -> str:
+        """`namespace/name`. A virtual server may have the id of an MCP server, and is another one."""
         return f"{self.namespace}/{self.name}"
+
+    @property
+    def path(self) -> str:
+        """The path, without anything else that the caller wrote."""
+        return f"/{'virtual' if self.is_virtual else 'servers'}/{self.id}/mcp"
 
 
 class _Entrance:
@@ -105,10 +112,10 @@ class Door:
         """
         bare, _, query = path.partition("?")
         metadata = bare.startswith(_METADATA_PREFIX)
-        found = _SERVER_PATH.fullmatch(bare.removeprefix(_METADATA_PREFIX) if metadata else bare)
+        found = _MCP_PATH.fullmatch(bare.removeprefix(_METADATA_PREFIX) if metadata else bare)
         if found is None:
             return None
-        namespace, name = found.groups()
+        kind, namespace, name = found.groups()
         if not metadata and http_method not in _MCP_METHODS:
             raise MessageError(
                 Reason.HTTP_METHOD_REFUSED, f"{http_method[:16]} is not a method of MCP over HTTP", status=405, code=INVALID_REQUEST
@@ -116,7 +123,8 @@ class Door:
         return Place(
             namespace=namespace,
             name=name,
-            resource_url=f"{self.base_url(host, gateway)}/servers/{namespace}/{name}/mcp",
+            resource_url=f"{self.base_url(host, gateway)}/{kind}/{namespace}/{name}/mcp",
+            is_virtual=kind == "virtual",
             metadata=metadata,
             refused=None if listener == "egress" else self._refusal(host, headers, query, gateway),
         )

@@ -31,12 +31,25 @@ def listed(
     state: AuthorizationState, principal: Principal, virtual_server: VirtualServer, kind: DefinitionKind, caller: Caller
 ) -> tuple[Exposed, ...]:
     """What of this kind the principal is shown, in the order of the virtual server."""
-    return _view(state, principal, virtual_server, kind, caller).listed
+    key = (kind, _identity(principal))
+    kept: _Kept | None = state.views.get(virtual_server, key)
+    if kept is None or not kept.holds_for(caller):
+        kept = _made(state, principal, virtual_server, kind, caller)
+        state.views.put(virtual_server, key, kept)
+    return kept.listed
 
 
 def is_visible(state: AuthorizationState, principal: Principal, virtual_server: VirtualServer, caller: Caller) -> bool:
-    """Whether the virtual server exists for the principal: policies could let it use something here. A suspended member still counts."""
-    return any(_view(state, principal, virtual_server, kind, caller).permitted for kind in DefinitionKind)
+    """Whether the virtual server exists for the principal: policies could let it use something here. A suspended member still counts.
+
+    Asked for every request, so it stops at the first thing that is found.
+    """
+    key = ("visible", _identity(principal))
+    kept: _Kept | None = state.views.get(virtual_server, key)
+    if kept is None or not kept.holds_for(caller):
+        kept = _looked_for(state, principal, virtual_server, caller)
+        state.views.put(virtual_server, key, kept)
+    return kept.visible
 
 
 def single(mcp_server: McpServer, names: Mapping[DefinitionKind, Iterable[str]] = MappingProxyType({})) -> VirtualServer:
@@ -74,38 +87,47 @@ def uri_map(state: AuthorizationState, virtual_server: VirtualServer) -> UriMap:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _View:
-    listed: tuple[Exposed, ...]
-    permitted: bool  # something could be allowed, listed or not
+class _Kept:
+    """What was worked out for one principal, and the facts of the caller that it depends on."""
+
+    listed: tuple[Exposed, ...] = ()
+    visible: bool = False
     caller: Caller
-    depends_on: frozenset[str]  # facts of the caller
+    depends_on: frozenset[str]
 
     def holds_for(self, caller: Caller) -> bool:
+        """Whether it is the same for this caller. What depends on the time is worked out each time."""
         return "now" not in self.depends_on and all(getattr(self.caller, fact) == getattr(caller, fact) for fact in self.depends_on)
 
 
-def _view(state: AuthorizationState, principal: Principal, virtual_server: VirtualServer, kind: DefinitionKind, caller: Caller) -> _View:
-    key = (kind, _identity(principal))
-    kept: _View | None = state.views.get(virtual_server, key)
-    if kept is not None and kept.holds_for(caller):
-        return kept
-    view = _made(state, principal, virtual_server, kind, caller)
-    state.views.put(virtual_server, key, view)
-    return view
+def _looked_for(state: AuthorizationState, principal: Principal, virtual_server: VirtualServer, caller: Caller) -> _Kept:
+    depends_on: frozenset[str] = frozenset()
+    for kind in DefinitionKind:
+        for mcp_server_id, names in _by_member(virtual_server, kind).items():
+            answer = _possible(state, principal, mcp_server_id, kind, names, caller)
+            depends_on |= answer.caller
+            if answer.names:
+                return _Kept(visible=True, caller=caller, depends_on=depends_on)
+    return _Kept(caller=caller, depends_on=depends_on)
 
 
-def _made(state: AuthorizationState, principal: Principal, virtual_server: VirtualServer, kind: DefinitionKind, caller: Caller) -> _View:
-    of_member: dict[str, list[str]] = {}
-    for exposed in virtual_server.items[kind].values():
-        of_member.setdefault(exposed.mcp_server_id, []).append(exposed.own_name)
-    answers = {member: _possible(state, principal, member, kind, names, caller) for member, names in of_member.items()}
+def _made(state: AuthorizationState, principal: Principal, virtual_server: VirtualServer, kind: DefinitionKind, caller: Caller) -> _Kept:
+    by_member = _by_member(virtual_server, kind)
+    answers = {member: _possible(state, principal, member, kind, names, caller) for member, names in by_member.items()}
     shown = {member: answer.names for member, answer in answers.items() if not (answer.unlisted or _suspended(state, member))}
-    return _View(
+    return _Kept(
         listed=tuple(e for e in virtual_server.items[kind].values() if e.own_name in shown.get(e.mcp_server_id, ())),
-        permitted=any(answer.names for answer in answers.values()),
         caller=caller,
         depends_on=frozenset().union(*(answer.caller for answer in answers.values())),
     )
+
+
+def _by_member(virtual_server: VirtualServer, kind: DefinitionKind) -> dict[str, list[str]]:
+    """The own names of what is offered of this kind."""
+    by_member: dict[str, list[str]] = {}
+    for exposed in virtual_server.items[kind].values():
+        by_member.setdefault(exposed.mcp_server_id, []).append(exposed.own_name)
+    return by_member
 
 
 def _suspended(state: AuthorizationState, mcp_server_id: str) -> bool:

@@ -22,6 +22,8 @@ from extauthz.state import ContextKey
 
 MAX_HEADER_BYTES = 32 * 1024
 MAX_LIFETIME_SECONDS = 3600
+_SKEW_SECONDS = 60
+"""By how much the clocks of those who sign and those who verify may differ."""
 AUDIENCE = "egress"
 KINDS = frozenset({"prober", "call"})
 _PURPOSE = b"legation egress context v1\x00"  # separates this use of the key from any other
@@ -146,6 +148,12 @@ def read_egress_context(header: str) -> EgressContext:
     if len(header) > MAX_HEADER_BYTES or header.count(".") != 1 or not header.isascii():
         raise _invalid("is not one signed context")
     return _context(_parse(header.partition(".")[0]))
+
+
+def context_expiry(principal: Principal, now: float) -> float:
+    """Until when a caller who was let through now may be spoken for: as long as its credential is good, and at least for this call."""
+    latest = now + MAX_LIFETIME_SECONDS - _SKEW_SECONDS
+    return max(min(principal.expires_at_unix or latest, latest), now + _SKEW_SECONDS)
 
 
 def signing_key(keys: Sequence[ContextKey], now: float) -> ContextKey | None:

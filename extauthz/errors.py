@@ -64,6 +64,7 @@ class Reason(StrEnum):
     FORBIDDEN_BY_POLICY = "forbidden_by_policy"
     INSUFFICIENT_SCOPE = "insufficient_scope"
     POLICY_EVALUATION_ERROR = "policy_evaluation_error"
+    DEFINITION_HELD = "definition_held"
     NOT_READY = "not_ready"
     REGISTRY_STALE = "registry_stale"
     # in which session

@@ -11,6 +11,7 @@ from extauthz.audit.record import AuditEvent, AuditRecord
 from extauthz.check_input import CheckInput
 from extauthz.mcp.request import McpRequest
 from extauthz.policy.model import ResourceKind
+from extauthz.virtual_request import MemberRequest
 
 _SORTED_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
@@ -53,6 +54,20 @@ def describe_request(record: AuditRecord, check: CheckInput, request: McpRequest
     if request.has_arguments:
         record.arguments_digest = arguments_digest(request.arguments)
     record.event = _event_of(check, request)
+
+
+def describe_member(record: AuditRecord, request: McpRequest, member: MemberRequest) -> None:
+    """What a request at a virtual server is for: the member's own names, and the one that the client used."""
+    record.namespace, _, record.mcp_server = member.mcp_server_id.partition("/")
+    record.exposed_name = member.exposed_name
+    record.tool = member.request.tool
+    for target in member.request.targets:
+        if target.kind is ResourceKind.PROMPT:
+            record.prompt = target.name
+        elif target.kind is ResourceKind.MCP_RESOURCE:
+            record.mcp_resource_uri = target.name
+    if member.request.arguments is not request.arguments:
+        record.arguments_digest = arguments_digest(member.request.arguments)
 
 
 def arguments_digest(arguments: Mapping[str, object]) -> str:

@@ -66,12 +66,7 @@ def make_passage(
     stream_ms: int = 0,
 ) -> Passage:
     """The registered address and credential; the caller's own credentials stay here. A stream ends after `stream_ms`, if it says so."""
-    set_names = {name for name, _ in credential_headers}
-    remove = [name for name in ("authorization", EGRESS_CONTEXT_HEADER) if name not in set_names and name in check.headers]
-    if request.era is Era.LEGACY:
-        # Legacy servers do not read these; a lying copy must not reach anything that does.
-        remove += [name for name in check.headers if name in {"mcp-method", "mcp-name"} or name.startswith("mcp-param-")]
-    remove += _copies_of_the_token(check, set_names)
+    remove = _not_passed_on(check, request, {name for name, _ in credential_headers})
     session_headers: tuple[tuple[str, str], ...] = ()
     if session.envelope:
         session_headers = ((SESSION_HEADER, session.envelope),)
@@ -86,6 +81,48 @@ def make_passage(
         session_binding=session.binding,
         of_one=session is not NO_SESSION or bool(stream_ms),
     )
+
+
+def make_aggregate_passage(
+    check: CheckInput,
+    path: str,
+    request: McpRequest,
+    context_header: str,
+    affinity: str,
+    *,
+    timeout_ms: int = 0,
+    repeatable: bool = False,
+    keep_session: bool = True,
+) -> Passage:
+    """To an aggregator, at the address where the client asked, with the signed context instead of the caller's credentials.
+
+    Sessions are the aggregator's own and pass as they are, unless they are not (`keep_session`). `timeout_ms` is of the whole answer;
+    `repeatable`: another aggregator may be asked when the first one is gone.
+    """
+    set_headers = [(EGRESS_CONTEXT_HEADER, context_header), (AFFINITY_HEADER, affinity)]
+    remove = _not_passed_on(check, request, {name for name, _ in set_headers})
+    if not keep_session and SESSION_HEADER in check.headers:
+        remove.append(SESSION_HEADER)
+    if timeout_ms:
+        set_headers.append(("x-envoy-upstream-rq-timeout-ms", str(timeout_ms)))
+    set_headers += _retries(and_after_reset=repeatable)
+    return Passage(
+        cluster=AGGREGATOR_CLUSTER,
+        lane=LANE_AGGREGATE,
+        path=path,
+        set_headers=tuple(set_headers),
+        remove_headers=tuple(remove),
+        of_one=True,
+    )
+
+
+def _not_passed_on(check: CheckInput, request: McpRequest, set_names: Collection[str]) -> list[str]:
+    """Headers of the client that go no further: its credentials, and copies of the message that nobody compared with it."""
+    remove = [name for name in ("authorization", EGRESS_CONTEXT_HEADER) if name not in set_names and name in check.headers]
+    if request.era is Era.LEGACY:
+        # Legacy servers do not read these; a lying copy must not reach anything that does.
+        remove += [name for name in check.headers if name in {"mcp-method", "mcp-name"} or name.startswith("mcp-param-")]
+    return remove + _copies_of_the_token(check, set_names)
 
 
 def _copies_of_the_token(check: CheckInput, set_names: Collection[str]) -> list[str]:
@@ -133,8 +170,16 @@ def _resilience(mcp_server: McpServer, tool: Tool | None, request: McpRequest, s
         headers.append(("x-envoy-upstream-rq-timeout-ms", str(timeout_ms)))
     if session.envelope:
         return headers  # Envoy tries again elsewhere, and a session lives at one endpoint only
+    return headers + _retries(and_after_reset=is_repeatable(tool))
+
+
+def is_repeatable(tool: Tool | None) -> bool:
+    """Whether a call of the tool may be made twice, by its accepted annotations."""
+    return tool is not None and (tool.idempotent or tool.effect is Effect.READ)
+
+
+def _retries(*, and_after_reset: bool) -> list[tuple[str, str]]:
     retry_on = "connect-failure,refused-stream"
-    if tool is not None and (tool.idempotent or tool.effect is Effect.READ):
+    if and_after_reset:
         retry_on += ",reset"
-    headers += [("x-envoy-retry-on", retry_on), ("x-envoy-max-retries", "2")]
-    return headers
+    return [("x-envoy-retry-on", retry_on), ("x-envoy-max-retries", "2")]

@@ -103,6 +103,8 @@ class AuditRecord:
     suppressed: int = 0
     session_digest: str = ""
     revocation: str = ""
+    virtual_server: str = ""
+    exposed_name: str = ""
 
 
 _PLAIN_FIELDS = (
@@ -111,11 +113,11 @@ _PLAIN_FIELDS = (
     + ("revision", "latency_us", "http_status", "lane", "cluster", "downstream_address", "http_method", "path", "body_bytes")
     + ("user_agent", "trace_id", "envoy_request_id", "parent_decision_id", "tool_digest", "effect", "abandoned", "suppressed")
     + ("session_digest",)
-    + ("revocation",)
+    + ("revocation", "virtual_server", "exposed_name")
 )
 
 
-_OF_CALLERS = ("path", "tool", "prompt", "mcp_resource_uri", "request_id_json", "protocol_version", "user_agent")
+_OF_CALLERS = ("path", "tool", "exposed_name", "prompt", "mcp_resource_uri", "request_id_json", "protocol_version", "user_agent")
 """Texts that callers make up: a confused one may write its token there."""
 _JWT_BEGINS = "eyJ"
 _JWT = re.compile(r"(?<![\w-])eyJ[\w-]{8,}\.[\w-]{8,}[\w.-]*", re.ASCII)  # also one that was cut off

@@ -13,7 +13,7 @@ from extauthz.errors import MessageError, Reason
 from extauthz.mcp import headers as mcp_headers
 from extauthz.mcp.document import INVALID_REQUEST
 from extauthz.mcp.era import METHODS, Era, MethodRule, Scope
-from extauthz.mcp.headers import HeaderMap
+from extauthz.mcp.headers import META_CAPABILITIES, HeaderMap
 from extauthz.mcp.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND, Message, MessageClass, parse_message
 from extauthz.mcp.uri import in_ascii, is_normal
 from extauthz.policy.model import Action, ResourceKind
@@ -21,6 +21,7 @@ from extauthz.policy.model import Action, ResourceKind
 MAX_NAME_CHARACTERS = 2000
 MAX_TARGETS = 32  # each is a decision of its own, in a row
 MAX_INPUT_RESPONSES = 100
+TASKS_EXTENSION = "io.modelcontextprotocol/tasks"
 _JSON = re.compile(r'application/json[ \t]*(?:;[ \t]*(?:charset=("?)utf-?8\1[ \t]*)?)?', re.ASCII | re.IGNORECASE)
 _TAKE_INPUT = frozenset({"tools/call", "prompts/get", "resources/read", "tasks/update"})  # may answer a server's `input_required`
 _FLAGS_OF_SUBSCRIPTIONS = frozenset({"toolsListChanged", "promptsListChanged", "resourcesListChanged"})
@@ -49,6 +50,8 @@ class McpRequest:
     has_arguments: bool = False
     prober_may: bool = False
     streaming: bool = False
+    task_ids: tuple[str, ...] = ()
+    may_begin_task: bool = False  # the caller takes a task for an answer
 
     @property
     def tool(self) -> str:
@@ -85,6 +88,8 @@ def _parse_post(headers: HeaderMap, body: bytes) -> McpRequest:
         has_arguments=arguments is not None,
         prober_may=rule.prober,
         streaming=rule.scope is Scope.SUBSCRIPTIONS,
+        task_ids=_task_ids(message, rule),
+        may_begin_task=_may_begin_task(message),
     )
 
 
@@ -186,6 +191,25 @@ def _targets(message: Message, rule: MethodRule) -> tuple[Target, ...]:
     if rule.scope is Scope.SUBSCRIPTIONS:
         return (server, *_subscribed(message))
     return (server,)
+
+
+def _task_ids(message: Message, rule: MethodRule) -> tuple[str, ...]:
+    """The tasks that the targets of the message are about; `_targets` has read them."""
+    if rule.scope is Scope.TASK:
+        return (str(message.params["taskId"]),)
+    wanted = message.params.get("notifications") if rule.scope is Scope.SUBSCRIPTIONS else None
+    tasks = wanted.get("taskIds") if isinstance(wanted, dict) else None
+    return tuple(map(str, tasks)) if isinstance(tasks, list) else ()
+
+
+def _may_begin_task(message: Message) -> bool:
+    """Whether the caller asks for a task, or says that it can do with one (extension tasks)."""
+    meta = message.params.get("_meta")
+    capabilities = meta.get(META_CAPABILITIES) if isinstance(meta, dict) else None
+    if "task" in message.params or not isinstance(capabilities, dict):
+        return "task" in message.params
+    extensions = capabilities.get("extensions")
+    return "tasks" in capabilities or (isinstance(extensions, dict) and TASKS_EXTENSION in extensions)
 
 
 def _name(message: Message, place: Mapping[str, object], member: str) -> str:

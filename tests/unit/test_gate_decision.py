@@ -38,7 +38,7 @@ def place(
     """What the door says: a refusal, the id of the server, or None."""
     own = "gw.example:8443" if door is HERE else "localhost:8080"
     found = door.enter(listener, method, path, host or own, {} if origin is None else {"origin": [origin]})
-    return None if found is None else found.refused or found.mcp_server_id
+    return None if found is None else found.refused or found.id
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ STATUS: Mapping[Reason, tuple[int, int]] = {
     Reason.HOST_REFUSED: (421, 42100), Reason.ORIGIN_REFUSED: (403, 40301), Reason.BODY_TOO_LARGE: (413, 41300),
     Reason.BODY_INCOMPLETE: (413, 41300), Reason.SERVER_NOT_FOUND: (404, 40400), Reason.SERVER_SUSPENDED: (403, 40300),
     Reason.TOOL_UNKNOWN: (403, 40300), Reason.NO_MATCHING_PERMIT: (403, 40300), Reason.FORBIDDEN_BY_POLICY: (403, 40300),
-    Reason.POLICY_EVALUATION_ERROR: (403, 40300), Reason.SESSION_UNKNOWN: (404, 40401), Reason.SESSION_EXPIRED: (404, 40401),
+    Reason.POLICY_EVALUATION_ERROR: (403, 40300), Reason.DEFINITION_HELD: (403, 40300), Reason.SESSION_UNKNOWN: (404, 40401), Reason.SESSION_EXPIRED: (404, 40401),
     Reason.SESSION_FOREIGN: (404, 40401), Reason.INSUFFICIENT_SCOPE: (403, 40302), Reason.NOT_READY: (503, 50300),
     Reason.REGISTRY_STALE: (503, 50300), Reason.UPSTREAM_CREDENTIAL_UNAVAILABLE: (502, 50201), Reason.AUDIT_UNAVAILABLE: (503, 50301),
     Reason.DECISION_TOO_LATE: (503, 50300), Reason.INTERNAL_ERROR: (503, 50300),
@@ -241,7 +241,7 @@ async def test_what_fails_is_on_the_record_as_a_failure(
         audit,
         state=State(policies, **state),  # type: ignore[arg-type]
         credentials=credentials,
-        timeout_ms=250,
+        timeout_ms=250 if reason is Reason.DECISION_TOO_LATE else 60_000,
     ).decide(call())
 
     (record,) = audit.records
@@ -385,7 +385,7 @@ def test_a_challenge_names_the_scopes_of_the_call_or_those_to_begin_with() -> No
     ("changes", "reason"),
     [
         ({}, Reason.ALLOWED),
-        ({"mcp_server_id": ""}, Reason.ALLOWED),
+        ({"mcp_server_id": ""}, Reason.EGRESS_CONTEXT_INVALID),  # for nothing in particular
         ({"mcp_server_id": "demo/other"}, Reason.EGRESS_CONTEXT_INVALID),
         ({"kind": "prober", "principal": PROBER}, Reason.NO_MATCHING_PERMIT),
         ({"kind": "prober"}, Reason.NO_MATCHING_PERMIT),  # whoever else it names

@@ -154,11 +154,16 @@ async def test_initialize_takes_the_lane_that_seals_and_says_for_whom() -> None:
 
 
 async def test_only_initialize_may_open_a_session() -> None:
-    for check in (call(), message("tools/list"), message("notifications/initialized", id_=None), with_session(sealed_for())):
+    for check, lane in (
+        (call(), "direct"),
+        (message("tools/list"), "aggregate"),
+        (message("notifications/initialized", id_=None), "direct"),
+        (with_session(sealed_for()), "direct"),
+    ):
         decision, _ = await decided(check)
 
         assert decision.passage is not None
-        assert (decision.passage.lane, decision.passage.session_binding) == ("direct", "")
+        assert (decision.passage.lane, decision.passage.session_binding) == (lane, "")
         assert BINDING_KEY not in check_response(decision).dynamic_metadata.fields
 
 
