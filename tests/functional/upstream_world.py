@@ -39,6 +39,7 @@ class Front:
     """The egress listener of the tests. `seen` is what came; `lose_sessions` makes it forget, as a member that was restarted."""
 
     path: Path
+    url: str  # of the member; another one is a member that was started again
     seen: list[tuple[str, Mapping[str, str], dict[str, Any]]] = field(default_factory=list)
     came: asyncio.Event = field(default_factory=asyncio.Event)
     lost: set[str] = field(default_factory=set)
@@ -84,10 +85,10 @@ async def running_sdk(server: MCPServer, directory: Path) -> AsyncIterator[Path]
 
 
 @asynccontextmanager
-async def running_front(directory: Path, member: Path | None) -> AsyncIterator[Front]:
-    """Demands the context, takes it away, and forwards to the member's `/mcp`, streams included."""
-    front = Front(directory / "egress.sock")
-    connector = aiohttp.UnixConnector(path=str(member), limit=0) if member is not None else None
+async def running_front(directory: Path, member: Path | str) -> AsyncIterator[Front]:
+    """Demands the context, takes it away, and forwards to the member (a socket, or the URL of its endpoint), streams included."""
+    front = Front(directory / "egress.sock", "http://localhost/mcp" if isinstance(member, Path) else member)
+    connector = aiohttp.UnixConnector(path=str(member), limit=0) if isinstance(member, Path) else aiohttp.TCPConnector(limit=0)
     session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None), auto_decompress=False)
 
     async def forward(request: web.Request) -> web.StreamResponse:
@@ -102,7 +103,7 @@ async def running_front(directory: Path, member: Path | None) -> AsyncIterator[F
         if request.match_info["name"] in front.stuck:
             await asyncio.Event().wait()
         headers = {name: value for name, value in request.headers.items() if name.lower() not in {"legation-context", "host"}}
-        async with session.request(request.method, "http://localhost/mcp", data=body or None, headers=headers) as answer:
+        async with session.request(request.method, front.url, data=body or None, headers=headers) as answer:
             kept = {name: value for name, value in answer.headers.items() if name.lower() in {"content-type", "mcp-session-id"}}
             response = web.StreamResponse(status=answer.status, headers=kept)
             await response.prepare(request)
