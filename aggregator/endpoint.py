@@ -30,6 +30,8 @@ from aggregator.listing import KINDS, make_page
 from aggregator.question import Questions, Remembered, SessionMemory, UnderWay
 from aggregator.refusal import CANCELLED, INTERNAL_ERROR, error_response, json_response, not_one_message, refused, result_message
 from aggregator.reply import HttpReply, unchanged
+from aggregator.search.tools import inner_params
+from aggregator.searching import Searching, is_found_call, is_search
 from aggregator.session import Session, open_session, seal_session
 from aggregator.subscription import Subscription
 from extauthz.check_input import EGRESS_CONTEXT_HEADER
@@ -73,6 +75,7 @@ class Endpoint:
         self._questions = Questions()
         self._under_way = UnderWay()
         self._sessions = SessionMemory()
+        self._searching = Searching()
         self._going_on: set[asyncio.Task[Any]] = set()
         self.listening = Listening(subscription=subscription, upstream=upstream, questions=self._questions)
 
@@ -181,6 +184,9 @@ class Endpoint:
                 return await self._initialize(asked)
             if mcp.method == "subscriptions/listen":
                 return await self.listening.subscribe(request, self._listener(asked), self._caller(asked), asked.params, mcp.id_json)
+            if is_search(asked.front, mcp.method, asked.params):
+                found = await self._searching.find(asked.front, asked.viewer, asked.params, era=mcp.era, now_unix=self._clock())
+                return json_response(result_message(dumped(found), mcp.id_json))
             if mcp.method in _CALLS:
                 return await self._call(request, asked)
             return json_response(result_message(self._from_memory(asked), mcp.id_json))
@@ -235,7 +241,8 @@ class Endpoint:
     async def _call(self, request: web.Request, asked: Asked) -> web.StreamResponse:
         """A modern client that goes away takes its call back; a legacy one has to say so."""
         mcp = asked.mcp
-        call = make_call(asked.front, asked.client, mcp.method, asked.params)
+        params = inner_params(asked.params) if is_found_call(asked.front, mcp.method, asked.params) else asked.params
+        call = make_call(asked.front, asked.client, mcp.method, params)
         names = Names(front=asked.front, mcp_server_id=call.member.id)
         rewrite = names.notification if asked.front.is_virtual else unchanged
         reply = HttpReply(request, id_json=mcp.id_json, era=mcp.era, questions=self._questions, whose=asked.whose, rewrite=rewrite)

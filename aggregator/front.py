@@ -130,11 +130,16 @@ class Front:
             return ""
         return "stale" if now_unix - catalog.read_at_unix <= self.virtual_server.stale_seconds else "unavailable"
 
-    def view(self, kind: DefinitionKind, viewer: Viewer, outcomes: Iterable[Outcome]) -> View:
+    def shown(self, kind: DefinitionKind, viewer: Viewer, outcomes: Iterable[Outcome]) -> list[Exposed]:
         """What the caller is listed, without what is of members that cannot be had."""
         away = {outcome.mcp_server_id for outcome in outcomes if outcome.status == "unavailable"}
         documents = self.documents.of(kind)
-        names = [e.name for e in self.exposed(kind, viewer) if e.name in documents and e.mcp_server_id not in away]
+        return [e for e in self.exposed(kind, viewer) if e.name in documents and e.mcp_server_id not in away]
+
+    def view(self, kind: DefinitionKind, viewer: Viewer, outcomes: Iterable[Outcome]) -> View:
+        """What the caller is listed, as bytes."""
+        documents = self.documents.of(kind)
+        names = [exposed.name for exposed in self.shown(kind, viewer, outcomes)]
         digest = hashlib.blake2b("\x00".join(names).encode("utf-8", "surrogatepass"), key=self.documents.digest(kind), digest_size=12)
         return View(documents=tuple([documents[name] for name in names]), digest=digest.digest())
 

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from aggregator.call import RpcError
 from aggregator.cursor import make_cursor, parse_cursor
 from aggregator.front import Front, Outcome, Viewer
-from extauthz.catalog.virtual import DefinitionKind
+from aggregator.search.tools import tool_documents
+from extauthz.catalog.virtual import DefinitionKind, Mode
 from extauthz.mcp.era import Era
 
 PAGE_ENTRIES = 1000
@@ -17,6 +18,7 @@ TTL_MS = 5000
 """How long a client may keep a list for itself; who listens is told of a change at once."""
 MEMBERS_META = "io.legation/members"
 MEMBER_UNAVAILABLE = 50207
+_ONE_PAGE = b"one page"  # there is no cursor of it
 
 KINDS: Mapping[str, tuple[DefinitionKind, str]] = {
     "tools/list": (DefinitionKind.TOOL, "tools"),
@@ -32,6 +34,9 @@ def make_page(front: Front, viewer: Viewer, method: str, cursor: object, *, era:
     kind, member = KINDS[method]
     outcomes = front.outcomes(viewer, now_unix)
     refuse_if_strict(front, outcomes)
+    if kind is DefinitionKind.TOOL and front.virtual_server.mode is Mode.SEARCH:
+        parse_cursor(cursor, _ONE_PAGE)
+        return _result(member, tool_documents(), "", outcomes, era)
     view = front.view(kind, viewer, outcomes)
     begin = parse_cursor(cursor, view.digest)
     entries = view.documents[begin : begin + PAGE_ENTRIES]
