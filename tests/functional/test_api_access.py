@@ -13,8 +13,10 @@ from tests.functional.api import DEMO, GATEWAY_URL, Api, binding, running_api
 PUBLIC = {"readHealth", "readReadiness", "readOpenApi", "readProtectedResourceMetadata"}
 
 # What a viewer of `demo` may do in `demo`, and an editor of `other` anywhere: reads that filter by namespace themselves.
-KINDS = ("McpServer", "PolicySet", "RoleBinding", "IdentityProvider")
-KINDS += ("Revocation", "Gateway", "TrustDomain", "AuthorizationServer", "VirtualServer")
+KINDS = (
+    *("McpServer", "PolicySet", "RoleBinding", "IdentityProvider"),
+    *("Revocation", "Gateway", "TrustDomain", "AuthorizationServer", "VirtualServer"),
+)
 FILTERED_READS = {"listNodes", "readRevision", "readStatus", "listNamespaces", *(f"list{kind}s" for kind in KINDS)}
 VIEWER = FILTERED_READS | {
     *(f"{verb}{kind}" for kind in ("Namespace", *KINDS) for verb in ("read", "history")),
