@@ -80,8 +80,8 @@ class Stack:
     _tokens: dict[str, str] = field(default_factory=dict)
 
     def endpoint(self, server: str) -> str:
-        """The URL of one MCP server (`namespace/name`) at the gateway."""
-        return f"{self.gateway_url}/servers/{server}/mcp"
+        """The URL of one MCP server (`namespace/name`), or of a virtual one (`virtual/namespace/name`), at the gateway."""
+        return f"{self.gateway_url}/{server if server.startswith('virtual/') else f'servers/{server}'}/mcp"
 
     def token(self, subject: str, *, server: str, groups: tuple[str, ...] = (), **claims: Any) -> str:
         """An access token of the development issuer for one MCP server."""
