@@ -25,9 +25,9 @@ _QUERY = {
     "after": "cursor: records behind it, oldest first; without it the newest",
     "follow": "true: stream newline-delimited JSON, the newest first lines, then every new record",
     "decision": "allow, deny or error",
-    "server": "namespace/name of an MCP server",
+    "server": "namespace/name of an MCP server, or virtual/namespace/name",
     "principal": "qualified id of a caller, or its part behind the identity provider",
-    "tool": "name of a tool",
+    "tool": "name of a tool, at its server or at a virtual server",
 }
 
 
@@ -76,7 +76,7 @@ class AuditRoutes:
         readable = operator.permissions.namespaces_with(Permission.AUDIT_READ)
 
         def matches(record: AuditRecordJson) -> bool:
-            return (readable is None or record.get("namespace") in readable) and wanted(record)
+            return (readable is None or not readable.isdisjoint(_namespaces(record))) and wanted(record)
 
         try:
             return await asyncio.to_thread(self._audit.read, after=after, limit=limit, matches=matches)
@@ -107,6 +107,17 @@ class AuditRoutes:
             return response
 
 
+def _namespaces(record: AuditRecordJson) -> set[str]:
+    """Whose the record is: of the server's namespace, and of that of the virtual server through which it was asked."""
+    return {str(record.get("namespace", "")), str(record.get("virtual_server", "")).partition("/")[0]} - {""}
+
+
+def _servers(record: AuditRecordJson) -> set[object]:
+    """What may be given for `server`."""
+    found = {f"{record.get('namespace', '')}/{record.get('mcp_server', '')}", record.get("mcp_server")}
+    return found | {f"virtual/{record['virtual_server']}"} if "virtual_server" in record else found
+
+
 def _wanted(request: web.Request) -> Matches:
     decision, server = query_text(request, "decision"), query_text(request, "server")
     principal, tool = query_text(request, "principal"), query_text(request, "tool")
@@ -118,9 +129,9 @@ def _wanted(request: web.Request) -> Matches:
         asked_by = (caller.get("id"), caller.get("subject")) if isinstance(caller, dict) else ()
         return (
             (not decision or record.get("decision") == decision)
-            and (not server or server in (f"{record.get('namespace', '')}/{record.get('mcp_server', '')}", record.get("mcp_server")))
+            and (not server or server in _servers(record))
             and (not principal or principal in asked_by)
-            and (not tool or record.get("tool") == tool)
+            and (not tool or tool in (record.get("tool"), record.get("exposed_name")))
         )
 
     return matches

@@ -32,7 +32,7 @@ OFFLINE_ACCESS = "offline_access"
 """A scope that asks for refresh tokens (OpenID Connect Core section 11). Clients that may have them get them anyway."""
 _REGISTERED = "registered"
 _LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
-_SERVER_PATH = re.compile(rf"/servers/({_LABEL})/{_LABEL}/mcp", re.ASCII)
+_MCP_PATH = re.compile(rf"/(?:servers|virtual)/({_LABEL})/{_LABEL}/mcp", re.ASCII)
 
 # The library writes whole tokens into its debug log.
 logging.getLogger("authlib").setLevel(logging.WARNING)
@@ -63,7 +63,7 @@ class ProtocolRules:
     def is_resource(self, resource: str) -> bool:
         """Whether this is the URL of an MCP server here, existing or not, of a namespace where our tokens are good."""
         for base in self.base_urls:
-            found = _SERVER_PATH.fullmatch(resource.removeprefix(base)) if resource.startswith(base) else None
+            found = _MCP_PATH.fullmatch(resource.removeprefix(base)) if resource.startswith(base) else None
             if found is not None:
                 return not self.trusted_namespaces or found[1] in self.trusted_namespaces
         return False

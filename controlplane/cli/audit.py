@@ -105,8 +105,8 @@ def _principal(principal: object) -> str:
 
 
 def _target(record: JsonObject) -> str:
-    namespace, server = record.get("namespace") or "", record.get("mcp_server") or ""
-    server_id = server if "/" in server or not namespace else f"{namespace}/{server}"
+    namespace, server, virtual = record.get("namespace") or "", record.get("mcp_server") or "", record.get("virtual_server") or ""
+    server_id = f"{namespace}/{server}" if namespace and server and "/" not in server else server
     what = (
         record.get("tool")
         or record.get("prompt")
@@ -115,4 +115,10 @@ def _target(record: JsonObject) -> str:
         or record.get("http_method")
         or ""
     )
+    if virtual and server:
+        exposed_name = record.get("exposed_name") or ""
+        through = f"virtual/{virtual}" if exposed_name in ("", what) else f"virtual/{virtual} {exposed_name}"
+        return f"{server_id} {what} ({through})"
+    if virtual:
+        server_id = f"virtual/{virtual}"
     return " ".join(part for part in (server_id or str(record.get("path") or ""), str(what)) if part) or "-"

@@ -20,7 +20,9 @@ _TEXTS = {
 }  # fmt: skip
 _NUMBERS = ("bytes", "status")
 _AT = re.compile(r"([0-9]{1,12})\.([0-9]{6})", re.ASCII)
-_SERVER_PATH = re.compile(r"(?:/\.well-known/oauth-protected-resource)?/servers/([-a-z0-9]{1,63})/([-a-z0-9]{1,63})/mcp", re.ASCII)
+_MCP_PATH = re.compile(
+    r"(?:/\.well-known/oauth-protected-resource)?/(servers|virtual)/([-a-z0-9]{1,63})/([-a-z0-9]{1,63})/mcp", re.ASCII
+)
 _API_PATH = re.compile(r"/v1(/.*)?|/healthz|/readyz", re.DOTALL)
 _BEYOND_ENVOY = frozenset({"UF", "UH", "UC", "UT", "URX", "UR", "LR", "UO", "NC", "UPE"})
 
@@ -111,9 +113,13 @@ def parse_edge_line(line: bytes, *, decision_id: str) -> AuditRecord | None:
         return None
     reason = _reason(texts, flags, numbers["status"])
     record = edge_record(reason, decision_id=decision_id, at_unix_us=_microseconds(texts["at"]))
-    named = _SERVER_PATH.fullmatch(path)
+    named = _MCP_PATH.fullmatch(path)
     if named is not None:
-        record.namespace, record.mcp_server = named.groups()
+        record.namespace = named[2]
+        if named[1] == "virtual":
+            record.virtual_server = f"{named[2]}/{named[3]}"
+        else:
+            record.mcp_server = named[3]
     if texts["details"]:
         record.sentence += f" Envoy: {texts['details']}"
     record.method = record.http_method = texts["method"]

@@ -87,6 +87,9 @@ def test_a_parameter_is_given_once_and_others_are_ignored() -> None:
     [
         ("https://gw.example/servers/demo/crm/mcp", True),
         ("https://partners.example:8443/servers/demo/any-thing/mcp", True),
+        ("https://gw.example/virtual/demo/support/mcp", True),
+        ("https://gw.example/virtual/other/support/mcp", False),
+        ("https://gw.example/elsewhere/demo/support/mcp", False),
         ("https://gw.example/servers/other/crm/mcp", False),
         ("https://gw.example/servers/demo/CRM/mcp", False),
         ("https://gw.example/servers/demo/crm/mcp#x", False),
