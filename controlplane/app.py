@@ -180,7 +180,7 @@ async def _parts(
             live_status=partial(_live_status, live, bundles, certificates),
             problems=StartProblems(workload_api=workload_api, rollout=rollout, wants_aggregator=bool(settings.aggregator_addresses)).told,
             oversight=Oversight(state=lambda: live.state, books=GrantStore(store.engine, key=key), service=service),
-            probe_now=lambda uid: any([prober.probe_now(uid) for prober in probers]),
+            probe_now=lambda uid: any(prober.probe_now(uid) for prober in probers),
         )
         application = make_api(routes, authentication)
         our_names = only_our_names(_door(settings), lambda: gateway_names(live.state))

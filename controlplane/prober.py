@@ -85,11 +85,15 @@ class Prober:
             target = self._targets[uid] = _Target(entry=entry, revision=state.revision)
             target.task = asyncio.get_running_loop().create_task(self._follow(target), name=f"probe {entry.id}")
 
-    def probe_now(self, uid: str) -> None:
-        """Read a server again at once (an operator asked)."""
+    def probe_now(self, uid: str) -> bool:
+        """Read a server again at once (an operator asked); whether it is one that is read at all.
+
+        A reading that is under way may have seen what was before: another one follows it.
+        """
         target = self._targets.get(uid)
         if target is not None:
             target.again.set()
+        return target is not None
 
     async def stop(self) -> None:
         """End all readings, for good."""
@@ -110,11 +114,12 @@ class Prober:
         failures = 0
         last_error = ""
         while True:
-            error = await self._probe(target.entry, last_error)
+            asked = target.again.is_set()
+            target.again.clear()
+            error = await self._probe(target.entry, "" if asked else last_error)  # who asked is told, also the same again
             failures = failures + 1 if error else 0
             last_error = error
             pause = min(self._interval_seconds, _FIRST_RETRY_SECONDS * 2 ** min(failures, 20)) if error else self._interval_seconds
-            target.again.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(target.again.wait(), pause)
 

@@ -19,12 +19,14 @@ from controlplane.api.health import HealthRoutes
 from controlplane.api.metadata import MetadataRoutes
 from controlplane.api.nodes import NodeRoutes, RolloutStatus
 from controlplane.api.openapi import OpenApiRoutes
+from controlplane.api.reviews import ProbeNow, ReviewRoutes, no_prober
 from controlplane.api.routes import Route, make_application
 from controlplane.api.write_slots import WriteSlots
 from controlplane.authorization_server.oversight import Oversight
 from controlplane.registry.live import LiveState
 from controlplane.registry.public_url import public_url
 from controlplane.registry.reader import LiveStatus, RegistryReader, no_live_status
+from controlplane.registry.review_reader import ReviewReader
 from controlplane.registry.service import RegistryService
 from controlplane.registry.state import RegistryState
 from controlplane.registry.store import RegistryStore
@@ -42,6 +44,7 @@ def make_routes(
     live_status: LiveStatus = no_live_status,
     problems: Callable[[], list[str]] = list,
     oversight: Oversight | None = None,
+    probe_now: ProbeNow = no_prober,
     clock: Callable[[], float] = time.time,
 ) -> list[Route]:
     """The whole route table. `problems`: what keeps this process from being ready, beside the database and the nodes."""
@@ -60,6 +63,7 @@ def make_routes(
         *MetadataRoutes(authentication=authentication).routes(),
         *EntryRoutes(service=service, reader=reader, slots=slots).routes(),
         *CatalogRoutes(service=service, reader=reader, slots=slots).routes(),
+        *ReviewRoutes(service=service, reader=ReviewReader(store=store, live=live), slots=slots, probe_now=probe_now).routes(),
         *NodeRoutes(reader=reader, rollout=rollout, state=state, problems=problems).routes(),
         *ExplainRoutes(explainer=Explainer(state=state, build=build_state, clock=clock)).routes(),
         *AuditRoutes(audit=audit, authentication=authentication).routes(),

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from controlplane.api.review_schemas import REVIEW_SHAPES
 from controlplane.registry.spec import SPEC_OF_KIND, Kind, Name
 
 
@@ -125,7 +126,7 @@ class HistoryItem(Shape):
     committed_at: str
     actor: str
     message: str
-    op: Literal["created", "updated", "deleted", "probed", "accepted"]
+    op: Literal["created", "updated", "deleted", "probed", "accepted", "rejected", "rotated"]
     uid: str
     before: dict[str, Any] | None
     after: dict[str, Any] | None
@@ -262,6 +263,7 @@ SHAPES: tuple[type[BaseModel], ...] = (
     Readiness,
     Revision,
     Status,
+    *REVIEW_SHAPES,
     *(SPEC_OF_KIND[kind] for kind in Kind),
 )
 """Everything that `openapi` publishes under components/schemas, beside the documents it assembles itself."""

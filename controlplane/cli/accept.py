@@ -129,7 +129,7 @@ def wait_until_probed(api: ApiClient, namespace: str, name: str, *, since_revisi
     said = "it was not probed yet"
     with working(f"reading the tools of {namespace}/{name}"):
         while time.monotonic() < deadline:
-            condition = _probed(read_entry(api, Kind.MCP_SERVER, namespace, name))
+            condition = probed_condition(read_entry(api, Kind.MCP_SERVER, namespace, name))
             fresh = since is None or _at_or_after(condition.get("at"), since)
             if fresh and condition.get("status") == "True":
                 return ""
@@ -144,7 +144,8 @@ def _committed_at(api: ApiClient, revision: int) -> datetime | None:
     return _moment(api.get(f"/v1/revisions/{revision}").get("committed_at"))
 
 
-def _probed(document: JsonObject) -> dict[str, Any]:
+def probed_condition(document: JsonObject) -> dict[str, Any]:
+    """How the last reading of an McpServer went, as its status says."""
     conditions = (document.get("status") or {}).get("conditions") or []
     return next((condition for condition in conditions if condition.get("type") == "Probed"), {})
 

@@ -35,6 +35,7 @@ COMMANDS = {
     "history": _entry("Registry", "registry", "history", "Who changed an entry, and when."),
     "delete": _entry("Registry", "delete", "delete", "Delete entries."),
     "accept": _entry("Registry", "accept", "accept", "Review a server's tools and accept their annotations."),
+    "review": _entry("Registry", "review", "review", "What servers changed since it was accepted: look, accept, reject."),
     "revoke": _entry("Registry", "revoke", "revoke", "Refuse a token, a subject or an OAuth client at once."),
     "token": _entry("Calls", "token", "token", "An access token of the development issuer."),
     "call": _entry("Calls", "call", "call", "Call a tool through the gateway."),

@@ -5,21 +5,26 @@ Nothing is refused for that: the server already presents the new definition, and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from controlplane.registry.changes import ChangeSet, advance
 from controlplane.registry.permissions import Operator, Permission
 from controlplane.registry.policy_check import check_policies_of
 from controlplane.registry.spec import SYSTEM_NAMESPACE
-from controlplane.registry.state import RegistryState
+from controlplane.registry.state import Definition, RegistryState
 from controlplane.registry.validation import PolicyFinding
 
 MAX_WARNINGS = 100
 
 
-def state_after_acceptance(state: RegistryState, server_uid: str) -> RegistryState:
-    """The state in which everything that the server presents is accepted."""
-    accepted = tuple(replace(d, accepted=d.document, accepted_digest=d.digest) for d in state.definitions.get(server_uid, ()))
+def state_after_acceptance(state: RegistryState, server_uid: str, chosen: Sequence[Definition]) -> RegistryState:
+    """The state in which these definitions are accepted as the server presents them."""
+    keys = {(d.kind, d.name) for d in chosen}
+    accepted = tuple(
+        replace(d, accepted=d.document, accepted_digest=d.digest, change_class="") if (d.kind, d.name) in keys else d
+        for d in state.definitions.get(server_uid, ())
+    )
     changes = ChangeSet(
         since=state.revision, revision=state.revision + 1, committed_at=state.committed_at, definitions={server_uid: accepted}
     )

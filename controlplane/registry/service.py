@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -19,12 +20,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from controlplane.registry.acceptance import state_after_acceptance, warnings_of_acceptance
 from controlplane.registry.authority import AuthorityReader
-from controlplane.registry.catalog import catalog_digest, effect_of, reading_after
+from controlplane.registry.catalog import effect_of
 from controlplane.registry.change_rules import ChangeRules
 from controlplane.registry.changes import entries_of
 from controlplane.registry.deletion import refuse_breaking_deletion
 from controlplane.registry.encryption import RegistryKey
 from controlplane.registry.entry import EntryKey, Json, StoredEntry, document_of, new_system_entry
+from controlplane.registry.exposure import expose
 from controlplane.registry.key_pair_reader import KeyPairReader
 from controlplane.registry.live import LiveState
 from controlplane.registry.manifest import DocumentError, ParsedDocument, parse_document, parse_documents
@@ -38,9 +40,9 @@ from controlplane.registry.permissions import (
     require_any_write,
     write_scope_of,
 )
-from controlplane.registry.pinning import pinned_versions_of
 from controlplane.registry.plan import Plan, PlannedEntry, key_of, make_plan, without_entry
 from controlplane.registry.probe import ProbeResult
+from controlplane.registry.reading import PROBER, REVIEWER, keep_reading
 from controlplane.registry.refusal import (
     ConflictError,
     EntryNotFoundError,
@@ -49,15 +51,17 @@ from controlplane.registry.refusal import (
     PreconditionFailedError,
     PreconditionRequiredError,
 )
+from controlplane.registry.review import Acceptance, Rejection, ReviewedItem, named, present_digest
 from controlplane.registry.revocation import over
 from controlplane.registry.server_status import server_status
 from controlplane.registry.signing_key import due_for_rotation, rotated_keys
-from controlplane.registry.spec import SYSTEM_NAMESPACE, Kind, McpServerSpec, RevocationSpec, VirtualServerSpec
-from controlplane.registry.state import CatalogReading, Entry, RegistryState
+from controlplane.registry.spec import SYSTEM_NAMESPACE, Kind, RevocationSpec, VirtualServerSpec
+from controlplane.registry.state import Entry, RegistryState
 from controlplane.registry.store import RegistryStore, read_entries, read_entry, read_probes, with_pinned_versions
 from controlplane.registry.transaction import WriteTransaction
 from controlplane.registry.validation import WrittenEntry, locks_out
 from controlplane.registry.virtual_server_rules import foreign_namespaces
+from controlplane.registry.virtual_server_status import virtual_server_status
 from extauthz.address import AddressRules
 
 MOST_PRUNED = 1000
@@ -114,15 +118,6 @@ class ApplyResult:
     dry_run: bool
     results: tuple[AppliedDocument, ...]
     entry: Json | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Acceptance:
-    """What an acceptance did: the effects that count from `revision` on, and what policies have against it."""
-
-    revision: int
-    accepted: tuple[Json, ...]
-    warnings: tuple[str, ...]
 
 
 class RegistryService:
@@ -200,39 +195,66 @@ class RegistryService:
             self._show()
         return transaction.revision
 
-    def accept(self, operator: Operator, namespace: str, name: str, *, digest: str = "") -> Acceptance:
-        """Declare reviewed what the server presents now."""
+    def accept(
+        self, operator: Operator, namespace: str, name: str, *, digest: str = "", items: Sequence[ReviewedItem] = (), reason: str = ""
+    ) -> Acceptance:
+        """Declare reviewed what the server presents now: all of it, or `items` only."""
+        with self._reviewing(operator, namespace, name, f"accept {namespace}/{name}") as (server, before, transaction):
+            definitions = before.definitions.get(server.uid, ())
+            found = present_digest(definitions, f"{namespace}/{name}", reviewed=digest)
+            chosen = named(definitions, items) if items else definitions
+            accepted: list[Json] = [{"name": d.name, "effect": effect_of(d.document).value} for d in chosen if d.kind == "tool"]
+            after = state_after_acceptance(before, server.uid, chosen)
+            warnings = warnings_of_acceptance(operator, before, after, namespace)
+            if any(d.pending for d in chosen):
+                keys = [(d.kind, d.name) for d in chosen] if items else None
+                transaction.accept_definitions(server, digest=found, keys=keys, tools=accepted, by=operator.id, reason=reason)
+            return Acceptance(revision=transaction.revision, accepted=tuple(accepted), warnings=tuple(warnings))
+
+    def reject(self, operator: Operator, namespace: str, name: str, *, items: Sequence[ReviewedItem], reason: str = "") -> Rejection:
+        """Hold what was reviewed and not accepted, until the server presents something else."""
+        with self._reviewing(operator, namespace, name, f"reject {namespace}/{name}") as (server, before, transaction):
+            definitions = before.definitions.get(server.uid, ())
+            present_digest(definitions, f"{namespace}/{name}")
+            chosen = named(definitions, items)
+            accepted = next((d for d in chosen if not d.pending), None)
+            if accepted is not None:
+                raise ConflictError(f"{accepted.kind} {accepted.name} is as it was accepted; suspend the server, or forbid it by a policy")
+            if any(not d.rejected for d in chosen):
+                transaction.reject_definitions(server, chosen, by=operator.id, reason=reason)
+            return Rejection(revision=transaction.revision, rejected=tuple((d.kind, d.name) for d in chosen))
+
+    @contextmanager
+    def _reviewing(
+        self, operator: Operator, namespace: str, name: str, message: str
+    ) -> Iterator[tuple[StoredEntry, RegistryState, WriteTransaction]]:
         require(operator, Permission.CATALOG_ACCEPT, namespace)
         with self._writer:
-            with self._store.transaction(actor=operator.id, message=f"accept {namespace}/{name}") as transaction:
+            with self._store.transaction(actor=operator.id, message=message) as transaction:
                 server = read_entry(transaction.connection, (Kind.MCP_SERVER, namespace, name))
                 if server is None:
                     raise EntryNotFoundError(f"there is no McpServer {namespace}/{name}")
-                before = self._live.at(transaction)
-                definitions = before.definitions.get(server.uid, ())
-                found = catalog_digest(definitions)
-                if not definitions:
-                    raise ConflictError(
-                        f"{namespace}/{name} has not been read yet; its definitions are read within seconds of becoming reachable"
-                    )
-                if digest and digest != found:
-                    raise ConflictError(f"{namespace}/{name} presents other definitions now than those you reviewed; look at them again")
-                accepted: list[Json] = [{"name": d.name, "effect": effect_of(d.document).value} for d in definitions if d.kind == "tool"]
-                warnings = warnings_of_acceptance(operator, before, state_after_acceptance(before, server.uid), namespace)
-                if any(d.digest != d.accepted_digest for d in definitions):
-                    transaction.accept_definitions(server, digest=found, accepted=accepted)
-                answer = Acceptance(revision=transaction.revision, accepted=tuple(accepted), warnings=tuple(warnings))
+                yield server, self._live.at(transaction), transaction
             self._show()
-        return answer
 
     def record_probes(self, readings: Sequence[tuple[str, ProbeResult]]) -> dict[str, int]:
-        """Keep readings of McpServers (by uid); one new revision for those whose definitions changed, none when nothing did."""
+        """Keep readings of McpServers (by uid); one new revision for those of which anything is new, none when nothing is.
+
+        Readings of servers with `autoAccept` are another one: what it accepts is on the record of `system/review`.
+        """
+        specs = {entry.uid: entry.spec for entry in self._live.state.mcp_servers.values()}
+        alone = [item for item in readings if item[0] not in specs or specs[item[0]].auto_accept == "none"]
+        reviewed = [item for item in readings if item[0] in specs and specs[item[0]].auto_accept != "none"]
+        recorded = self._record(alone, PROBER, "probe") if alone else {}
+        return recorded | (self._record(reviewed, REVIEWER, "probe, with what autoAccept accepts") if reviewed else {})
+
+    def _record(self, readings: Sequence[tuple[str, ProbeResult]], actor: str, message: str) -> dict[str, int]:
         with self._writer:
-            with self._store.transaction(actor="system/prober", message="probe") as transaction:
+            with self._store.transaction(actor=actor, message=message) as transaction:
                 state = self._live.at(transaction)
                 entries = {entry.uid: entry for entry in state.mcp_servers.values()}
                 known = [(entries[uid], result) for uid, result in readings if uid in entries]
-                changed = [entry.uid for entry, result in known if _keep(entry, result, state, transaction)]
+                changed = [entry.uid for entry, result in known if keep_reading(entry, result, state, transaction)]
             if changed:
                 self._show()
         return dict.fromkeys(changed, transaction.revision)
@@ -321,7 +343,7 @@ class RegistryService:
                 # (3) commit, with the answer already made
                 written = [(item, item.after) for item in plan.entries] if dry_run else _commit(plan, transaction, self._key)
                 results = tuple(_result(item, entry.resource_revision, warnings) for item, entry in written)
-                shown = None if precondition is None else self._document(written[0][1], before, transaction)
+                shown = None if precondition is None else self._document(operator, written[0][1], plan.after, transaction)
                 answer = ApplyResult(revision=transaction.revision, dry_run=dry_run, results=results, entry=shown)
             # (4) seen
             if transaction.revision != transaction.current:
@@ -329,8 +351,14 @@ class RegistryService:
         return answer
 
     @staticmethod
-    def _document(entry: StoredEntry, state: RegistryState, transaction: WriteTransaction) -> Json:
-        """The entry as `registry.reader` shows it once this transaction is committed."""
+    def _document(operator: Operator, entry: StoredEntry, state: RegistryState, transaction: WriteTransaction) -> Json:
+        """The entry as `registry.reader` shows it once this transaction is committed; `state`: as it is then."""
+        if entry.kind is Kind.VIRTUAL_SERVER:
+            virtual = state.virtual_servers[f"{entry.namespace}/{entry.name}"]
+            held = operator.permissions.allows
+            return document_of(
+                entry, virtual_server_status(virtual, state, expose(state, virtual), may_read=lambda ns: held(Permission.REGISTRY_READ, ns))
+            )
         if entry.kind is not Kind.MCP_SERVER:
             return document_of(entry)
         probe = read_probes(transaction.connection, [entry.uid]).get(entry.uid)
@@ -379,33 +407,6 @@ class RegistryService:
         return findings.warnings
 
 
-def _keep(entry: Entry[McpServerSpec], result: ProbeResult, state: RegistryState, transaction: WriteTransaction) -> bool:
-    """Keep one reading; whether anything is other than before."""
-    probe = read_probes(transaction.connection, [entry.uid]).get(entry.uid)
-    transaction.put_probe(entry.uid, result)
-    known = state.readings.get(entry.uid, CatalogReading())
-    reading = reading_after(known, result, read_well_at=probe.at if probe is not None and probe.succeeded else None)
-    before = catalog_digest(state.definitions.get(entry.uid, ()))
-    digest = before if result.error else catalog_digest(result.definitions)
-    if before == digest and reading == known:
-        return False
-    told = [{"digest": each, **_reading_json(about)} for each, about in ((before, known), (digest, reading))]
-    transaction.record_reading(_server_of(entry), before=told[0], after=told[1])
-    if reading != known:
-        transaction.put_reading(entry.uid, reading)
-    if before != digest:
-        transaction.put_definitions(entry.uid, result.definitions)
-    if before != digest and digest:
-        pinned = {version for uid, version in pinned_versions_of(state) if uid == entry.uid}
-        items = [(found.kind, found.name, found.digest) for found in result.definitions]
-        transaction.put_version(entry.uid, digest, items, at=result.at, pinned=pinned)
-    return True
-
-
-def _reading_json(reading: CatalogReading) -> Json:
-    return {"eras": sorted(reading.eras), "fault": reading.fault}
-
-
 def _commit(plan: Plan, transaction: WriteTransaction, key: RegistryKey) -> list[tuple[PlannedEntry, StoredEntry]]:
     written = []
     for item in plan.entries:
@@ -447,19 +448,3 @@ def _addressed(document: object, key: EntryKey) -> object:
 def _state_entry(state: RegistryState, item: PlannedEntry) -> Entry[Any]:
     entry_id = f"{item.after.namespace}/{item.after.name}" if item.after.namespace else item.after.name
     return entries_of(state, item.after.kind)[entry_id]
-
-
-def _server_of(entry: Entry[McpServerSpec]) -> StoredEntry:
-    """Enough of a stored entry to record what happened to its definitions."""
-    return StoredEntry(
-        uid=entry.uid,
-        kind=Kind.MCP_SERVER,
-        namespace=entry.namespace,
-        name=entry.name,
-        spec={},
-        labels={},
-        annotations={},
-        resource_revision=entry.resource_revision,
-        created_at=datetime.now(UTC),
-        updated_at=datetime.now(UTC),
-    )

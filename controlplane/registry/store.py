@@ -68,6 +68,27 @@ class StoredProbe:
     message: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReviewMark:
+    """Who accepted and who rejected a definition last."""
+
+    accepted_by: str
+    accepted_at: datetime | None
+    accepted_revision: int
+    rejected_by: str
+    rejected_at: datetime | None
+    rejected_reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogVersion:
+    """A catalog that a server presented, last at `read_at`, with so many definitions."""
+
+    digest: str
+    read_at: datetime
+    count: int
+
+
 class RegistryStore:
     """Reads and writes the registry. Thread-safe; writers are serialised by the database."""
 
@@ -135,6 +156,30 @@ class RegistryStore:
         """The last probe of each of these servers that was ever probed."""
         with self._reading() as connection:
             return read_probes(connection, uids)
+
+    def read_review_marks(self, uid: str) -> dict[tuple[str, str], ReviewMark]:
+        """Who accepted and who rejected what of a server last, by kind and name."""
+        table = DEFINITION
+        with self._reading() as connection:
+            return {
+                (row.kind, row.name): ReviewMark(
+                    accepted_by=row.accepted_by,
+                    accepted_at=row.accepted_at,
+                    accepted_revision=row.accepted_revision,
+                    rejected_by=row.rejected_by,
+                    rejected_at=row.rejected_at,
+                    rejected_reason=row.rejected_reason,
+                )
+                for row in connection.execute(select(table).where(table.c.server_uid == uid))
+            }
+
+    def read_versions(self, uid: str) -> list[CatalogVersion]:
+        """The catalogs that a server presented, the newest first."""
+        table = CATALOG_VERSION
+        columns = (table.c.digest, table.c.read_at, table.c["items"])
+        statement = select(*columns).where(table.c.server_uid == uid).order_by(table.c.read_at.desc(), table.c.digest)
+        with self._reading() as connection:
+            return [CatalogVersion(digest=digest, read_at=at, count=len(items)) for digest, at, items in connection.execute(statement)]
 
     def read_history(self, key: EntryKey, *, limit: int = 100) -> list[HistoryItem]:
         """What happened to the entry (and to earlier ones of the same name), newest first."""

@@ -6,30 +6,29 @@ and why revisions are gap-free and in commit order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import ColumnElement, Connection, select
 
+from controlplane.registry.definition_change import Change
 from controlplane.registry.entry import Json, StoredEntry, declared_document
 from controlplane.registry.models import CATALOG_VERSION, CHANGE, COUNTER, DEFINITION, ENTRY, PROBE, READING, REVISION, SIGNING_KEY
 from controlplane.registry.probe import ProbedDefinition, ProbeResult
-from controlplane.registry.state import CatalogReading, SigningKey
+from controlplane.registry.spec import McpServerSpec
+from controlplane.registry.state import CatalogReading, Definition, Entry, SigningKey
 
-CREATED, UPDATED, DELETED, PROBED, ACCEPTED, ROTATED = "created", "updated", "deleted", "probed", "accepted", "rotated"
+CREATED, UPDATED, DELETED, ROTATED = "created", "updated", "deleted", "rotated"
+PROBED, ACCEPTED, REJECTED = "probed", "accepted", "rejected"
 _CATALOG = "Catalog"
 _SIGNING_KEYS = "SigningKeys"
 MOST_VERSIONS = 50
 """How many catalogs of a server are remembered, beside those that are pinned."""
 
 
-_UNREVIEWED: Json = {
-    "accepted_digest": "",
-    "accepted_document": None,
-    "accepted_by": "",
-    "accepted_at": None,
-    "accepted_revision": 0,
+_REVIEWED: Json = {
     "change_class": "",
     "findings": [],
     "rejected_digest": "",
@@ -37,6 +36,21 @@ _UNREVIEWED: Json = {
     "rejected_reason": "",
     "rejected_at": None,
 }
+_UNREVIEWED: Json = {
+    "accepted_digest": "",
+    "accepted_document": None,
+    "accepted_by": "",
+    "accepted_at": None,
+    "accepted_revision": 0,
+    **_REVIEWED,
+}
+
+DefinitionKey = tuple[str, str]
+"""Kind and name: unique within a server."""
+Judge = Callable[[Mapping[str, Any] | None, ProbedDefinition], Change]
+"""What a definition means beside what was accepted of it (None: nothing)."""
+Server = StoredEntry | Entry[McpServerSpec]
+"""Of whom a change of a catalog is recorded."""
 
 
 class WriteTransaction:
@@ -101,28 +115,42 @@ class WriteTransaction:
         ]
         self.connection.execute(SIGNING_KEY.insert(), rows)
         told = [{"keys": [each.kid for each in some]} for some in (before, keys)]
-        self._record(server, ROTATED, before=told[0], after=told[1], kind=_SIGNING_KEYS)
+        self._record_change(_SIGNING_KEYS, server, ROTATED, before=told[0], after=told[1])
 
-    def record_reading(self, server: StoredEntry, *, before: Json, after: Json) -> None:
+    def record_reading(self, server: Server, *, before: Json, after: Json) -> None:
         """A reading found something new: what follows of it is a change of this server's catalog."""
         self._record_catalog(server, PROBED, before=before, after=after)
 
-    def put_definitions(self, server_uid: str, probed: Sequence[ProbedDefinition]) -> None:
-        """Replace what the server presents. What was accepted stays accepted, also while it is not presented."""
+    def put_definitions(self, server_uid: str, probed: Sequence[ProbedDefinition], judge: Judge) -> dict[DefinitionKey, Change]:
+        """Replace what the server presents. What was accepted or rejected stays so, also while it is not presented.
+
+        The changes of what was accepted, but for those that an operator has rejected.
+        """
         mine = DEFINITION.c.server_uid == server_uid
-        self.connection.execute(DEFINITION.delete().where(mine, DEFINITION.c.accepted_digest == ""))
+        unreviewed = (DEFINITION.c.accepted_digest == "", DEFINITION.c.rejected_digest == "")
+        self.connection.execute(DEFINITION.delete().where(mine, *unreviewed))
         self.connection.execute(DEFINITION.update().where(mine).values(present=False))
-        kept = {(row.kind, row.name) for row in self.connection.execute(DEFINITION.select().where(mine))}
+        kept = {(row.kind, row.name): row for row in self.connection.execute(DEFINITION.select().where(mine))}
         fresh: list[Json] = []
+        changes: dict[DefinitionKey, Change] = {}
         for position, definition in enumerate(probed):
+            key, row = (definition.kind, definition.name), kept.get((definition.kind, definition.name))
             values = {"digest": definition.digest, "document": dict(definition.document), "present": True, "position": position}
-            if (definition.kind, definition.name) in kept:
+            values |= {"change_class": "", "findings": []}
+            accepted = row is not None and bool(row.accepted_digest)
+            if row is None or row.accepted_digest != definition.digest:
+                change = judge(row.accepted_document if row is not None and accepted else None, definition)
+                values |= {"change_class": change.change_class.value if accepted else "", "findings": list(change.findings)}
+                if row is not None and accepted and row.rejected_digest != definition.digest:
+                    changes[key] = change
+            if row is None:
+                fresh.append({**_UNREVIEWED, "server_uid": server_uid, "kind": definition.kind, "name": definition.name, **values})
+            else:
                 this = (mine, DEFINITION.c.kind == definition.kind, DEFINITION.c.name == definition.name)
                 self.connection.execute(DEFINITION.update().where(*this).values(**values))
-                continue
-            fresh.append({"server_uid": server_uid, "kind": definition.kind, "name": definition.name} | values | _UNREVIEWED)
         if fresh:
             self.connection.execute(DEFINITION.insert(), fresh)
+        return changes
 
     def put_version(self, server_uid: str, digest: str, items: Iterable[tuple[str, str, str]], *, at: datetime, pinned: Set[str]) -> None:
         """Remember a catalog that is current now, and forget those that were long ago and that nobody pins."""
@@ -158,14 +186,28 @@ class WriteTransaction:
         if self.connection.execute(PROBE.update().where(PROBE.c.server_uid == server_uid).values(**values)).rowcount == 0:
             self.connection.execute(PROBE.insert().values(**{"era": ""} | values, server_uid=server_uid))
 
-    def accept_definitions(self, server: StoredEntry, *, digest: str, accepted: list[Json]) -> None:
-        """All that the server presents now is what an operator has reviewed."""
-        mine = (DEFINITION.c.server_uid == server.uid, DEFINITION.c.present.is_(True))
-        self.connection.execute(DEFINITION.delete().where(DEFINITION.c.server_uid == server.uid, DEFINITION.c.present.is_(False)))
-        values = {"accepted_by": self._actor, "accepted_at": self.at, "accepted_revision": self.next_revision}
+    def accept_definitions(
+        self, server: Server, *, digest: str, keys: Sequence[DefinitionKey] | None, tools: list[Json], by: str, reason: str = ""
+    ) -> None:
+        """What the server presents now is reviewed: all of it, or (`keys`) some. `tools` and `reason` are for the history."""
+        mine, present = DEFINITION.c.server_uid == server.uid, DEFINITION.c.present.is_(True)
+        values = {"accepted_by": by, "accepted_at": self.at, "accepted_revision": self.next_revision, **_REVIEWED}
         copied = {"accepted_digest": DEFINITION.c.digest, "accepted_document": DEFINITION.c.document}
-        self.connection.execute(DEFINITION.update().where(*mine).values(**values, **copied))
-        self._record_catalog(server, ACCEPTED, before=None, after={"digest": digest, "definitions": accepted})
+        if keys is None:
+            self.connection.execute(DEFINITION.delete().where(mine, DEFINITION.c.present.is_(False)))
+        for these in [()] if keys is None else map(_named, keys):
+            self.connection.execute(DEFINITION.update().where(mine, present, *these).values(**values, **copied))
+        told: Json = {"digest": digest, "definitions": tools, "by": by} | ({"reason": reason} if reason else {})
+        self._record_catalog(server, ACCEPTED, before=None, after=told)
+
+    def reject_definitions(self, server: Server, definitions: Sequence[Definition], *, by: str, reason: str) -> None:
+        """These are held for as long as the server presents them as it does now."""
+        for definition in definitions:
+            values = {"rejected_digest": definition.digest, "rejected_by": by, "rejected_reason": reason, "rejected_at": self.at}
+            these = (DEFINITION.c.server_uid == server.uid, *_named((definition.kind, definition.name)))
+            self.connection.execute(DEFINITION.update().where(*these).values(**values))
+        told = [{"kind": d.kind, "name": d.name, "digest": d.digest} for d in definitions]
+        self._record_catalog(server, REJECTED, before=None, after={"definitions": told, "by": by, "reason": reason})
 
     def finish(self) -> None:
         """Take the revision, if anything was written."""
@@ -178,13 +220,20 @@ class WriteTransaction:
         values = {"id": self.next_revision, "committed_at": self.at, "actor": self._actor, "message": self._message[:1000]}
         self.connection.execute(REVISION.insert().values(**values))
 
-    def _record(self, entry: StoredEntry, op: str, *, before: Json | None, after: Json | None, kind: str = "") -> None:
+    def _record(self, entry: StoredEntry, op: str, *, before: Json | None, after: Json | None) -> None:
+        self._record_change(entry.kind.value, entry, op, before=before, after=after)
+
+    def _record_change(self, kind: str, entry: StoredEntry | Server, op: str, *, before: Json | None, after: Json | None) -> None:
         self._touched = True
-        named = {"kind": kind or entry.kind.value, "namespace": entry.namespace, "name": entry.name, "uid": entry.uid}
+        named = {"kind": kind, "namespace": entry.namespace, "name": entry.name, "uid": entry.uid}
         self._changes.append({"revision": self.next_revision, "op": op, "before": before, "after": after} | named)
 
-    def _record_catalog(self, server: StoredEntry, op: str, *, before: Json | None, after: Json | None) -> None:
-        self._record(server, op, before=before, after=after, kind=_CATALOG)
+    def _record_catalog(self, server: Server, op: str, *, before: Json | None, after: Json | None) -> None:
+        self._record_change(_CATALOG, server, op, before=before, after=after)
+
+
+def _named(key: DefinitionKey) -> tuple[ColumnElement[bool], ...]:
+    return (DEFINITION.c.kind == key[0], DEFINITION.c.name == key[1])
 
 
 def _entry_values(entry: StoredEntry) -> Json:
