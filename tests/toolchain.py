@@ -55,6 +55,19 @@ def python_environment(*requirements: str) -> Path:
     return python
 
 
+def pinned_python(requirements: Path) -> Path:
+    """The Python of a virtual environment with exactly the releases that a requirements file pins, and nothing else.
+
+    The file names everything that is needed, each with its version. Environments share the wheels, which are fetched once.
+    """
+    lines = [line for line in requirements.read_text().splitlines() if line and not line.startswith("#")]
+    directory = cache_dir() / ("venv-" + _digest((sys.version.split()[0], "pinned", *lines)))
+    python = directory / "bin" / "python"
+    if not (directory / ".complete").exists():
+        _install(directory, lambda: _pinned_install(directory, python, lines))
+    return python
+
+
 def go_program(source: Path) -> Path:
     """The program of one directory of Go sources that need the standard library only."""
     texts = [file.read_text() for file in sorted(source.glob("*.go"))]
@@ -114,6 +127,20 @@ def _npm_install(directory: Path, packages: list[str]) -> None:
 def _venv_install(directory: Path, python: Path, requirements: Sequence[str]) -> None:
     _run([sys.executable, "-m", "venv", str(directory)])
     _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements])
+
+
+def _pinned_install(directory: Path, python: Path, lines: Sequence[str]) -> None:
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    wheels = cache_dir() / "wheels-{}.{}".format(*sys.version_info)
+    wheels.mkdir(exist_ok=True)
+    with (cache_dir() / f"{wheels.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        here = {"-".join(wheel.name.lower().split("-")[:2]) for wheel in wheels.glob("*.whl")}
+        missing = [line for line in lines if line.lower().replace("-", "_").replace("==", "-") not in here]
+        if missing:
+            _run([*pip, "download", "--no-deps", "--only-binary", ":all:", "--dest", str(wheels), *missing])
+    _run([sys.executable, "-m", "venv", "--without-pip", str(directory)])
+    _run([*pip, "--python", str(python), "install", "--no-deps", "--no-index", "--find-links", str(wheels), *lines])
 
 
 def _go() -> str:
