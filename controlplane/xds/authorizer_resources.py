@@ -17,7 +17,7 @@ import structlog
 from google.protobuf.message import Message
 
 from controlplane.registry.authorization_server_rules import issued_rules_of
-from controlplane.registry.catalog import tool_of
+from controlplane.registry.catalog import is_held, tool_of
 from controlplane.registry.encryption import CLIENT_SECRET, STATIC_HEADER_SECRET, RegistryKey, open_secret
 from controlplane.registry.exposure import expose
 from controlplane.registry.preset import cedar_of
@@ -180,7 +180,7 @@ def make_mcp_server(
     for definition in sorted(definitions, key=lambda d: (d.kind, d.name)):
         if definition.kind == "tool":
             message.tools.append(_make_tool(definition))
-        elif definition.kind == "prompt":
+        elif definition.kind == "prompt" and not is_held(definition):  # what is not told is denied
             message.prompts.add(name=definition.name, digest=definition.digest)
     return message
 
