@@ -17,6 +17,7 @@ from aiohttp import web
 from aggregator.call import Call, RpcError
 from aggregator.upstream.bridge import Bridge
 from extauthz.catalog.server import Tool
+from tests.conformance import everything_server
 from tests.functional.upstream_server import Watched, make_server
 from tests.functional.upstream_world import (
     LIMITS,
@@ -306,6 +307,23 @@ async def test_a_broken_stream_of_a_legacy_member_is_taken_up_again(short_direct
 
     assert text_of(result) == "done"
     assert places == ["1", "2", "2"]
+
+
+@pytest.mark.parametrize("client_era", ["modern", "legacy"])
+async def test_a_stream_that_the_sdk_server_closes_in_mid_call_is_taken_up_again(short_directory, client_era):
+    server = everything_server.make_server()
+    options = {"event_store": everything_server.MemoryEventStore(), "retry_interval": 50}
+    async with (
+        running_sdk(server, short_directory, **options) as path,
+        running_front(short_directory, path) as front,
+        bridge_to(front) as bridge,
+    ):
+        call = tool_call(client_of(client_era, capabilities={}), member_of("legacy"), "test_reconnection")
+        result = await asyncio.wait_for(bridge.call(call, RecordingReply()), PATIENCE_SECONDS)
+
+    assert text_of(result) == "Reconnected"
+    assert front.methods().count("tools/call") == 1
+    assert "GET" in front.methods()
 
 
 async def test_dead_and_hanging_members_do_not_delay_the_others(short_directory):

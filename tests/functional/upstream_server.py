@@ -42,8 +42,7 @@ def make_server(watched: Watched) -> MCPServer:
     server = MCPServer("bridged", version="1", log_level="CRITICAL")
     _add_plain(server, watched)
     _add_talking(server, watched)
-    _add_legacy_questions(server)
-    _add_modern_questions(server)
+    add_questions(server)
     _add_subscriptions(server, watched)
     return server
 
@@ -101,6 +100,12 @@ def _add_talking(server: MCPServer, watched: Watched) -> None:
         finally:
             watched.cancelled.set()
         return "never"
+
+
+def add_questions(server: MCPServer) -> None:
+    """Tools that ask the client, in the way of each era."""
+    _add_legacy_questions(server)
+    _add_modern_questions(server)
 
 
 def _add_legacy_questions(server: MCPServer) -> None:

@@ -67,10 +67,10 @@ class Front:
 
 
 @asynccontextmanager
-async def running_sdk(server: MCPServer, directory: Path) -> AsyncIterator[Path]:
-    """An SDK server on a Unix socket."""
+async def running_sdk(server: MCPServer, directory: Path, **options: Any) -> AsyncIterator[Path]:
+    """An SDK server on a Unix socket; `options` are those of its application."""
     path = directory / "member.sock"
-    app = server.streamable_http_app(transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False))
+    app = server.streamable_http_app(transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False), **options)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
         running = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
