@@ -49,9 +49,12 @@ class Deployment:
         return self.legation("apply", "--accept", "-f", "-", text=Template(manifest.read_text()).substitute(values))
 
     def records(self, server: str) -> list[str]:
-        """What is on the record of one MCP server's calls: decision, kind and id of who called, and the tool."""
+        """What is on the record of one MCP server's calls: decision, kind and id of who called, and the tool.
+
+        A call through a virtual server may be decided twice: where the caller came in, and at its member (`parent_decision_id`).
+        """
         events = json.loads(self.legation("audit", "--server", server, "-o", "json"))["items"]
-        calls = [event for event in events if event["event"] == "tool_call"]
+        calls = [event for event in events if event["event"] == "tool_call" and not event.get("parent_decision_id")]
         return [f"{call['decision']:5}  {call['principal']['kind']:8}  {call['principal']['id']}  {call['tool']}" for call in calls]
 
 
@@ -74,12 +77,12 @@ def free_port() -> int:
             return port
 
 
-def wait_until_open(port: int) -> None:
-    """A listener of TLS opens when its certificate is there, which comes from elsewhere and may take its time."""
+def wait_until_open(port: int, *, host: str = "localhost") -> None:
+    """Something is being started; a listener of TLS opens when its certificate is there, which comes from elsewhere."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
-            socket.create_connection(("localhost", port), timeout=5).close()
+            socket.create_connection((host, port), timeout=5).close()
         except OSError as error:
             if time.monotonic() > deadline:
                 raise UnavailableError(f"nothing listens on port {port}: {error}") from error
@@ -105,6 +108,7 @@ def sample_server(name: str = "crm") -> Iterator[str]:
     """A server of the demo: the customer database, or `engineering_db`. Gives its URL."""
     port = free_port()
     with _child([sys.executable, "-m", f"controlplane.demo.{name}", "--port", str(port)]):
+        wait_until_open(port, host="127.0.0.1")
         yield f"http://127.0.0.1:{port}/mcp"
 
 

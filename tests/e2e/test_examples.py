@@ -30,6 +30,12 @@ RECORDS = {
         "allow  Agent     acme/key-holder  search_contacts",
         "deny   Agent     acme/key-holder  update_contact",
     ],
+    "virtual-server": [
+        "allow  User      local/ann  search_contacts",
+        "deny   User      local/ann  delete_contact",
+        "allow  User      local/sue  search_contacts",
+        "allow  User      local/sue  delete_contact",
+    ],
 }
 """The last lines of each example: what is on the record."""
 WITH_SPIRE = {"svid"}  # tests/spire runs it
