@@ -14,6 +14,7 @@ from pathlib import Path
 from bench.calls import measure_calls
 from bench.edits import measure_edits
 from bench.idle import measure_idle
+from bench.lists import measure_lists
 from bench.report import Report
 
 
@@ -22,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench ARGS=...")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each load")
     parser.add_argument("--servers", default="100,1000", help="sizes of the registry for edit-to-live")
-    parser.add_argument("--only", choices=("idle", "calls", "edits"), help="measure one part")
+    parser.add_argument("--only", choices=("idle", "calls", "edits", "lists"), help="measure one part")
     parser.add_argument("--edits", type=int, default=40, help="edits per size")
     parser.add_argument("--output", type=Path, help="write the report there too, e.g. bench/RESULTS.md")
     arguments = parser.parse_args()
@@ -46,6 +47,9 @@ async def _measure(directories: dict[str, Path], wanted: argparse.Namespace, siz
     if wanted.only in {None, "calls"}:
         print("measuring calls ...", flush=True)
         report.calls = await measure_calls(directories["calls"], seconds=wanted.seconds)
+    if wanted.only in {None, "lists"}:
+        print("measuring lists ...", flush=True)
+        report.lists = await measure_lists()
     for size in sizes if wanted.only in {None, "edits"} else ():
         print(f"measuring edits with {size} servers ...", flush=True)
         report.edits.append(await measure_edits(directories[f"edits-{size}"], servers=size, edits=wanted.edits))

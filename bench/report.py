@@ -42,6 +42,27 @@ class Idle:
     memory_mb: dict[str, float]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListRun:
+    """Pages of a long, filtered list, in milliseconds. `first`: a caller's first page after a change of policies."""
+
+    tools: int
+    listed: int
+    page_bytes: int
+    first_p50_ms: float
+    page_p50_ms: float
+    page_p95_ms: float
+    page_cpu_ms: float
+
+    def text(self) -> str:
+        """One sentence after the other."""
+        return (
+            f"{self.tools} tools, of which a caller sees up to {self.listed}, in pages of up to {self.page_bytes / 1024:.0f} KiB. "
+            f"A caller's first page after a change of policies: p50 {self.first_p50_ms:.1f} ms. Every other page: "
+            f"p50 {self.page_p50_ms:.1f} ms, p95 {self.page_p95_ms:.1f} ms. CPU of a page, client included: {self.page_cpu_ms:.1f} ms."
+        )
+
+
 @dataclass(kw_only=True)
 class Report:
     """Everything of one run."""
@@ -52,6 +73,7 @@ class Report:
     idle: Idle | None = None
     calls: list[CallRun] = field(default_factory=list)
     edits: list[EditRun] = field(default_factory=list)
+    lists: ListRun | None = None
 
     def text(self) -> str:
         """Markdown."""
@@ -61,6 +83,7 @@ class Report:
             "Numbers of one run; CPU per call is the steadiest of them.",
             *self._calls(),
             *self._edits(),
+            *(["", "## Lists", self.lists.text()] if self.lists is not None else []),
             *self._idle(),
         ]
         return "\n".join(parts) + "\n"
