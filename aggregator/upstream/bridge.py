@@ -41,7 +41,8 @@ class Bridge:
         self._legacy_to_legacy = LegacyToLegacy(self._channel)
         self._legacy_to_modern = LegacyToModern(self._channel)
         self._modern_to_legacy = ModernToLegacy(self._channel)
-        self._under_way: Counter[str] = Counter()
+        self._calls: Counter[str] = Counter()
+        self._streams: Counter[str] = Counter()
 
     async def __aenter__(self) -> Self:
         await self._channel.__aenter__()
@@ -58,7 +59,7 @@ class Bridge:
 
     async def call(self, call: Call, reply: Reply) -> Json:
         """See `aggregator.call.Upstream.call`."""
-        with self._counted(call.client, call.member):
+        with _counted(self._calls, caller_of(call.client, call.member), self._limits.calls_per_caller):
             match call.client.era, era_for(call.client, call.member):
                 case Era.MODERN, Era.MODERN:
                     asked = ModernRequest(
@@ -83,7 +84,7 @@ class Bridge:
 
     async def listen(self, client: Client, member: McpServer, wanted: Json, reply: Reply) -> None:
         """See `aggregator.call.Upstream.listen`."""
-        with self._counted(client, member):
+        with _counted(self._streams, caller_of(client, member), self._limits.streams_per_caller):
             match client.era, era_for(client, member):
                 case Era.MODERN, Era.MODERN:
                     await self._listen_modern(client, member, wanted, reply)
@@ -110,16 +111,16 @@ class Bridge:
 
         await modern_member.subscribe(self._channel, asked, acknowledged, reply.notify)
 
-    @contextmanager
-    def _counted(self, client: Client, member: McpServer) -> Iterator[None]:
-        """One caller has a bounded number of requests and streams under way; raises `RpcError` beyond that."""
-        caller = caller_of(client, member)
-        if self._under_way[caller] >= self._limits.calls_per_caller:
-            raise failure.too_many("Too many requests of yours are under way at the same time.")
-        self._under_way[caller] += 1
-        try:
-            yield
-        finally:
-            self._under_way[caller] -= 1
-            if not self._under_way[caller]:
-                del self._under_way[caller]
+
+@contextmanager
+def _counted(counts: Counter[str], caller: str, limit: int) -> Iterator[None]:
+    """One caller has a bounded number of these at a time; raises `RpcError` beyond that."""
+    if counts[caller] >= limit:
+        raise failure.too_many("Too many requests of yours are under way at the same time.")
+    counts[caller] += 1
+    try:
+        yield
+    finally:
+        counts[caller] -= 1
+        if not counts[caller]:
+            del counts[caller]

@@ -107,6 +107,8 @@ class HeldCalls:
         """The `input_required` that the client gets; raises `RpcError` when its caller has too many of them."""
         if sum(other.caller == held.caller for other in self._held.values()) >= self._limits.held_per_caller:
             raise failure.too_many("Too many calls of yours wait for an answer of yours; answer or cancel some first.")
+        if len(self._held) >= self._limits.held_calls:
+            raise failure.too_many("Too many calls wait for answers here; try again later.")
         state = _STATE_PREFIX + secrets.token_urlsafe(32)
         held.conversation.paused()
         held.expiry = asyncio.get_running_loop().call_later(self._limits.held_seconds, self._expire, state)

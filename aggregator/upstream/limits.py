@@ -25,8 +25,16 @@ class UpstreamLimits:
     held_seconds: float = 900
     """How long a legacy member's question waits for a modern client to come back with the answer."""
     held_per_caller: int = 32
+    held_calls: int = 4096
+    """Of all callers together."""
     calls_per_caller: int = 256
-    """Requests and streams of one caller at a time, over all members."""
+    """Requests of one caller at a time, over all members."""
+    streams_per_caller: int = 1024
+    """Streams to members for one caller's own streams, of which each may need one per member."""
+    subscriptions_per_caller: int = 256
+    """Sessions of a legacy caller that follow resources of a modern member."""
+    stream_seconds: float = 1
+    """How long a request waits until the stream beside it is open."""
     questions_per_call: int = 16
     """Questions of one member that wait at the same time."""
     rounds_per_call: int = 20

@@ -44,7 +44,10 @@ class ModernToLegacy:
             held = self._resumed(call, reply, state) if isinstance(state, str) else self._begun(call, reply)
             return await self._outcome(held, call)
         except RpcError as error:
-            raise error_for_modern(error) from error
+            told = error_for_modern(error)
+            if told is error:
+                raise
+            raise told from error
 
     def close(self) -> None:
         """End what waits and what is idle."""

@@ -147,5 +147,5 @@ class SessionPool:
 
         pooled.stream = asyncio.create_task(read())
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._channel.limits.open_seconds):
+            async with asyncio.timeout(self._channel.limits.stream_seconds):
                 await ready.wait()

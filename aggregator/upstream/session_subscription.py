@@ -127,6 +127,9 @@ class SessionSubscriptions:
         """Subscribe to `uri`; raises `RpcError`."""
         subscription = self._of(call.client, call.member)
         async with subscription.lock:
+            others = sum(other.caller == subscription.caller and bool(other.uris) for other in self._subscriptions.values())
+            if not subscription.uris and others >= self._channel.limits.subscriptions_per_caller:
+                raise failure.too_many("Too many sessions of yours have subscriptions; end some first.")
             if len(subscription.uris | {uri}) > _MAX_URIS:
                 raise failure.too_many(f"A session subscribes to at most {_MAX_URIS} resources of a server.")
             await subscription.follow(call, subscription.uris | {uri})
@@ -148,7 +151,10 @@ class SessionSubscriptions:
         try:
             await subscription.attach(reply)
         finally:
-            self._leave_unattended(key, subscription)
+            if subscription.uris or subscription.lock.locked():
+                self._leave_unattended(key, subscription)
+            else:
+                self._forget(key, subscription)
 
     async def close_session(self, client: Client, member: McpServer) -> None:
         """Forget what the session subscribed to."""
@@ -164,10 +170,9 @@ class SessionSubscriptions:
         key = self._key(client, member)
         if (known := self._subscriptions.get(key)) is not None:
             return known
-        caller = caller_of(client, member)
-        if sum(other.caller == caller for other in self._subscriptions.values()) >= self._channel.limits.calls_per_caller:
-            raise failure.too_many("Too many sessions of yours have subscriptions; end some first.")
-        made = self._subscriptions[key] = _Subscription(self._channel, caller)
+        if len(self._subscriptions) >= self._channel.limits.remembered_sessions:
+            raise failure.too_many("Too many sessions have subscriptions here; try again later.")
+        made = self._subscriptions[key] = _Subscription(self._channel, caller_of(client, member))
         self._leave_unattended(key, made)
         return made
 
