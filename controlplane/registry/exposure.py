@@ -329,14 +329,15 @@ def _without_conflicts(
     owners: dict[tuple[str, str], _Candidate] = {}
     ranked = sorted(candidates, key=lambda c: (not c.accepted and not by_order, c.member, not c.accepted, c.definition.name))
     for candidate in ranked:
+        key = candidate.key
         winner = exact.get((candidate.kind, candidate.name))
-        if winner is None and (looks := owners.get(candidate.key)) is not None and looks.member != candidate.member:
+        if winner is None and (looks := owners.get(key)) is not None and looks.member != candidate.member:
             winner = looks
         if winner is not None:
             withheld.append(_conflict(candidate, members[candidate.member], members[winner.member]))
             continue
         exact[candidate.kind, candidate.name] = candidate
-        owners.setdefault(candidate.key, candidate)
+        owners.setdefault(key, candidate)
         kept.append(candidate)
     return kept
 
