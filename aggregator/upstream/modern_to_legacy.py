@@ -133,17 +133,18 @@ class ModernToLegacy:
         call = Call(client=client, member=member, method="subscriptions/listen", params={"notifications": wanted})
         ready = asyncio.Event()
         subscription = _Subscription(self._channel, session, client, reply)
+        stream = asyncio.create_task(self._stream(session, client, subscription, ready))
         try:
-            async with asyncio.TaskGroup() as group:
-                stream = group.create_task(self._stream(session, client, subscription, ready))
-                await ready.wait()
-                await subscription.begin(wanted if session.has_stream and not stream.done() else {})
-        except* (ChannelError, SessionGoneError, AnswerError) as errors:
-            first = errors.exceptions[0]
-            raise failure.lost(call, ChannelError(str(first) or "it ended the session", sent=False)) from first
-        except* RpcError as errors:
-            raise _first(errors) from None
+            await ready.wait()
+            await subscription.begin(wanted if session.has_stream and not stream.done() else {})
+            await stream
+            if not session.has_stream:
+                await asyncio.get_running_loop().create_future()  # nothing will come, and asking again would not change that
+        except (ChannelError, SessionGoneError, AnswerError) as error:
+            raise failure.lost(call, ChannelError(str(error) or "it ended the session", sent=False)) from error
         finally:
+            stream.cancel()
+            await asyncio.gather(stream, return_exceptions=True)
             session.end_in_background(client)
 
     async def _stream(self, session: LegacySession, client: Client, subscription: _Subscription, ready: asyncio.Event) -> None:
@@ -220,10 +221,3 @@ def _seen(task: asyncio.Task[Json]) -> None:
     """A failure that nobody waits for any more is nobody's surprise."""
     if not task.cancelled():
         task.exception()
-
-
-def _first(errors: BaseExceptionGroup[RpcError]) -> RpcError:
-    error = errors.exceptions[0]
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

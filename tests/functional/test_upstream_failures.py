@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,25 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from aggregator.call import Call, RpcError
-from aggregator.upstream.bridge import Bridge
 from extauthz.catalog.server import Tool
 from tests.conformance import everything_server
 from tests.functional.upstream_server import Watched, make_server
 from tests.functional.upstream_world import (
+    DENIAL,
     LIMITS,
     PATIENCE_SECONDS,
     TOOLS,
     RecordingReply,
+    answer_to,
     bridge_to,
     client_of,
+    failed,
     member_of,
     running_front,
     running_sdk,
+    scripted,
     serving_front,
+    stream_of,
     text_of,
     tool_call,
 )
@@ -43,54 +45,6 @@ pytestmark = pytest.mark.timeout(300)
 def short_directory() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="lg-", dir="/tmp") as directory:
         yield Path(directory)
-
-
-Script = Callable[[web.Request, dict[str, Any]], Any]
-
-
-@asynccontextmanager
-async def scripted(directory: Path, script: Script, limits=LIMITS) -> AsyncIterator[tuple[Bridge, list[dict[str, Any]]]]:
-    """A bridge to a member that opens sessions properly and answers everything else by `script`: a body, or a response."""
-    seen: list[dict[str, Any]] = []
-
-    async def handle(request: web.Request) -> web.StreamResponse:
-        message = json.loads(await request.read() or b"{}")
-        seen.append({"http": request.method, "session": request.headers.get("mcp-session-id", ""), **message})
-        if message.get("method") == "initialize":
-            result = {"protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": {"name": "s", "version": "1"}}
-            body = {"jsonrpc": "2.0", "id": message["id"], "result": result}
-            return web.json_response(body, headers={"mcp-session-id": f"session-{len(seen)}"})
-        if request.method != "POST" or "id" not in message or "method" not in message:
-            return web.Response(status=202 if request.method == "POST" else 405)
-        answer = script(request, message)
-        answer = await answer if asyncio.iscoroutine(answer) else answer
-        if isinstance(answer, web.StreamResponse):
-            return answer
-        return web.Response(body=answer, content_type="application/json")
-
-    path = directory / "egress.sock"
-    async with serving_front(path, handle), bridge_to(f"unix:{path}", limits) as bridge:
-        yield bridge, seen
-
-
-def answer_to(message: dict[str, Any], text: str = "done") -> bytes:
-    result = {"content": [{"type": "text", "text": text}]}
-    return json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}).encode()
-
-
-async def stream_of(request: web.Request, *pieces: bytes) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"content-type": "text/event-stream"})
-    await response.prepare(request)
-    for piece in pieces:
-        await response.write(piece)
-        await asyncio.sleep(0)
-    return response
-
-
-async def failed(bridge: Bridge, call: Call) -> RpcError:
-    with pytest.raises(RpcError) as error:
-        await asyncio.wait_for(bridge.call(call, RecordingReply()), PATIENCE_SECONDS)
-    return error.value
 
 
 HOSTILE: dict[str, Callable[[web.Request, dict[str, Any]], Any]] = {
@@ -186,9 +140,6 @@ async def test_a_member_that_hangs_is_given_up_in_time(short_directory, client_e
     assert (error.code, error.data) == (50400, {"reason": "upstream_timeout", "retryable": False})
     if member_era == "legacy":
         assert "notifications/cancelled" in [message.get("method") for message in seen]
-
-
-DENIAL = {"code": 40300, "message": "A policy forbids this.", "data": {"reason": "forbidden_by_policy", "decision_id": "3qJ8"}}
 
 
 @pytest.mark.parametrize(("client_era", "member_era"), COMBINATIONS)

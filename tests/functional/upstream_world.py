@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 import uvicorn
 from aiohttp import web
 from mcp.server.mcpserver import MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
 
-from aggregator.call import Call, Client
+from aggregator.call import Call, Client, RpcError
 from aggregator.upstream.bridge import Bridge
 from aggregator.upstream.limits import UpstreamLimits
 from extauthz.catalog.server import ArgumentType, Effect, McpServer, MirroredArgument, Tool
@@ -226,3 +227,53 @@ class RecordingReply:
 def text_of(result: Mapping[str, Any]) -> str:
     text: str = result["content"][0]["text"]
     return text
+
+
+DENIAL = {"code": 40300, "message": "A policy forbids this.", "data": {"reason": "forbidden_by_policy", "decision_id": "3qJ8"}}
+
+Script = Callable[[web.Request, dict[str, Any]], Any]
+
+
+@asynccontextmanager
+async def scripted(directory: Path, script: Script, limits=LIMITS) -> AsyncIterator[tuple[Bridge, list[dict[str, Any]]]]:
+    """A bridge to a member that opens sessions properly and answers everything else by `script`: a body, or a response."""
+    seen: list[dict[str, Any]] = []
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        message = json.loads(await request.read() or b"{}")
+        seen.append({"http": request.method, "session": request.headers.get("mcp-session-id", ""), **message})
+        if message.get("method") == "initialize":
+            result = {"protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": {"name": "s", "version": "1"}}
+            body = {"jsonrpc": "2.0", "id": message["id"], "result": result}
+            return web.json_response(body, headers={"mcp-session-id": f"session-{len(seen)}"})
+        if request.method != "POST" or "id" not in message or "method" not in message:
+            return web.Response(status=202 if request.method == "POST" else 405)
+        answer = script(request, message)
+        answer = await answer if asyncio.iscoroutine(answer) else answer
+        if isinstance(answer, web.StreamResponse):
+            return answer
+        return web.Response(body=answer, content_type="application/json")
+
+    path = directory / "egress.sock"
+    async with serving_front(path, handle), bridge_to(f"unix:{path}", limits) as bridge:
+        yield bridge, seen
+
+
+def answer_to(message: dict[str, Any], text: str = "done") -> bytes:
+    result = {"content": [{"type": "text", "text": text}]}
+    return json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}).encode()
+
+
+async def stream_of(request: web.Request, *pieces: bytes) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+    await response.prepare(request)
+    for piece in pieces:
+        await response.write(piece)
+        await asyncio.sleep(0)
+    return response
+
+
+async def failed(bridge: Bridge, call: Call) -> RpcError:
+    with pytest.raises(RpcError) as error:
+        await asyncio.wait_for(bridge.call(call, RecordingReply()), PATIENCE_SECONDS)
+    return error.value
