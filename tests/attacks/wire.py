@@ -17,7 +17,7 @@ import h2.connection
 import h2.events
 import h2.exceptions
 
-SECONDS = 30.0
+SECONDS = 60.0
 Headers = Sequence[tuple[str, str]]
 
 

@@ -171,13 +171,13 @@ class World:
         for _ in range(5):  # in a flood it may have been counted only
             path = f"//settled-{secrets.token_hex(4)}"
             await self.send(f"GET {path} HTTP/1.1\r\nhost: {self.host}\r\nconnection: close\r\n\r\n".encode())
-            for _ in range(50):
+            for _ in range(100):
                 if any(event.get("path") == path for event in await self._events()):
                     return
                 await asyncio.sleep(0.2)
         raise AssertionError("what Envoy refused does not come onto the record")
 
-    async def events_after(self, mark: Mark, *, at_least: int = 1, seconds: float = 20.0) -> list[dict[str, Any]]:
+    async def events_after(self, mark: Mark, *, at_least: int = 1, seconds: float = 60.0) -> list[dict[str, Any]]:
         """The audit events since `mark`, oldest first; waits until there are `at_least` so many (edge events come late)."""
         assert mark.cursor, "a mark is made by `mark`"
         self._cursor = mark.cursor

@@ -161,7 +161,7 @@ async def test_a_token_that_is_over_is_renewed_without_asking_the_person_again(w
     assert len(browser.visits) == 1
     assert len(tokens.seen) > first
     records = await world.records("acme/ben", tool="search_contacts", decision="allow")
-    assert len({record["principal"]["access_token_id"] for record in records}) == 2
+    assert len({record["principal"]["access_token_id"] for record in records}) >= 2
 
 
 async def test_a_client_that_lacks_a_scope_asks_for_all_of_them_once_and_goes_on(world: LoginWorld) -> None:

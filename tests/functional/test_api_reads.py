@@ -31,7 +31,7 @@ async def _probed(api: Api, *definitions: Any) -> None:
 
 
 async def test_a_revision_can_be_waited_for(api: Api):
-    waiting = asyncio.create_task(api.call("GET", "/v1/revisions/2?wait=5"))
+    waiting = asyncio.create_task(api.call("GET", "/v1/revisions/2?wait=20"))
     await asyncio.sleep(0.05)
     api.rollout.acked = 2
     answer = await waiting
@@ -271,11 +271,11 @@ async def test_audit_can_be_followed_and_ends_with_the_permission(api: Api):
     headers = {"Authorization": f"Bearer {api.token('aude')}"}
 
     async with api.client.get("/v1/audit?follow=true", headers=headers) as response:
-        first = json.loads(await asyncio.wait_for(response.content.readline(), 5))
+        first = json.loads(await asyncio.wait_for(response.content.readline(), 60))
         api.audit.records += [_record("other", "hidden"), _record("demo", "new")]
-        second = json.loads(await asyncio.wait_for(response.content.readline(), 5))
+        second = json.loads(await asyncio.wait_for(response.content.readline(), 60))
         await api.call("DELETE", "/v1/namespaces/demo/role-bindings/auditors", headers={"If-Match": "*"})
-        end = await asyncio.wait_for(response.content.readline(), 5)
+        end = await asyncio.wait_for(response.content.readline(), 60)
 
     assert (first["tool"], second["tool"], end) == ("old", "new", b"")
     assert response.headers["Content-Type"] == "application/x-ndjson"

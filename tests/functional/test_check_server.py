@@ -131,8 +131,11 @@ async def test_a_deadline_or_a_cancelled_call_cancels_the_decision(tmp_path: Pat
         await asyncio.gather(call, return_exceptions=True)
         await _until(lambda: decides.cancelled == ["/waits?1"])
 
-        assert await ask(check_request("/waits?2"), seconds=0.2) == ("DEADLINE_EXCEEDED", b"")
-        await _until(lambda: decides.cancelled == ["/waits?1", "/waits?2"])
+        for seconds in (0.2, 2.0, 20.0):  # on a busy machine the call may arrive when its time is over
+            assert await ask(check_request("/waits?2"), seconds=seconds) == ("DEADLINE_EXCEEDED", b"")
+            if decides.started[1:]:
+                break
+        await _until(lambda: decides.cancelled == decides.started == ["/waits?1", "/waits?2"])
 
 
 async def test_two_thousand_calls_at_once_are_each_answered_their_own(tmp_path: Path) -> None:
@@ -200,6 +203,6 @@ def test_another_kind_of_server_is_refused() -> None:
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - of another object
             await asyncio.sleep(0.005)

@@ -20,8 +20,8 @@ from controlplane.registry.installation import prepare
 from extauthz.errors import ConfigurationError
 from extauthz.runtime import Deployment
 
-START_SECONDS = 30.0
-STOP_SECONDS = 8.0
+START_SECONDS = 120.0
+STOP_SECONDS = 60.0
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ import asyncio, sys, time
 import controlplane.__main__ as program
 from extauthz.errors import ConfigurationError
 async def run(settings):
-    asyncio.get_running_loop().run_in_executor(None, time.sleep, 60)
+    asyncio.get_running_loop().run_in_executor(None, time.sleep, 3600)
     {ends}
 program.run = run
 sys.exit(program.main())

@@ -96,7 +96,7 @@ class RecordingStore:
     async def wait_for(self, count: int) -> None:
         while len(self.results) < count:
             self.arrived.clear()
-            await asyncio.wait_for(self.arrived.wait(), 5)
+            await asyncio.wait_for(self.arrived.wait(), 60)
 
 
 class ScriptedReader:

@@ -193,7 +193,7 @@ async def test_who_waits_for_a_revision_is_woken_by_the_commit(registry: Registr
     await asyncio.sleep(0)
     await asyncio.to_thread(registry.apply, CRM)
 
-    state = await asyncio.wait_for(waiting, 2)
+    state = await asyncio.wait_for(waiting, 60)
 
     assert "demo/crm" in state.mcp_servers
 
@@ -203,7 +203,7 @@ async def test_following_sees_what_another_replica_commits(opened: Callable[[], 
     following = asyncio.create_task(two.live.follow(interval_seconds=0.02))
     try:
         one.apply(CRM)
-        state = await asyncio.wait_for(two.live.wait(1), 5)
+        state = await asyncio.wait_for(two.live.wait(1), 60)
     finally:
         following.cancel()
 

@@ -23,7 +23,7 @@ REQUEST = (
     ("te", "trailers"),
     ("content-type", "application/grpc"),
 )
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def legation_process(*args: str, **environ: str) -> subprocess.CompletedProcess[
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=120,
         env={**{k: v for k, v in os.environ.items() if not k.startswith("LEGATION_")}, **environ},
     )
 

@@ -419,7 +419,7 @@ async def test_a_failure_inside_is_a_denial_on_the_record() -> None:
 
 async def test_a_credential_that_cannot_be_had_is_a_502_and_late_ones_are_not_waited_for() -> None:
     failing = await decider(Policies("update"), Audit(), credentials=Credentials(error=CredentialError("no"))).decide(call())
-    late = await decider(Policies("update"), Audit(), credentials=Credentials(wait=5), timeout_ms=100).decide(call())
+    late = await decider(Policies("update"), Audit(), credentials=Credentials(wait=60), timeout_ms=1000).decide(call())
 
     for decision in (failing, late):
         assert decision.answer is not None

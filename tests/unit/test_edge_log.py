@@ -335,7 +335,7 @@ async def test_a_line_that_is_read_twice_after_a_crash_keeps_its_decision_id(tmp
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not holds():  # noqa: ASYNC110 - files have no event to wait for
             await asyncio.sleep(0.02)
 

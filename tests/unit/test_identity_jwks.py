@@ -178,15 +178,16 @@ async def test_a_slow_rotation_does_not_delay_known_keys() -> None:
 
 async def test_a_cancelled_request_leaves_the_read_to_the_others() -> None:
     async with HttpIssuer(FIRST) as issuer, KeySource(LOOPBACK) as key_source:
-        issuer.delay_seconds = 0.2
+        issuer.gate = asyncio.Event()
         abandoned = asyncio.create_task(key_source.keys_for(provider_of(issuer), "first", soon()))
         other = asyncio.create_task(key_source.keys_for(provider_of(issuer), "first", soon()))
-        await asyncio.sleep(0.05)
+        await until(lambda: issuer.asked["keys"] == 1)
         abandoned.cancel()
-
-        assert (await other).has("first")
         with pytest.raises(asyncio.CancelledError):
             await abandoned
+
+        issuer.gate.set()
+        assert (await other).has("first")
 
 
 async def test_leaving_ends_every_task_even_in_the_middle_of_a_read() -> None:

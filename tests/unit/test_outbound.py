@@ -114,7 +114,7 @@ async def test_a_name_that_resolves_inside_is_not_connected_to(monkeypatch: pyte
 
 
 async def test_a_name_that_resolves_differently_the_second_time_gains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with Site() as site, OutboundHttp(AddressRules(["192.0.2.1/32"]), timeout_seconds=0.3) as outbound:
+    async with Site() as site, OutboundHttp(AddressRules(["192.0.2.1/32"]), timeout_seconds=1) as outbound:
         asked = _resolve_to(monkeypatch, ["192.0.2.1"], ["127.0.0.1"])
 
         with pytest.raises(FetchError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -18,14 +18,16 @@ def reading(error: str = "") -> ProbeResult:
 
 
 class Registry:
-    """Records batches, slowly, and refuses what is called poison."""
+    """Records batches, each when `free` is set, and refuses what is called poison."""
 
-    def __init__(self, seconds: float = 0.0) -> None:
+    def __init__(self) -> None:
         self.batches: list[list[str]] = []
-        self.seconds = seconds
+        self.begun, self.free = threading.Event(), threading.Event()
+        self.free.set()
 
     def record_probes(self, readings: Sequence[tuple[str, ProbeResult]]) -> dict[str, int]:
-        time.sleep(self.seconds)
+        self.begun.set()
+        assert self.free.wait(60)
         uids = [uid for uid, _ in readings]
         if "poison" in uids:
             raise ValueError("cannot be stored")
@@ -37,13 +39,12 @@ async def test_the_first_is_recorded_at_once_and_the_others_together():
     registry = Registry()
     store = ProbeBatch(registry.record_probes, pause_seconds=0.1)
 
-    first = asyncio.create_task(store.record_probe("s0", reading()))
-    await asyncio.sleep(0.05)
-    assert first.done()
+    first = await store.record_probe("s0", reading())
+    assert registry.batches == [["s0"]]
     others = await asyncio.gather(*(store.record_probe(f"s{n}", reading("away" if n == 3 else "")) for n in range(1, 5)))
 
     assert registry.batches == [["s0"], ["s1", "s2", "s3", "s4"]]
-    assert (first.result(), others) == (1, [2, 2, None, 2])
+    assert (first, others) == (1, [2, 2, None, 2])
 
 
 async def test_one_that_cannot_be_recorded_costs_no_other():
@@ -63,17 +64,19 @@ async def test_one_that_cannot_be_recorded_costs_no_other():
 
 
 async def test_a_reading_of_a_server_that_is_forgotten_meanwhile_is_not_recorded():
-    registry = Registry(seconds=0.1)
+    registry = Registry()
+    registry.free.clear()
     store = ProbeBatch(registry.record_probes, pause_seconds=0.01)
     first = asyncio.create_task(store.record_probe("first", reading()))
-    await asyncio.sleep(0.02)
+    assert await asyncio.to_thread(registry.begun.wait, 60)
     forgotten = asyncio.create_task(store.record_probe("forgotten", reading()))
     kept = asyncio.create_task(store.record_probe("kept", reading()))
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0)  # both wait
     forgotten.cancel()
     with pytest.raises(asyncio.CancelledError):
         await forgotten
 
+    registry.free.set()
     await asyncio.gather(first, kept)
 
     assert registry.batches == [["first"], ["kept"]]

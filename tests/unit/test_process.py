@@ -111,7 +111,7 @@ async def grpc_server(directory: Path) -> AsyncIterator[Call]:
         )
 
         async def call(request: process_pb2.ProcessingRequest) -> process_pb2.ProcessingResponse:
-            (response,) = [response async for response in ask(iter([request]), timeout=20)]
+            (response,) = [response async for response in ask(iter([request]), timeout=60)]
             return response
 
         yield call
