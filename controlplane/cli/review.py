@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +18,7 @@ from controlplane.cli.entry import namespace_option, read_entry, split_server, y
 from controlplane.cli.invocation import Command, Invocation, pass_invocation
 from controlplane.cli.outcome import CommandError, Outcome
 from controlplane.cli.terminal import Cell, moment_text, note, say, say_document, say_table, warn, working
-from controlplane.client import entry_path
+from controlplane.client import ApiError, entry_path
 from controlplane.registry.kind import Kind
 
 if TYPE_CHECKING:
@@ -160,7 +161,12 @@ def _ask(question: str) -> None:
 
 def _details(api: ApiClient, namespace: str, name: str, kind: str | None, definition: str) -> JsonObject:
     query = {key: value for key, value in (("kind", kind or ""), ("definition", definition)) if value}
-    return api.get(f"/v1/reviews/{namespace}/{name}", query)
+    try:
+        return api.get(f"/v1/reviews/{namespace}/{name}", query)
+    except ApiError as error:
+        if error.status == HTTPStatus.NOT_FOUND:
+            raise CommandError(error.detail, remedy="`legation review list --all` shows what there is", outcome=Outcome.NO) from error
+        raise
 
 
 def _say_details(answer: JsonObject) -> None:
