@@ -14,6 +14,7 @@ from typing import Any
 
 from aggregator.call import Call, Client, Json, RpcError
 from aggregator.front import Front
+from aggregator.handshake import META_SERVER_INFO, server_info
 from aggregator.refusal import denied
 from extauthz.catalog.server import McpServer
 from extauthz.catalog.virtual import DefinitionKind, Exposed
@@ -47,6 +48,8 @@ class Names:
         if not self.front.is_virtual:
             return result
         mapped = self._with_task(dict(result))
+        if isinstance(meta := mapped.get("_meta"), dict) and META_SERVER_INFO in meta:
+            mapped["_meta"] = {**meta, META_SERVER_INFO: server_info(self.front)}
         match method:
             case "tools/call" | "tasks/result":
                 mapped = self._with_content(mapped, "content")

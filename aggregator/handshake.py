@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from aggregator.front import Front, Viewer
-from aggregator.listing import TTL_MS
 from aggregator.state import ServerCatalog
 from extauthz.catalog.virtual import DefinitionKind, Mode
 from extauthz.mcp.era import LEGACY_VERSIONS, SUPPORTED_VERSIONS, Era
 
 NEWEST_LEGACY = LEGACY_VERSIONS[-1]
+TTL_MS = 5000
+"""How long a client may keep for itself what it was told from memory; who listens is told of a change at once."""
 META_SERVER_INFO = "io.modelcontextprotocol/serverInfo"
 
 

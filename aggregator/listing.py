@@ -9,13 +9,12 @@ from datetime import UTC, datetime
 from aggregator.call import RpcError
 from aggregator.cursor import make_cursor, parse_cursor
 from aggregator.front import Front, Outcome, Viewer
+from aggregator.handshake import META_SERVER_INFO, TTL_MS, server_info
 from aggregator.search.tools import tool_documents
 from extauthz.catalog.virtual import DefinitionKind, Mode
 from extauthz.mcp.era import Era
 
 PAGE_ENTRIES = 1000
-TTL_MS = 5000
-"""How long a client may keep a list for itself; who listens is told of a change at once."""
 MEMBERS_META = "io.legation/members"
 MEMBER_UNAVAILABLE = 50207
 _ONE_PAGE = b"one page"  # there is no cursor of it
@@ -36,12 +35,12 @@ def make_page(front: Front, viewer: Viewer, method: str, cursor: object, *, era:
     refuse_if_strict(front, outcomes)
     if kind is DefinitionKind.TOOL and front.virtual_server.mode is Mode.SEARCH:
         parse_cursor(cursor, _ONE_PAGE)
-        return _result(member, tool_documents(), "", outcomes, era)
+        return _result(front, member, tool_documents(), "", outcomes, era)
     view = front.view(kind, viewer, outcomes)
     begin = parse_cursor(cursor, view.digest)
     entries = view.documents[begin : begin + PAGE_ENTRIES]
     more = begin + PAGE_ENTRIES < len(view.documents)
-    return _result(member, entries, make_cursor(view.digest, begin + PAGE_ENTRIES) if more else "", outcomes, era)
+    return _result(front, member, entries, make_cursor(view.digest, begin + PAGE_ENTRIES) if more else "", outcomes, era)
 
 
 def refuse_if_strict(front: Front, outcomes: Iterable[Outcome]) -> None:
@@ -64,11 +63,13 @@ def members_meta(outcomes: Iterable[Outcome]) -> dict[str, object]:
     }
 
 
-def _result(member: str, entries: Iterable[bytes], next_cursor: str, outcomes: tuple[Outcome, ...], era: Era) -> bytes:
+def _result(front: Front, member: str, entries: Iterable[bytes], next_cursor: str, outcomes: tuple[Outcome, ...], era: Era) -> bytes:
     rest: dict[str, object] = {"nextCursor": next_cursor} if next_cursor else {}
+    meta: dict[str, object] = {MEMBERS_META: members_meta(outcomes)} if outcomes else {}
     if era is Era.MODERN:
         rest |= {"resultType": "complete", "ttlMs": TTL_MS, "cacheScope": "private"}
-    if outcomes:
-        rest["_meta"] = {MEMBERS_META: members_meta(outcomes)}
+        meta[META_SERVER_INFO] = server_info(front)
+    if meta:
+        rest["_meta"] = meta
     tail = b"," + json.dumps(rest, separators=(",", ":"), ensure_ascii=False).encode()[1:] if rest else b"}"
     return b'{"' + member.encode() + b'":[' + b",".join(entries) + b"]" + tail

@@ -190,7 +190,7 @@ spec:
                 await client.call_tool("find_customer", {"text": "x"})
             names = {tool.name for tool in (await client.list_tools()).tools}
         finally:
-            answer = await stack.api("DELETE", "/v1/namespaces/demo/policy-sets/taken")
+            answer = await stack.api("DELETE", "/v1/namespaces/demo/policy-sets/taken", headers={"if-match": "*"})
             await stack.programmed(int(answer.json["revision"]))
 
         assert denied.value.error.code == 40300
@@ -239,8 +239,8 @@ async def test_what_was_called_is_on_the_record_by_both_names(stack: Stack) -> N
         await client.call_tool("find_customer", {"text": "recorded"})
 
     async def recorded() -> list[dict[str, Any]]:
-        items = (await stack.api("GET", "/v1/audit?limit=50")).json["items"]
-        return [item for item in items if item.get("exposed_name") == "find_customer"]
+        items = (await stack.api("GET", "/v1/audit?tool=find_customer&limit=200")).json["items"]
+        return [item for item in items if item.get("exposed_name") == "find_customer" and item["principal"]["id"] == "local/ann"]
 
     found = await eventually(recorded, what="the record")
     assert {item["tool"] for item in found} == {"search"}
