@@ -37,6 +37,7 @@ from controlplane.prober import Prober
 from controlplane.registry.authority import AuthorityReader
 from controlplane.registry.encryption import RegistryKey, read_registry_key
 from controlplane.registry.entry import Json
+from controlplane.registry.exposure import Exposures
 from controlplane.registry.key_pair_reader import KeyPairReader
 from controlplane.registry.kind import Kind
 from controlplane.registry.live import LiveState
@@ -176,7 +177,7 @@ async def _parts(
             rollout=rollout,
             audit=AuditReader(settings.audit_dir or _ABSENT_AUDIT_DIR),
             authentication=authentication,
-            build_state=lambda state, previous: _authorization_state(state, previous, key, settings.gateway_url),
+            build_state=partial(_authorization_state, key=key, gateway_url=settings.gateway_url, exposures=Exposures()),
             live_status=partial(_live_status, live, bundles, certificates),
             problems=StartProblems(workload_api=workload_api, rollout=rollout, wants_aggregator=bool(settings.aggregator_addresses)).told,
             oversight=Oversight(state=lambda: live.state, books=GrantStore(store.engine, key=key), service=service),
@@ -301,9 +302,9 @@ def sign_prober_context(server_id: str, *, key: RegistryKey, revision: int) -> s
 
 
 def _authorization_state(
-    state: RegistryState, previous: AuthorizationState | None, key: RegistryKey, gateway_url: str
+    state: RegistryState, previous: AuthorizationState | None, *, key: RegistryKey, gateway_url: str, exposures: Exposures
 ) -> AuthorizationState:
-    return build_authorization_state(state, key=key, now=datetime.now(UTC), previous=previous, gateway_url=gateway_url)
+    return build_authorization_state(state, key=key, now=datetime.now(UTC), previous=previous, gateway_url=gateway_url, exposures=exposures)
 
 
 def _gateway(settings: ControlPlaneSettings, link: LinkIdentity) -> GatewaySettings:

@@ -124,6 +124,23 @@ def same_exposure(entry: Entry[VirtualServerSpec], then: RegistryState, now: Reg
     return True
 
 
+class Exposures:
+    """What virtual servers offer, worked out again only where something changed. Safe to be asked by several threads."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[RegistryState, Exposure]] = {}
+
+    def of(self, state: RegistryState, entry: Entry[VirtualServerSpec]) -> Exposure:
+        """What this entry of `state` offers."""
+        known = self._known.get(entry.uid)
+        exposure = known[1] if known is not None and same_exposure(entry, known[0], state) else expose(state, entry)
+        self._known[entry.uid] = (state, exposure)
+        if len(self._known) > 2 * len(state.virtual_servers) + 10:  # those that were deleted
+            live = {each.uid for each in state.virtual_servers.values()}
+            self._known = {uid: found for uid, found in self._known.copy().items() if uid in live}
+        return exposure
+
+
 def expose(state: RegistryState, entry: Entry[VirtualServerSpec]) -> Exposure:
     """What it offers at this state."""
     spec = entry.spec

@@ -12,6 +12,7 @@ import structlog
 
 from controlplane.registry.catalog import catalog_digest, effect_of
 from controlplane.registry.entry import EntryKey, Json, StoredEntry, document_of
+from controlplane.registry.exposure import Exposures
 from controlplane.registry.live import LiveState
 from controlplane.registry.permissions import Operator, Permission, require, require_somewhere, scope_of
 from controlplane.registry.preset import cedar_of_presets
@@ -20,7 +21,7 @@ from controlplane.registry.server_status import server_status
 from controlplane.registry.spec import API_VERSION, Kind, PolicySetSpec
 from controlplane.registry.state import Definition
 from controlplane.registry.store import HistoryItem, RegistryStore, RevisionRecord
-from controlplane.registry.virtual_server_status import Exposures, virtual_server_status
+from controlplane.registry.virtual_server_status import virtual_server_status
 
 _log = structlog.get_logger(__name__)
 

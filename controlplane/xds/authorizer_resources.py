@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from controlplane.registry.authorization_server_rules import issued_rules_of
 from controlplane.registry.catalog import is_held, tool_of
 from controlplane.registry.encryption import CLIENT_SECRET, STATIC_HEADER_SECRET, RegistryKey, open_secret
-from controlplane.registry.exposure import expose
+from controlplane.registry.exposure import Exposures
 from controlplane.registry.preset import cedar_of
 from controlplane.registry.provider_rules import algorithms_of, claim_rules_of, token_types_of
 from controlplane.registry.public_url import issuer_of, public_url
@@ -100,11 +100,15 @@ _SUBJECT_KINDS = {
 M = TypeVar("M", bound=Message)
 
 
-def build_messages(state: RegistryState, *, key: RegistryKey, now: datetime, gateway_url: str = "") -> Messages:
+def build_messages(
+    state: RegistryState, *, key: RegistryKey, now: datetime, gateway_url: str = "", exposures: Exposures | None = None
+) -> Messages:
     """Everything an authorizer gets of this state, by type URL and resource name; the Revision is added by the snapshot.
 
-    But for trust bundles, which verify a certificate or token that `explain` only imagines.
+    What virtual servers offer is taken from `exposures` where it is known there. Without trust bundles, which verify a certificate or
+    token that `explain` only imagines.
     """
+    known = exposures or Exposures()
     return {
         REVOCATION: {name: make_revocation(entry) for name, entry in state.revocations.items()},
         IDENTITY_PROVIDER: {
@@ -125,18 +129,24 @@ def build_messages(state: RegistryState, *, key: RegistryKey, now: datetime, gat
             )
             for name, entry in state.mcp_servers.items()
         },
-        VIRTUAL_SERVER: {name: make_virtual_server(entry, expose(state, entry)) for name, entry in state.virtual_servers.items()},
+        VIRTUAL_SERVER: {name: make_virtual_server(entry, known.of(state, entry)) for name, entry in state.virtual_servers.items()},
     }
 
 
 def build_authorization_state(
-    state: RegistryState, *, key: RegistryKey, now: datetime, previous: AuthorizationState | None = None, gateway_url: str = ""
+    state: RegistryState,
+    *,
+    key: RegistryKey,
+    now: datetime,
+    previous: AuthorizationState | None = None,
+    gateway_url: str = "",
+    exposures: Exposures | None = None,
 ) -> AuthorizationState:
     """What an authorizer makes of this state, for `explain`. Raises `PolicyError` where the authorizer would refuse it.
 
     With `previous`, policies that did not change are not compiled again.
     """
-    messages = build_messages(state, key=key, now=now, gateway_url=gateway_url)
+    messages = build_messages(state, key=key, now=now, gateway_url=gateway_url, exposures=exposures)
     documents = [policy_document_from_message(m) for m in _of(messages[POLICY_SET], pb.PolicySet)]
     bindings = [role_binding_from_message(m) for m in _of(messages[ROLE_BINDING], pb.RoleBinding)]
     servers = {server.id: server for server in map(mcp_server_from_message, _of(messages[MCP_SERVER], pb.McpServer))}

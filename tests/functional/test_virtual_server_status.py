@@ -11,11 +11,10 @@ import pytest
 
 from controlplane.registry.catalog import catalog_digest
 from controlplane.registry.entry import Json
-from controlplane.registry.exposure import expose
+from controlplane.registry.exposure import Exposures, expose
 from controlplane.registry.kind import Kind
 from controlplane.registry.permissions import Operator
 from controlplane.registry.service import Precondition
-from controlplane.registry.virtual_server_status import Exposures
 from tests.functional.registry import ADMIN, Registry, open_registry, operator, reading, tool
 from tests.functional.test_virtual_server_documents import CRM, SERVERS, announce, apply, everything
 from tests.unit.test_exposure import TOOLS
@@ -136,7 +135,7 @@ def test_what_did_not_change_is_not_worked_out_again(monkeypatch: pytest.MonkeyP
         worked_out.append(entry.id)
         return expose(state, entry)
 
-    monkeypatch.setattr("controlplane.registry.virtual_server_status.expose", watched)
+    monkeypatch.setattr("controlplane.registry.exposure.expose", watched)
     entry, crm = virtual_server("all", "crm", defaultVisibility="allow"), mcp_server("crm")
     exposures = Exposures()
     for revision in range(1, 4):
