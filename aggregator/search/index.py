@@ -34,7 +34,8 @@ _WEIGHTS: Mapping[str, float] = MappingProxyType(
 _USUAL_WORDS: Mapping[str, int] = MappingProxyType({"name": 3, "title": 3, "description": 12, "arguments": 10, "tags": 3, "server": 1})
 _K1 = 2.0
 _B = 0.7
-_SAID, _SUGGESTED = 0.8, 0.5
+_SHOWN, _SAID, _SUGGESTED = 1.2, 0.8, 0.5
+_BY_A_COMMON_WORD = 0.5
 _NEAR_SPELLING = 0.8
 _COMPANY, _NEIGHBOURS = 0.3, 3
 _TELLING = 1.4
@@ -131,9 +132,12 @@ class ToolIndex:
         words = list(dict.fromkeys(split(without_values(query))))[:MAX_QUERY_WORDS]
         units = [self._spelt(word, about) if _counts(word) and not word.isdigit() else {} for word in words]
         for found in self._concepts.find(words, suggested=True):
-            _put(units[found.start], f"@{found.concept}", _SAID if found.said else _SUGGESTED)
+            weight = _SAID if found.said else _SUGGESTED
+            if not found.said and found.end == found.start + 1 and not _counts(words[found.start]):
+                weight *= _BY_A_COMMON_WORD
+            _put(units[found.start], f"@{found.concept}", weight)
         marks = (self._concepts.find([mark], suggested=True) for mark in shapes(query))
-        return [*units, *({f"@{found.concept}": _SUGGESTED for found in suggested} for suggested in marks)]
+        return [*units, *({f"@{found.concept}": _SHOWN for found in suggested} for suggested in marks)]
 
     def _spelt(self, word: str, about: _Query) -> dict[str, float]:
         """The word itself or, when nobody knows it, words that are one slip of the keyboard away."""

@@ -13,7 +13,7 @@ from functools import lru_cache
 MAX_WORD = 64
 """Longer words are cut: nobody means them, and their cost is bounded."""
 
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})")
 _WORD = re.compile(r"[^\W_]+")
 _EMAIL = re.compile(r"\be-(?=mail)", re.IGNORECASE)
 _APOSTROPHE = re.compile(r"(?<=\w)['\u2019](?:s|re|ve|ll|d|m|t)?\b", re.IGNORECASE)
@@ -22,16 +22,23 @@ SHAPES = (
     ("<address>", re.compile(r"[^\s@]+@[\w-]+(\.[\w-]+)+")),
     ("<channel>", re.compile(r"(?<![\w&])#(?!\d+\b)\w+")),
     ("<number>", re.compile(r"(?<![\w&])[#!]\d+\b")),
-    ("<key>", re.compile(r"\b[A-Z][A-Z0-9]{1,9}-\d+\b")),
+    ("<incident>", re.compile(r"\bINC-?\d+\b")),
+    ("<key>", re.compile(r"\b(?!INC-)[A-Z][A-Z0-9]{1,9}-\d+\b")),
     ("<percent>", re.compile(r"\d\s?(?:%|percent\b|per cent\b|pour cent\b|prozent\b|por ciento\b)", re.IGNORECASE)),
     ("<url>", re.compile(r"\bhttps?://")),
     ("<money>", re.compile(r"[$\u20ac\u00a3]\s?\d|\d\s?(?:[$\u20ac\u00a3]|(?:euros?|dollars?|pounds?|usd|eur|gbp|chf)\b)", re.IGNORECASE)),
     ("<file>", re.compile(r"\b[\w-]+\.(?:docx?|xlsx?|pptx?|pdf|csv|txt|md|odt|ods|png|jpe?g|zip)\b", re.IGNORECASE)),
+    (
+        "<source>",
+        re.compile(r"\b(?:[\w-]+\.(?:json|ya?ml|toml|py|jsx?|tsx?|go|rs|java|cfg|ini|lock|sh|sql|tf|rb|cs)|Dockerfile|Makefile|README)\b"),
+    ),
+    ("<time>", re.compile(r"\b\d{1,2}(?::\d\d|[.:]?\d{0,2}\s?(?:am|pm|uhr|o.clock)\b)|\b\d{1,2}\s?h\d{0,2}\b", re.IGNORECASE)),
+    ("<slash>", re.compile(r"(?<![\w/:.-])[A-Za-z][\w-]+/[\w-][\w./-]*")),
     ("<path>", re.compile(r"\b[\w-]+/[\w./-]*\.\w{1,5}\b")),
 )
 """What a query shows without saying its kind: `#general` is a channel, `PAY-12` the key of an issue. Concepts may name these."""
 
-_VALUES = frozenset({"<address>", "<channel>", "<number>", "<key>", "<url>", "<file>", "<path>"})
+_VALUES = frozenset({"<address>", "<channel>", "<number>", "<incident>", "<key>", "<url>", "<file>", "<source>", "<path>"})
 
 STOPWORDS = frozenset(
     _WORD.findall(
