@@ -21,7 +21,17 @@ from controlplane.xds.resource_cache import MemoryResourceCache
 from controlplane.xds.rollout import Rollout
 from controlplane.xds.server import AdsServer
 from controlplane.xds.snapshot import Snapshot, build_snapshot
-from extauthz.discovery import DELTA_METHOD, MCP_SERVER, POLICY_SET, DiscoveryClient, StagedResources
+from extauthz.discovery import (
+    CATALOG,
+    CONTEXT_KEY,
+    DELTA_METHOD,
+    IDENTITY_PROVIDER,
+    MCP_SERVER,
+    POLICY_SET,
+    SEALING_KEY,
+    DiscoveryClient,
+    StagedResources,
+)
 from extauthz.errors import ConfigurationError, PolicyError
 from extauthz.transport import LinkIdentity
 from extauthz.wire import discovery_pb2 as wire
@@ -55,6 +65,7 @@ class World:
     def publish(self, snapshot: Snapshot) -> None:
         self.cache.publish(NodeKind.ENVOY, snapshot.envoy, revision=snapshot.revision)
         self.cache.publish(NodeKind.AUTHORIZER, snapshot.authorizer, revision=snapshot.revision)
+        self.cache.publish(NodeKind.AGGREGATOR, snapshot.aggregator, revision=snapshot.revision)
 
     async def start(self) -> None:
         self.server = AdsServer(listen=self.listen, cache=self.cache, rollout=self.rollout, identity=self.identity)
@@ -241,7 +252,19 @@ async def _first_answer(world: World, kind: str, type_url: str, credentials: grp
         return await asyncio.wait_for(call.read(), 60)
 
 
-@pytest.mark.parametrize(("kind", "type_url"), [("envoy", MCP_SERVER), ("authorizer", CLUSTER), ("stranger", CLUSTER), ("", MCP_SERVER)])
+@pytest.mark.parametrize(
+    ("kind", "type_url"),
+    [
+        ("envoy", MCP_SERVER),
+        ("envoy", CATALOG),
+        ("authorizer", CLUSTER),
+        ("authorizer", SEALING_KEY),
+        ("aggregator", CONTEXT_KEY),
+        ("aggregator", IDENTITY_PROVIDER),
+        ("stranger", CLUSTER),
+        ("", MCP_SERVER),
+    ],
+)
 async def test_a_node_gets_no_type_of_another_kind(world: World, kind: str, type_url: str) -> None:
     world.publish(snapshot_of(1, mcp_server("a")))
 
@@ -254,7 +277,7 @@ async def test_a_node_gets_no_type_of_another_kind(world: World, kind: str, type
 @pytest.fixture(scope="module")
 def certificates() -> Any:
     with tempfile.TemporaryDirectory(prefix="lgc", dir="/tmp") as directory:
-        write_certificates(Path(directory), ("control-plane", "authorizer", "envoy", "stranger"))
+        write_certificates(Path(directory), ("control-plane", "authorizer", "aggregator", "envoy", "stranger"))
         yield Path(directory)
 
 
@@ -277,9 +300,19 @@ async def test_over_tcp_a_node_is_what_its_certificate_says(tls_world: World, ce
 
     assert (await _first_answer(tls_world, "authorizer", MCP_SERVER, authorizer)).resources
     assert (await _first_answer(tls_world, "envoy", CLUSTER, envoy)).resources
+    aggregator = identity(certificates, "aggregator").channel_credentials(tls_world.address)
+    assert (await _first_answer(tls_world, "aggregator", SEALING_KEY, aggregator)).resources
 
 
-@pytest.mark.parametrize(("name", "claim", "type_url"), [("envoy", "authorizer", MCP_SERVER), ("stranger", "envoy", CLUSTER)])
+@pytest.mark.parametrize(
+    ("name", "claim", "type_url"),
+    [
+        ("envoy", "authorizer", MCP_SERVER),
+        ("aggregator", "authorizer", MCP_SERVER),
+        ("authorizer", "aggregator", SEALING_KEY),
+        ("stranger", "envoy", CLUSTER),
+    ],
+)
 async def test_over_tcp_a_claim_that_the_certificate_does_not_back_is_refused(
     tls_world: World, certificates: Path, name: str, claim: str, type_url: str
 ) -> None:
