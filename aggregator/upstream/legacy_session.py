@@ -76,7 +76,7 @@ class LegacySession:
     def from_handle(cls, channel: EgressChannel, member: McpServer, handle: str, capabilities: Json) -> LegacySession | None:
         """The session of a handle that was made here; None for any other text."""
         version, separator, session_id = handle.partition(";")
-        if not separator or version not in LEGACY_VERSIONS or not session_id.isascii() or not f"x{session_id}".isprintable():
+        if not separator or version not in LEGACY_VERSIONS or not _is_session_id(session_id):
             return None
         return cls(channel, member, version=version, session_id=session_id, capabilities=capabilities)
 
@@ -114,6 +114,8 @@ class LegacySession:
                 version = result.get("protocolVersion")
                 if version not in LEGACY_VERSIONS:
                     raise AnswerError("it wants a protocol version that is not served here")
+                if not _is_session_id(exchange.session_id):
+                    raise AnswerError("the id of its session is not one of visible ASCII characters")
                 session = cls(channel, call.member, version=version, session_id=exchange.session_id, capabilities=capabilities)
                 announced = result.get("capabilities")
                 session.member_capabilities = announced if isinstance(announced, dict) else {}
@@ -289,6 +291,11 @@ class LegacySession:
         told = f"{refusal['message']} {exchange.refusal_text}".lower()
         if gone or (exchange.status in {400, 404} and "session" in told):
             raise SessionGoneError
+
+
+def _is_session_id(text: str) -> bool:
+    """Whether a member may call a session so (MCP 2025-11-25, basic/transports, "Session Management"); "" = it has none."""
+    return all("\x21" <= character <= "\x7e" for character in text)
 
 
 class _Silence:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
+
+import structlog
 
 from aggregator.call import Client
 from aggregator.upstream.caller import digest_of, place_of
@@ -21,6 +24,10 @@ from aggregator.upstream.message import AnswerError, MemberNotification, MemberR
 from aggregator.upstream.translation import shared_capabilities
 from extauthz.catalog.server import McpServer
 from extauthz.mcp.era import LEGACY_VERSIONS
+
+logger = structlog.get_logger(__name__)
+
+_PAUSES_SECONDS = (0.2, 0.5, 1.0, 5.0, 15.0)
 
 
 class _Attributed:
@@ -141,8 +148,16 @@ class SessionPool:
         ready = asyncio.Event()
 
         async def read() -> None:
-            with contextlib.suppress(SessionGoneError, ChannelError, AnswerError):
-                await pooled.session.stream(pooled.client, pooled.attributed, ready.set)
+            for breaks in itertools.count():
+                try:
+                    await pooled.session.stream(pooled.client, pooled.attributed, ready.set)
+                except (ChannelError, AnswerError) as error:
+                    logger.debug("stream of a member broken off", mcp_server=pooled.session.member.id, cause=str(error))
+                except SessionGoneError:
+                    break
+                if not pooled.session.has_stream or pooled.attributed.conversation is SILENCE:
+                    break
+                await asyncio.sleep(_PAUSES_SECONDS[min(breaks, len(_PAUSES_SECONDS) - 1)])  # streams end with time, requests go on
             ready.set()
 
         pooled.stream = asyncio.create_task(read())

@@ -204,6 +204,25 @@ async def test_a_stream_that_a_member_loses_ends_with_an_error(short_directory, 
     assert error.value.code == 50200
 
 
+async def test_a_stream_beside_a_request_is_opened_again_while_the_request_goes_on(short_directory):
+    opened = []
+
+    async def lose(request: web.Request) -> web.StreamResponse:
+        opened.append(request)
+        if len(opened) < 3:
+            return await stream_of(request, b": open\n\n")
+        question = {"jsonrpc": "2.0", **elicit("late")}
+        response = await stream_of(request, b"data: " + json.dumps(question).encode() + b"\n\n")
+        await asyncio.Event().wait()
+        return response
+
+    async with asking(short_directory, AskingMember(stream=lose)) as bridge:
+        call = bridge.call(tool_call(client_of("modern"), member_of("legacy"), "write"), RecordingReply())
+        asked = await asyncio.wait_for(call, PATIENCE_SECONDS)
+
+    assert [question["params"]["message"] for question in asked["inputRequests"].values()] == ["question late"]
+
+
 async def test_a_legacy_stream_that_is_lost_is_opened_again(short_directory):
     opened = []
 
