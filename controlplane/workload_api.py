@@ -233,7 +233,8 @@ class WorkloadApi:
         try:
             time_limit: float | None = self._pace.first_answer_seconds
             while True:
-                answer = await asyncio.wait_for(answers.get(), time_limit)
+                async with asyncio.timeout(time_limit):  # in 3.11 `wait_for` forgets a cancellation when there is an answer too
+                    answer = await answers.get()
                 if isinstance(answer, Exception):
                     return _words(answer)
                 take(answer)

@@ -62,6 +62,7 @@ class WorkloadApi:
         self._reset_code = grpc.StatusCode.UNAVAILABLE
         self._failure: tuple[grpc.StatusCode, str] | None = None
         self._grpc_server: grpc.Server | None = None
+        self._threads: ThreadPoolExecutor | None = None
 
     @property
     def socket_path(self) -> Path:
@@ -85,18 +86,21 @@ class WorkloadApi:
 
     def start(self) -> None:
         """Listen."""
-        server = grpc.server(ThreadPoolExecutor(THREADS, thread_name_prefix="workload-api"))
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="workload-api")
+        server = grpc.server(self._threads)
         workload_pb2_grpc.add_SpiffeWorkloadAPIServicer_to_server(_Servicer(self), server)  # type: ignore[no-untyped-call]
         assert server.add_insecure_port(f"unix:{self.socket_path}")
         server.start()
         self._grpc_server = server
 
     def stop(self) -> None:
-        """End every stream and take the socket away."""
+        """End every stream, take the socket away, and see every thread end."""
         server, self._grpc_server = self._grpc_server, None
-        if server is not None:
+        threads, self._threads = self._threads, None
+        if server is not None and threads is not None:
             self.reset_streams()
             server.stop(grace=None).wait()
+            threads.shutdown()
         self.socket_path.unlink(missing_ok=True)
 
     def rotate(self) -> list[IssuedX509Svid]:
