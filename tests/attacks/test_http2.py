@@ -201,9 +201,12 @@ async def flood(world: World, frames: Callable[[int], Iterable[Frame | _Many]], 
     async with world.h2() as connection:
         while not connection.events:  # its settings
             await connection.receive()
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(240):
             for number in range(rounds):
                 await connection.send_bytes(b"".join(frame.serialize() for frame in frames(number)))
+                await asyncio.sleep(0)  # the end of the connection is seen
+                if connection.gone:
+                    break
             while not connection.closed:
                 await connection.receive()
     return connection

@@ -199,6 +199,11 @@ class H2Connection:
         self._reader = reader
         self._writer = writer
 
+    @property
+    def gone(self) -> bool:
+        """Whether nobody reads any more what is sent. What was received before may still be read."""
+        return self._writer.is_closing()
+
     async def open(self) -> None:
         """Preface and settings."""
         self.state.initiate_connection()

@@ -8,12 +8,14 @@ import os
 import signal
 import socket
 import subprocess
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from extauthz.runtime import deployment_of
-from tests.e2e.stack import LEGATION, PATIENT, ROOT, eventually, free_port, running_stack
+from tests.e2e.stack import LEGATION, PATIENT, ROOT, Stack, eventually, free_port, running_stack
 
 pytestmark = [pytest.mark.envoy, pytest.mark.timeout(600)]
 
@@ -46,8 +48,16 @@ async def gone(data_dir: Path) -> bool:
     return not processes_of(data_dir) and not deployment_of(data_dir).runtime_dir.exists()
 
 
-def test_the_demo_holds_every_step_and_leaves_nothing_behind(tmp_path):
-    command = legation_up(tmp_path / "d", free_port(), "--demo", "--exit-after-tour")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """A deployment that lives through what is done to it."""
+    async with running_stack(tmp_path_factory.mktemp("up")) as stack:
+        yield stack
+
+
+def test_the_demo_holds_every_step_and_leaves_nothing_behind_and_speaks_json_on_the_same_data(tmp_path):
+    port = free_port()
+    command = legation_up(tmp_path / "d", port, "--demo", "--exit-after-tour")
 
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200, cwd=ROOT, env=NOTHING_OF_OURS, check=False)
 
@@ -59,35 +69,30 @@ def test_the_demo_holds_every_step_and_leaves_nothing_behind(tmp_path):
     assert not deployment_of(tmp_path / "d").runtime_dir.exists()
     assert not deployment_of(tmp_path / "d").state_file.exists()
 
+    command += ["-o", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, cwd=ROOT, env=NOTHING_OF_OURS, check=False)
 
-def test_the_tour_speaks_json_and_can_be_repeated_on_the_same_data(tmp_path):
-    port = free_port()
-    command = legation_up(tmp_path / "d", port, "--demo", "--exit-after-tour", "-o", "json")
-
-    for _ in range(2):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=1200, cwd=ROOT, env=NOTHING_OF_OURS, check=False)
-
-        assert done.returncode == 0, done.stdout + done.stderr
-        told = json.loads(done.stdout)
-        assert told["held"] is True
-        assert len(told["steps"]) == 7
-        assert f":{port}/servers/demo/crm/mcp" in told["mcp_client_configuration"]["mcpServers"]["crm"]["url"]
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout)
+    assert told["held"] is True
+    assert len(told["steps"]) == 7
+    assert f":{port}/servers/demo/crm/mcp" in told["mcp_client_configuration"]["mcpServers"]["crm"]["url"]
 
 
-async def test_a_second_up_on_the_same_data_says_that_one_is_running(tmp_path):
-    async with running_stack(tmp_path) as stack:
-        second = subprocess.run(  # noqa: ASYNC221 - a test may block
-            legation_up(stack.data_dir, free_port()),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            cwd=ROOT,
-            env=NOTHING_OF_OURS,
-            check=False,
-        )
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_second_up_on_the_same_data_says_that_one_is_running(shared):
+    second = subprocess.run(  # noqa: ASYNC221 - a test may block
+        legation_up(shared.data_dir, free_port()),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+        env=NOTHING_OF_OURS,
+        check=False,
+    )
 
     assert second.returncode != 0
-    assert f"already running in {stack.data_dir}" in second.stderr
+    assert f"already running in {shared.data_dir}" in second.stderr
     assert "--data-dir" in second.stderr
 
 
@@ -117,25 +122,24 @@ def test_a_setting_that_does_not_exist_stops_the_start_and_is_named(tmp_path):
     assert processes_of(tmp_path / "d") == []
 
 
-async def test_what_dies_is_started_again_and_the_gateway_answers(tmp_path):
-    async with running_stack(tmp_path) as stack:
-        before = stack.children()
-        for role in ("controlplane", "extauthz", "envoy"):
-            os.kill(before[role], signal.SIGKILL)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_what_dies_is_started_again_and_the_gateway_answers(shared):
+    before = shared.children()
+    for role in ("controlplane", "extauthz", "envoy"):
+        os.kill(before[role], signal.SIGKILL)
 
-        async def healed() -> bool:
-            now = stack.children()
-            if not all(now.get(role) not in {None, before[role]} for role in ("controlplane", "extauthz", "envoy")):
-                return False
-            try:
-                return (await stack.request("GET", "/readyz")).status == 200
-            except OSError:
-                return False
+    async def healed() -> bool:
+        now = shared.children()
+        if not all(now.get(role) not in {None, before[role]} for role in ("controlplane", "extauthz", "envoy")):
+            return False
+        try:
+            return (await shared.request("GET", "/readyz")).status == 200
+        except OSError:
+            return False
 
-        await eventually(healed, what="all three processes back")
-        said = stack.log_file.read_text()
+    await eventually(healed, what="all three processes back")
 
-    assert "authorizer was killed by signal 9; starting it again" in said
+    assert "authorizer was killed by signal 9; starting it again" in shared.log_file.read_text()
 
 
 async def test_a_killed_supervisor_takes_everything_with_it_and_the_next_start_works(tmp_path):
@@ -153,11 +157,21 @@ async def test_a_killed_supervisor_takes_everything_with_it_and_the_next_start_w
         assert (await stack.api("GET", "/v1/status")).status == 200
 
 
-async def test_the_same_data_serves_another_port(tmp_path):
+async def test_the_same_data_serves_another_port_and_the_second_start_says_how_long_it_took(tmp_path):
     async with running_stack(tmp_path) as stack:
         assert (await stack.api("GET", "/v1/status")).status == 200
     async with running_stack(tmp_path) as stack:
         assert (await stack.api("GET", "/v1/status")).status == 200
+
+        async def said_so() -> bool:
+            return "Ready after" in stack.log_file.read_text()
+
+        await eventually(said_so, what="the supervisor's word")
+        said = stack.log_file.read_text()
+
+    seconds = float(said.partition("Ready after ")[2].partition(" s")[0])
+    print(f"ready after {seconds} s, the second time")
+    assert seconds > 0
 
 
 async def test_sigterm_stops_in_order_and_a_second_ctrl_c_at_once(tmp_path):
@@ -219,35 +233,18 @@ async def test_one_that_a_shell_started_in_the_background_stops_like_any_other(t
     assert await gone(tmp_path / "d")
 
 
-async def test_the_deployment_file_names_the_process_that_took_a_dead_ones_place(tmp_path):
-    async with running_stack(tmp_path) as stack:
-        state_file = deployment_of(stack.data_dir).state_file
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_deployment_file_names_the_process_that_took_a_dead_ones_place(shared):
+    state_file = deployment_of(shared.data_dir).state_file
 
-        async def written() -> bool:
-            return state_file.exists()
+    async def written() -> bool:
+        return state_file.exists()
 
-        await eventually(written, what="the deployment file")
-        dead = stack.children()["extauthz"]
-        os.kill(dead, signal.SIGKILL)
+    await eventually(written, what="the deployment file")
+    dead = shared.children()["extauthz"]
+    os.kill(dead, signal.SIGKILL)
 
-        async def named() -> bool:
-            return json.loads(state_file.read_text())["processes"]["authorizer"] == stack.children().get("extauthz", dead) != dead
+    async def named() -> bool:
+        return json.loads(state_file.read_text())["processes"]["authorizer"] == shared.children().get("extauthz", dead) != dead
 
-        await eventually(named, what="the new process in the deployment file")
-
-
-async def test_a_second_start_says_how_long_it_took(tmp_path):
-    port = free_port()
-    async with running_stack(tmp_path, port=port):
-        pass
-    async with running_stack(tmp_path, port=port) as stack:
-
-        async def said_so() -> bool:
-            return "Ready after" in stack.log_file.read_text()
-
-        await eventually(said_so, what="the supervisor's word")
-        said = stack.log_file.read_text()
-
-    seconds = float(said.partition("Ready after ")[2].partition(" s")[0])
-    print(f"ready after {seconds} s, the second time")
-    assert seconds > 0
+    await eventually(named, what="the new process in the deployment file")
