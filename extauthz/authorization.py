@@ -14,10 +14,12 @@ from dataclasses import dataclass, replace
 
 from extauthz import effective_view
 from extauthz.catalog.server import McpServer, Tool
+from extauthz.catalog.virtual import VirtualServer
 from extauthz.egress_context import EgressContext
-from extauthz.errors import Reason
+from extauthz.errors import MessageError, Reason
 from extauthz.identity.principal import Principal, is_prober
 from extauthz.mcp.era import Era
+from extauthz.mcp.jsonrpc import INVALID_PARAMS
 from extauthz.mcp.request import McpRequest, Target
 from extauthz.policy.model import Action, AuthorizationRequest, Caller, Evaluation, ResourceKind
 from extauthz.state import AuthorizationState
@@ -109,6 +111,7 @@ def authorize_virtual(
         return Verdict(allowed=False, reason=Reason.SERVER_SUSPENDED)
     asked = member_requests(state, virtual_server, request)
     if asked is None:
+        _refuse_what_is_nowhere(state, principal, virtual_server, request, caller)
         return Verdict(allowed=False, reason=Reason.TOOL_UNKNOWN)
     verdict = Verdict(allowed=True, reason=Reason.ALLOWED)
     for one in asked:
@@ -116,6 +119,27 @@ def authorize_virtual(
         if not verdict.allowed:
             return verdict
     return verdict
+
+
+def _refuse_what_is_nowhere(
+    state: AuthorizationState, principal: Principal, virtual_server: VirtualServer, request: McpRequest, caller: Caller
+) -> None:
+    """A URI that no member offers is told to be none (`MessageError`, as servers do) to who could read it if it were there.
+
+    Everybody else is denied, as for a URI that is there: nobody learns from the answer which one it was.
+    """
+    for target in request.targets if request.method == "resources/read" else ():
+        for member in virtual_server.members:
+            one = MemberRequest(mcp_server_id=member.mcp_server_id, request=replace(request, targets=(target,)))
+            if _at_member(state, principal, one, caller, explain=False).allowed:
+                raise MessageError(
+                    Reason.INVALID_PARAMS,
+                    "there is no such resource here",
+                    status=400 if request.era is Era.MODERN else 200,
+                    code=INVALID_PARAMS,
+                    request_id_json=request.id_json,
+                    data={"uri": target.name},
+                )
 
 
 def _at_member(state: AuthorizationState, principal: Principal, one: MemberRequest, caller: Caller, *, explain: bool) -> Verdict:
@@ -187,15 +211,18 @@ def _explained(
 def _decide_targets(
     state: AuthorizationState, principal: Principal, mcp_server: McpServer, request: McpRequest, caller: Caller, *, explain: bool
 ) -> Verdict:
-    verdict = Verdict(allowed=False, reason=Reason.NO_MATCHING_PERMIT, mcp_server=mcp_server)
+    verdict = None
     called: list[Tool] = []
     for target in request.targets:
         verdict = _decide_target(state, principal, mcp_server, target, request.arguments, caller, explain=explain)
         if not verdict.allowed:
             return verdict
-        called += [verdict.tool] if verdict.tool is not None else []
+        if verdict.tool is not None:
+            called.append(verdict.tool)
+    if verdict is None:
+        return Verdict(allowed=False, reason=Reason.NO_MATCHING_PERMIT, mcp_server=mcp_server)
     scopes = mcp_server.required_scopes.of(called)
-    return replace(verdict, scopes=scopes) if verdict.allowed and scopes else verdict
+    return replace(verdict, scopes=scopes) if scopes else verdict
 
 
 def _decide_target(

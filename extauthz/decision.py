@@ -42,6 +42,7 @@ from extauthz.passage import NO_SESSION, Passage, Session, make_aggregate_passag
 from extauthz.policy.model import Caller
 from extauthz.session import (
     SESSION_HEADER,
+    EndedSessions,
     SessionBinding,
     bind_session,
     binding_to_text,
@@ -122,6 +123,7 @@ class Decider:
     ) -> None:
         self._state = state
         self._identification = Identification(state, clock)
+        self._ended = EndedSessions()
         self._door = door
         self._credentials = credentials
         self._audit = audit
@@ -266,6 +268,7 @@ class Decider:
                 verdict = authorize(state, principal, place.id, request, caller)
         except MessageError as error:
             raise case.malformed(error) from error
+        record.policy_engine = state.policy.name
         self._note(case, principal, request, verdict)
         if not verdict.allowed:
             raise Refused(verdict.reason)
@@ -276,9 +279,8 @@ class Decider:
     @staticmethod
     def _note(case: Case, principal: Principal, request: McpRequest, verdict: Verdict) -> None:
         """Put the verdict on the record."""
-        record, (state, _) = case.record, case.entered()
+        record = case.record
         record.server = verdict.mcp_server
-        record.policy_engine = state.policy.name
         if verdict.member is not None:
             describe_member(record, request, verdict.member)
         if verdict.tool is not None:
@@ -314,12 +316,16 @@ class Decider:
             return NO_SESSION
         binding = bind_session(principal, mcp_server, case.check.listener)
         envelope = self._opened_session(case, sealed, binding) if sealed is not None else ""
+        if case.check.http_method == "DELETE":
+            self._ended.add(case.record.session_digest)
         return Session(envelope=envelope, binding=binding_to_text(binding) if opens else "")
 
     def _opened_session(self, case: Case, values: Sequence[str], binding: SessionBinding) -> str:
         sealed = ",".join(values)
         case.record.session_digest = session_digest(sealed)
         keys, max_age = case.entered()[0].context_keys, self._session_max_age_seconds
+        if case.record.session_digest in self._ended:
+            raise Refused(Reason.SESSION_UNKNOWN)
         try:
             return open_session(sealed, binding, keys, self._clock(), max_age_seconds=max_age)
         except SessionError as error:

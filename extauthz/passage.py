@@ -25,6 +25,8 @@ AFFINITY_HEADER = "x-legation-affinity"
 MAX_STREAM_SECONDS = 86_400
 """No lane keeps a stream open for longer (`LEGATION_MAX_STREAM_SECONDS`)."""
 
+_RETRIES = (("x-envoy-retry-on", "connect-failure,refused-stream"), ("x-envoy-max-retries", "2"))
+_RETRIES_AFTER_RESET = (("x-envoy-retry-on", "connect-failure,refused-stream,reset"), ("x-envoy-max-retries", "2"))
 _SHORTEST_TOKEN = 16
 _NOT_FOR_US = (":", "proxy-", "x-forwarded-")
 _OF_THE_CONNECTION = frozenset({"connection", "content-length", "host", "keep-alive", "te", "transfer-encoding", "upgrade"})
@@ -105,7 +107,7 @@ def make_aggregate_passage(
         remove.append(SESSION_HEADER)
     if timeout_ms:
         set_headers.append(("x-envoy-upstream-rq-timeout-ms", str(timeout_ms)))
-    set_headers += _retries(and_after_reset=repeatable)
+    set_headers += _RETRIES_AFTER_RESET if repeatable else _RETRIES
     return Passage(
         cluster=AGGREGATOR_CLUSTER,
         lane=LANE_AGGREGATE,
@@ -170,16 +172,9 @@ def _resilience(mcp_server: McpServer, tool: Tool | None, request: McpRequest, s
         headers.append(("x-envoy-upstream-rq-timeout-ms", str(timeout_ms)))
     if session.envelope:
         return headers  # Envoy tries again elsewhere, and a session lives at one endpoint only
-    return headers + _retries(and_after_reset=is_repeatable(tool))
+    return [*headers, *(_RETRIES_AFTER_RESET if is_repeatable(tool) else _RETRIES)]
 
 
 def is_repeatable(tool: Tool | None) -> bool:
     """Whether a call of the tool may be made twice, by its accepted annotations."""
     return tool is not None and (tool.idempotent or tool.effect is Effect.READ)
-
-
-def _retries(*, and_after_reset: bool) -> list[tuple[str, str]]:
-    retry_on = "connect-failure,refused-stream"
-    if and_after_reset:
-        retry_on += ",reset"
-    return [("x-envoy-retry-on", retry_on), ("x-envoy-max-retries", "2")]

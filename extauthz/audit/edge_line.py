@@ -20,9 +20,7 @@ _TEXTS = {
 }  # fmt: skip
 _NUMBERS = ("bytes", "status")
 _AT = re.compile(r"([0-9]{1,12})\.([0-9]{6})", re.ASCII)
-_MCP_PATH = re.compile(
-    r"(?:/\.well-known/oauth-protected-resource)?/(servers|virtual)/([-a-z0-9]{1,63})/([-a-z0-9]{1,63})/mcp", re.ASCII
-)
+_MCP_PATH = re.compile(r"(?:/\.well-known/oauth-protected-resource)?/(servers|virtual)/([-a-z0-9]{1,63})/([-a-z0-9]{1,63})/mcp", re.ASCII)
 _API_PATH = re.compile(r"/v1(/.*)?|/healthz|/readyz", re.DOTALL)
 _BEYOND_ENVOY = frozenset({"UF", "UH", "UC", "UT", "URX", "UR", "LR", "UO", "NC", "UPE"})
 
