@@ -74,12 +74,14 @@ class Accepted(Shape):
 
 
 class DefinitionItem(Shape):
-    """One definition, beside what was accepted of it."""
+    """One definition, beside what was accepted of it. `class` and `held` as in reviews."""
 
     kind: Literal["tool", "prompt", "resource", "resource_template"]
     name: str
     digest: str
     accepted_digest: str
+    change_class: str = Field(alias="class")
+    held: bool
     effect: str
     description: str
     document: dict[str, Any]

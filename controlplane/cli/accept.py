@@ -113,8 +113,12 @@ def _annotations(item: JsonObject) -> str:
 def _review(item: JsonObject) -> Cell:
     accepted = item.get("accepted_digest") or ""
     if not accepted:
-        return "new", "doubt"
-    return ("accepted", "good") if accepted == item.get("digest") else ("changed", "bad")
+        return ("new (held)", "bad") if item.get("held") else ("new", "doubt")
+    if accepted == item.get("digest"):
+        return "accepted", "good"
+    said = [str(item["class"])] if item.get("class") else []
+    said += ["held"] if item.get("held") else []
+    return (f"changed ({', '.join(said)})" if said else "changed"), "bad"
 
 
 def _first_sentence(text: str) -> str:

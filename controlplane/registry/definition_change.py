@@ -21,6 +21,7 @@ from controlplane.registry.wording import strings_of, text_difference
 MAX_FINDINGS = 20
 _MAX_SENTENCE = 300
 _MAX_TITLE = 200
+_MAX_PLAIN = 64
 _SCHEMAS = frozenset({"inputSchema", "outputSchema"})
 _TEXTS = frozenset({"description", "title"})
 _SHOWN = frozenset({"icons"})
@@ -182,11 +183,11 @@ def _of_new_texts(
     accepted: Mapping[str, Any], announced: Mapping[str, Any], name: str, server: str, neighbours: Neighbours, *, own: str = ""
 ) -> list[Difference]:
     """Texts that were not there before: what they hide or order, and whom they mention. `own`: its server's tools may be mentioned."""
-    known = {text for _, text in strings_of(accepted)}
+    known = _texts_of(accepted)
     known_mentions = {word.casefold() for text in known for word in mentions(text, name, neighbours)}
     known_suspicions = {sentence for text in known for sentence in suspicions(text)}
     found: list[Difference] = []
-    for path, text in strings_of(announced):
+    for text, path in _texts_of(announced).items():
         if text in known:
             continue
         sentences = [sentence for sentence in suspicions(text) if sentence not in known_suspicions]
@@ -200,6 +201,15 @@ def _of_new_texts(
             ]
         found += [Difference(path=path, change_class=ChangeClass.RISKY, sentence=sentence, after=text) for sentence in sentences]
     return found
+
+
+def _texts_of(document: Mapping[str, Any]) -> dict[str, str]:
+    """The texts of a document and where each stands first. A plain word by itself can neither order anything nor hide it."""
+    texts: dict[str, str] = {}
+    for path, text in strings_of(document):
+        if text not in texts and not (len(text) <= _MAX_PLAIN and text.isascii() and text.isalnum() and path != "title"):
+            texts[text] = path
+    return texts
 
 
 def _of_name(name: str, server: str, neighbours: Neighbours) -> list[Difference]:

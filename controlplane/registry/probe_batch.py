@@ -15,6 +15,8 @@ from controlplane.registry.probe import ProbeResult
 PAUSE_SECONDS = 0.2
 _MOST = 200
 """How many readings one transaction takes: others wait for its end."""
+_MOST_DEFINITIONS = 2000
+"""And how many definitions: each is looked at while the database is locked."""
 
 Record = Callable[[Sequence[tuple[str, ProbeResult]]], Mapping[str, int]]
 
@@ -45,11 +47,21 @@ class ProbeBatch:
 
     async def _record_all(self) -> None:
         while self._waiting:
-            batch = [waiting for waiting in self._waiting[:_MOST] if not waiting.recorded.done()]
-            del self._waiting[:_MOST]
+            taken = self._waiting[: self._fitting()]
+            del self._waiting[: len(taken)]
+            batch = [waiting for waiting in taken if not waiting.recorded.done()]
             if batch:
                 await self._record_together(batch)
             await asyncio.sleep(self._pause_seconds)
+
+    def _fitting(self) -> int:
+        """How many of those that wait one transaction takes; one at least."""
+        definitions = 0
+        for number, waiting in enumerate(self._waiting[:_MOST]):
+            definitions += len(waiting.result.definitions)
+            if number and definitions > _MOST_DEFINITIONS:
+                return number
+        return _MOST
 
     async def _record_together(self, batch: Sequence[_Waiting]) -> None:
         """All at once; when that fails each by itself, so that one reading that cannot be kept costs no other."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from controlplane.registry.catalog import catalog_digest, effect_of
+from controlplane.registry.catalog import catalog_digest, effect_of, is_held
 from controlplane.registry.entry import EntryKey, Json, StoredEntry, document_of
 from controlplane.registry.exposure import Exposures
 from controlplane.registry.live import LiveState
@@ -157,6 +157,8 @@ def _definition_json(definition: Definition) -> Json:
         "name": definition.name,
         "digest": definition.digest,
         "accepted_digest": definition.accepted_digest,
+        "class": definition.change_class,
+        "held": is_held(definition),
         "effect": effect_of(definition.accepted).value if definition.kind == "tool" else "",
         "description": str(document.get("description") or ""),
         "document": document,

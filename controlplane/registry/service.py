@@ -42,7 +42,7 @@ from controlplane.registry.permissions import (
 )
 from controlplane.registry.plan import Plan, PlannedEntry, key_of, make_plan, without_entry
 from controlplane.registry.probe import ProbeResult
-from controlplane.registry.reading import PROBER, REVIEWER, keep_reading
+from controlplane.registry.reading import PROBER, REVIEWER, ReadingBatch
 from controlplane.registry.refusal import (
     ConflictError,
     EntryNotFoundError,
@@ -198,16 +198,18 @@ class RegistryService:
     def accept(
         self, operator: Operator, namespace: str, name: str, *, digest: str = "", items: Sequence[ReviewedItem] = (), reason: str = ""
     ) -> Acceptance:
-        """Declare reviewed what the server presents now: all of it, or `items` only."""
+        """Declare reviewed what the server presents now: all of it but for what was rejected, or `items` only."""
         with self._reviewing(operator, namespace, name, f"accept {namespace}/{name}") as (server, before, transaction):
             definitions = before.definitions.get(server.uid, ())
             found = present_digest(definitions, f"{namespace}/{name}", reviewed=digest)
-            chosen = named(definitions, items) if items else definitions
+            chosen = named(definitions, items) if items else tuple(d for d in definitions if not d.rejected)
             accepted: list[Json] = [{"name": d.name, "effect": effect_of(d.document).value} for d in chosen if d.kind == "tool"]
             after = state_after_acceptance(before, server.uid, chosen)
             warnings = warnings_of_acceptance(operator, before, after, namespace)
+            if len(chosen) < len(definitions) and not items:
+                warnings.append(f"what was rejected stays so ({len(definitions) - len(chosen)}); `legation review accept` takes it by name")
             if any(d.pending for d in chosen):
-                keys = [(d.kind, d.name) for d in chosen] if items else None
+                keys = [(d.kind, d.name) for d in chosen] if len(chosen) < len(definitions) else None
                 transaction.accept_definitions(server, digest=found, keys=keys, tools=accepted, by=operator.id, reason=reason)
             return Acceptance(revision=transaction.revision, accepted=tuple(accepted), warnings=tuple(warnings))
 
@@ -254,7 +256,8 @@ class RegistryService:
                 state = self._live.at(transaction)
                 entries = {entry.uid: entry for entry in state.mcp_servers.values()}
                 known = [(entries[uid], result) for uid, result in readings if uid in entries]
-                changed = [entry.uid for entry, result in known if keep_reading(entry, result, state, transaction)]
+                batch = ReadingBatch(state, transaction, [entry.uid for entry, _ in known])
+                changed = [entry.uid for entry, result in known if batch.keep(entry, result)]
             if changed:
                 self._show()
         return dict.fromkeys(changed, transaction.revision)

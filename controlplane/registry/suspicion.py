@@ -17,15 +17,29 @@ _IGNORED = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u31
 """Letters and marks by Unicode's word, and invisible."""
 _UNSEEN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs"})
 _ALPHABETS = frozenset({"ARMENIAN", "CHEROKEE", "CYRILLIC", "GREEK", "LATIN"})
+_LATIN_WORD = re.compile(r"[a-z']+")
+_ENCODED = re.compile(r"[A-Za-z0-9+/]{120,}")
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
 
 def suspicions(text: str) -> list[str]:
     """Why somebody should look at this text before a model does."""
-    found = [*_hidden(text), *(sentence for pattern, sentence in _SUSPICIOUS if pattern.search(text))]
+    cues = _cues_of(text)
+    found = [
+        *_hidden(text),
+        *(sentence for needed, pattern, sentence in _SUSPICIOUS if not needed.isdisjoint(cues) and pattern.search(text)),
+    ]
+    if _ENCODED.search(text):
+        found.append("a long text that cannot be read as it stands")
     if not text.isascii() and any(_mixes_alphabets(word) for word in _WORD.findall(text)):
         found.append("a word mixes letters of several alphabets")
     return list(dict.fromkeys(found))
+
+
+def _cues_of(text: str) -> set[str]:
+    """Words and signs of a text: cheap to have, and most texts have none that matter."""
+    lowered = text.lower()
+    return {*_LATIN_WORD.findall(lowered), *(sign for sign in _SIGNS if sign in lowered)}
 
 
 def _hidden(text: str) -> list[str]:
@@ -105,19 +119,36 @@ _SECRETS = _words(
     "environment variables",
 )
 
+_SECRET_CUES = (
+    "password passwords secret secrets credential credentials key keys apikey apikeys token tokens conversation history window variables"
+)
+
 _SUSPICIOUS = tuple(
-    (re.compile(pattern, re.IGNORECASE | re.DOTALL), sentence)
-    for pattern, sentence in (
-        (_COMMENT, "a comment of a markup language, which readers do not see"),
-        (_TAG, "a tag that addresses a model"),
-        (_FETCHED, "something that is fetched or run where it is shown"),
-        (_near(_DISREGARD, _TOLD), "it tells a model to disregard what it was told"),
-        (_near(_NOT, _TELL, _PEOPLE), "it tells a model to keep something from people"),
-        (_MODEL, "it addresses a model"),
-        (_near(_AROUND, _CALL, _words("tools?", "functions?")), "it tells a model what to do around other calls"),
-        (f"{_MUST}|{_ALWAYS}|{_INSTEAD}", "it gives orders to a model"),
-        (f"{_PLACES}|{_KEYS}", "it names files that hold secrets"),
-        (_near(_GIVE, _SECRETS, within=60), "it asks for secrets, or for the conversation"),
-        (r"[A-Za-z0-9+/]{120,}={0,2}", "a long text that cannot be read as it stands"),
+    (frozenset(cues.split()), re.compile(pattern, re.IGNORECASE | re.DOTALL), sentence)
+    for cues, pattern, sentence in (
+        ("< > [ /*", _COMMENT, "a comment of a markup language, which readers do not see"),
+        ("<", _TAG, "a tag that addresses a model"),
+        ("< ![ data: javascript:", _FETCHED, "something that is fetched or run where it is shown"),
+        ("ignore disregard forget override bypass", _near(_DISREGARD, _TOLD), "it tells a model to disregard what it was told"),
+        ("not don't never without", _near(_NOT, _TELL, _PEOPLE), "it tells a model to keep something from people"),
+        ("system assistant language llm ai", _MODEL, "it addresses a model"),
+        (
+            "tool tools function functions",
+            _near(_AROUND, _CALL, _words("tools?", "functions?")),
+            "it tells a model what to do around other calls",
+        ),
+        ("you assistant agent model always first must instead", f"{_MUST}|{_ALWAYS}|{_INSTEAD}", "it gives orders to a model"),
+        ("/ . id_ \\", f"{_PLACES}|{_KEYS}", "it names files that hold secrets"),
+        (
+            _SECRET_CUES,
+            _near(_GIVE, _SECRETS, within=60),
+            "it asks for secrets, or for the conversation",
+        ),
     )
+)
+"""What must be in a text for a pattern to be looked for at all (a word of it, or the sign), the pattern, and what it means."""
+_SIGNS = tuple(
+    cue
+    for cue in dict.fromkeys(cue for cues, _, _ in _SUSPICIOUS for cue in sorted(cues))
+    if not cue.replace("'", "").replace("_", "").isalpha()
 )

@@ -194,7 +194,7 @@ class WriteTransaction:
         values = {"accepted_by": by, "accepted_at": self.at, "accepted_revision": self.next_revision, **_REVIEWED}
         copied = {"accepted_digest": DEFINITION.c.digest, "accepted_document": DEFINITION.c.document}
         if keys is None:
-            self.connection.execute(DEFINITION.delete().where(mine, DEFINITION.c.present.is_(False)))
+            self.connection.execute(DEFINITION.delete().where(mine, DEFINITION.c.present.is_(False), DEFINITION.c.rejected_digest == ""))
         for these in [()] if keys is None else map(_named, keys):
             self.connection.execute(DEFINITION.update().where(mine, present, *these).values(**values, **copied))
         told: Json = {"digest": digest, "definitions": tools, "by": by} | ({"reason": reason} if reason else {})

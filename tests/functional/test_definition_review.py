@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from controlplane.catalog_digest import definition_digest
 from controlplane.registry.catalog import catalog_digest, is_held, served_document, tool_of
+from controlplane.registry.live import LiveState
 from controlplane.registry.probe import ProbedDefinition
 from controlplane.registry.refusal import ConflictError, EntryNotFoundError, NotPermittedError
 from controlplane.registry.review import ReviewedItem
 from controlplane.registry.review_reader import ReviewReader
+from controlplane.registry.service import RegistryService
 from controlplane.registry.spec import Kind
 from controlplane.registry.state import Definition
 from controlplane.registry.transaction import MOST_VERSIONS
+from extauthz.address import AddressRules
 from tests.functional.postgresql import postgresql_server, postgresql_url  # noqa: F401
 from tests.functional.registry import ADMIN, CRM, Registry, open_registry, operator, reading, tool
 
@@ -376,3 +380,31 @@ def test_versions_are_remembered_in_bounded_number_and_pinned_ones_for_longer(re
     assert (versions[-1]["digest"], versions[-1]["pinned_by"]) == (pinned, ["demo/desk"])
     announce(registry, tool("t0"))
     assert ReviewReader(store=registry.store, live=registry.live).list_versions(ADMIN, "demo", "crm")[0]["digest"] == pinned
+
+
+def test_accepting_all_of_a_server_leaves_what_was_rejected(registry: Registry):
+    announce(registry, defined(**LOOK), tool("a"))
+    registry.service.reject(ADMIN, "demo", "crm", items=[item(found(registry))])
+
+    answer = registry.service.accept(ADMIN, "demo", "crm")
+
+    assert [each["name"] for each in answer.accepted] == ["a"]
+    assert answer.warnings == ("what was rejected stays so (1); `legation review accept` takes it by name",)
+    assert (is_held(found(registry)), is_held(found(registry, "a"))) == (True, False)
+
+
+def test_a_change_that_nobody_has_judged_yet_is_held_until_the_next_reading_judges_it(registry: Registry):
+    accepted_once(registry)
+    harmless = {**LOOK, "description": "Looks up companies."}
+    announce(registry, defined(**harmless))
+    with registry.store.engine.begin() as connection:  # as a database of an earlier release has it
+        connection.execute(text("UPDATE definition SET change_class = ''"))
+    unjudged = registry.store.read_state().definitions[registry.live.state.mcp_servers["demo/crm"].uid][0]
+    uid = registry.live.state.mcp_servers["demo/crm"].uid
+    earlier = LiveState(registry.store)
+    service = RegistryService(store=registry.store, live=earlier, key=registry.key, address_rules=AddressRules(()))
+
+    service.record_probes([(uid, reading(defined(**harmless)))])
+
+    assert is_held(unjudged)
+    assert (earlier.state.definitions[uid][0].change_class, is_held(earlier.state.definitions[uid][0])) == ("reworded", False)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from controlplane.registry.probe import ProbeResult
+from controlplane.registry.probe import ProbedDefinition, ProbeResult
 from controlplane.registry.probe_batch import ProbeBatch
 
 
@@ -80,3 +80,14 @@ async def test_a_reading_of_a_server_that_is_forgotten_meanwhile_is_not_recorded
     await asyncio.gather(first, kept)
 
     assert registry.batches == [["first"], ["kept"]]
+
+
+async def test_one_transaction_takes_no_more_definitions_than_it_may_but_always_one_reading() -> None:
+    registry = Registry()
+    store = ProbeBatch(registry.record_probes, pause_seconds=0.01)
+    definition = ProbedDefinition(kind="tool", name="a", digest="x", document={})
+    large = ProbeResult(at=datetime.now(UTC), definitions=(definition,) * 1500)
+
+    await asyncio.gather(*(store.record_probe(f"s{number}", large) for number in range(4)))
+
+    assert sorted(len(batch) for batch in registry.batches) == [1, 1, 1, 1]
