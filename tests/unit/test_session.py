@@ -106,7 +106,7 @@ def test_a_changed_character_anywhere_makes_it_unknown(index: int) -> None:
     "forged",
     ["", "lgs1_", "lgs1_AAAA", "0123456789abcdef", ENVELOPE, "lgs1_" + "A" * 200, SEALED[:-4], SEALED + "AAAA", SEALED + "=", " " + SEALED]
     + [f"{SEALED},{SEALED}", SEALED.replace("lgs1_", "lgs2_"), SEALED + "\n", SEALED + "\u212a", "lgs1_" + "A" * 100_000, "lgs1_\ud800"],
-    ids=lambda text: text[:12].encode("unicode_escape").decode(),
+    ids=range(16),  # the texts are others in every run
 )
 def test_what_was_not_sealed_here_is_unknown(forged: str) -> None:
     assert reason_of(forged) is Reason.SESSION_UNKNOWN

@@ -271,7 +271,9 @@ async def test_a_token_is_good_only_as_it_is_bound(binding: str, access_token: s
 
 
 @pytest.mark.parametrize(
-    "cnf", [{}, [], "x", 7, {"jkt": "short"}, {"jkt": 7}, {"jwk": CLIENT.jwk}, {"kid": "x"}, {**CLIENT.confirmation, "jwe": "x"}], ids=str
+    "cnf",
+    [{}, [], "x", 7, {"jkt": "short"}, {"jkt": 7}, {"jwk": CLIENT.jwk}, {"kid": "x"}, {**CLIENT.confirmation, "jwe": "x"}],
+    ids=["{}", "[]", "text", "number", "short jkt", "number as jkt", "jwk", "kid", "jkt and jwe"],
 )
 @pytest.mark.parametrize("binding", ["none", "optional", "any"])
 async def test_a_binding_that_cannot_be_checked_is_never_ignored(cnf: object, binding: str) -> None:

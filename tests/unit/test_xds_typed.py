@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -53,9 +54,11 @@ def say(script: str, *arguments: str) -> str:
 
 
 def test_bytes_are_equal_however_the_classes_are_made() -> None:
-    said = {how: say(BYTES, how) for how in ("unpatched", "patched", "plain classes")}
+    with ThreadPoolExecutor() as at_once:
+        running = {how: at_once.submit(say, BYTES, how) for how in ("unpatched", "patched", "plain classes")}
+        said = {how: one.result() for how, one in running.items()}
 
-    assert said["unpatched"].startswith("17 ")
+    assert said["unpatched"].startswith("18 ")
     assert set(said.values()) == {said["unpatched"]}
 
 
