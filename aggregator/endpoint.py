@@ -29,7 +29,7 @@ from aggregator.listening import Listener, Listening
 from aggregator.listing import KINDS, make_page
 from aggregator.question import Questions, Remembered, SessionMemory, UnderWay
 from aggregator.refusal import CANCELLED, INTERNAL_ERROR, error_response, json_response, not_one_message, refused, result_message
-from aggregator.reply import HttpReply, unchanged
+from aggregator.reply import HttpReply, one_event, unchanged
 from aggregator.search.tools import inner_params
 from aggregator.searching import Searching, is_found_call, is_search
 from aggregator.session import Session, open_session, seal_session
@@ -189,7 +189,8 @@ class Endpoint:
                 return json_response(result_message(dumped(found), mcp.id_json))
             if mcp.method in _CALLS:
                 return await self._call(request, asked)
-            return json_response(result_message(self._from_memory(asked), mcp.id_json))
+            message = result_message(self._from_memory(asked), mcp.id_json)
+            return one_event(request, message) if mcp.era is Era.LEGACY and mcp.method in KINDS else json_response(message)
         except RpcError as error:
             return error_response(error, mcp.id_json, mcp.era)
 

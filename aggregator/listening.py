@@ -34,6 +34,7 @@ STREAMS_PER_CALLER = 64
 TOO_MANY = 42901
 _ACKNOWLEDGE_SECONDS = 3.0
 _MEMBERS_OF_A_STREAM = 16
+_MEMBERS_WITH_HINTS = 4
 _PAUSES_SECONDS = (0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
 _LASTING_ERRORS = range(-32700, -31999)  # the member does not know, or does not want, what it was asked
 
@@ -114,6 +115,7 @@ class Listening:
             wanted = wanted if isinstance(wanted, Mapping) else {}
             lists = [name for name in LIST_CHANGED if wanted.get(f"{name}ListChanged") is True]
             of_members = _wanted_of_members(listener, wanted)
+            _want_hints(listener, lists, of_members)
             replies = {
                 member_id: _StreamReply(
                     stream, self._questions, listener.whose, Names(front=listener.front, mcp_server_id=member_id).notification, tag
@@ -167,6 +169,8 @@ class Listening:
             try:
                 await self._upstream.listen(client, member, wanted, reply)
             except RpcError as error:
+                if not reply.acknowledged.done():
+                    reply.acknowledged.set_result({})  # nothing of it is agreed, so that nobody waits for it
                 if error.code in _LASTING_ERRORS:
                     return
                 logger.debug("stream of a member broken off", mcp_server=member.id, code=error.code)
@@ -210,14 +214,22 @@ def tagged(params: Json, tag: Json) -> Json:
     return {**params, "_meta": {**(meta if isinstance(meta, Mapping) else {}), **tag}}
 
 
-def _wanted_of_members(listener: Listener, wanted: Json) -> dict[str, dict[str, list[str]]]:
+def _wanted_of_members(listener: Listener, wanted: Json) -> dict[str, dict[str, Any]]:
     """What is to be asked of which member, by its own names."""
-    found: dict[str, dict[str, list[str]]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for member, find in (("resourceSubscriptions", resource_of), ("taskIds", task_of)):
         for name in wanted.get(member, ()):
             mcp_server_id, own = find(listener.front, listener.client, name)
             found.setdefault(mcp_server_id, {}).setdefault(member, []).append(own)
     return found
+
+
+def _want_hints(listener: Listener, lists: list[str], of_members: dict[str, dict[str, Any]]) -> None:
+    """Members also say by themselves that their lists have changed: passed on, though our catalog may learn of it a little later."""
+    members = listener.front.members(listener.viewer)
+    for member in members if len(members) <= _MEMBERS_WITH_HINTS else ():
+        for name in lists:
+            of_members.setdefault(member.id, {})[f"{name}ListChanged"] = True
 
 
 async def _granted(replies: Mapping[str, _StreamReply], front: Front) -> dict[str, list[object]]:

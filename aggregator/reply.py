@@ -62,6 +62,13 @@ class EventStream:
                 await response.write(event)
 
 
+def one_event(request: web.Request, message: bytes) -> web.Response:
+    """A message as legacy clients get it from most servers: a stream of one event, where they take streams."""
+    if "text/event-stream" not in request.headers.get("accept", ""):
+        return json_response(message)
+    return web.Response(body=b"event: message\ndata: " + message + b"\n\n", headers=_HEADERS)
+
+
 def notification(method: str, params: Json) -> bytes:
     """A JSON-RPC notification."""
     return _dumped({"jsonrpc": "2.0", "method": method, "params": dict(params)})

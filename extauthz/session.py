@@ -137,6 +137,26 @@ def open_session(sealed: str, binding: SessionBinding, keys: Sequence[ContextKey
     return plaintext[_HEAD_BYTES:].decode("ascii")
 
 
+class EndedSessions:
+    """Digests of sessions that their clients have ended by this authorizer, the newest ones: nothing is answered in them any more.
+
+    Their servers forget them, too, wherever they are asked; lists are answered without asking.
+    """
+
+    def __init__(self, most: int = 16_384) -> None:
+        self._most = most
+        self._digests: dict[str, None] = {}
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._digests
+
+    def add(self, digest: str) -> None:
+        """Remember one more; the oldest makes room for it."""
+        if len(self._digests) >= self._most:
+            del self._digests[next(iter(self._digests))]
+        self._digests[digest] = None
+
+
 def session_digest(sealed: str) -> str:
     """By which the record tells sessions apart without holding their ids: 64 bits of SHA-256."""
     return "sha256:" + hashlib.sha256(sealed.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -107,7 +107,8 @@ async def pair_of_aggregators(directory: Path) -> AsyncIterator[Pair]:
         finally:
             supervisor._stop.set()
             await serving
-            process.kill()
+            if process.returncode is None:
+                process.kill()
             await process.wait()
 
 

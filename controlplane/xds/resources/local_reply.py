@@ -78,7 +78,7 @@ LOCAL_ERRORS = (
         retryable=True,
     ),
     LocalError(
-        code=50206,
+        code=50208,
         reason="aggregator_lost",
         message="The part of the gateway that was handling this call has ended. The call may have been made, or not.",
         flags=("UC", "UR", "LR", "UPE", "DF"),
