@@ -478,11 +478,11 @@ async def test_nobody_uses_a_member_of_a_namespace_that_does_not_trust_them() ->
         ("crm://1", Reason.ALLOWED),
         ("crm://contacts/5", Reason.ALLOWED),
         ("m.demo.files+file:///a", Reason.ALLOWED),
-        ("crm://2", Reason.TOOL_UNKNOWN),
-        ("file:///a", Reason.TOOL_UNKNOWN),
-        ("m.demo.files+file:///b", Reason.TOOL_UNKNOWN),
-        ("m.demo.files+crm://1", Reason.TOOL_UNKNOWN),
-        ("m.demo.crm+crm://1", Reason.TOOL_UNKNOWN),
+        ("crm://2", Reason.INVALID_PARAMS),
+        ("file:///a", Reason.INVALID_PARAMS),
+        ("m.demo.files+file:///b", Reason.INVALID_PARAMS),
+        ("m.demo.files+crm://1", Reason.INVALID_PARAMS),
+        ("m.demo.crm+crm://1", Reason.INVALID_PARAMS),
     ],
 )
 async def test_a_uri_is_of_the_member_that_offers_it(uri: str, reason: Reason) -> None:
@@ -492,6 +492,17 @@ async def test_a_uri_is_of_the_member_that_offers_it(uri: str, reason: Reason) -
     if reason is Reason.ALLOWED:
         assert record.mcp_resource_uri == uri.removeprefix("m.demo.files+")
         assert record.exposed_name == uri
+
+
+async def test_a_uri_that_is_nowhere_is_told_only_to_who_could_read_it() -> None:
+    tools_only = State('permit (principal, action == Action::"tools/call", resource in McpServer::"demo/crm");')
+
+    for state, reason in ((State(), Reason.INVALID_PARAMS), (tools_only, Reason.TOOL_UNKNOWN)):
+        decision, _ = await decided(message("resources/read", {"uri": "crm://nowhere"}), state)
+        assert decision.reason is reason
+    existing, _ = await decided(message("resources/read", {"uri": "crm://1"}), tools_only)
+    assert existing.reason is Reason.NO_MATCHING_PERMIT
+    assert error_of(existing)["code"] == error_of(decision)["code"] == 40300
 
 
 @pytest.mark.parametrize(
