@@ -15,7 +15,7 @@ from extauthz.decision import Decider, Decision
 from extauthz.door import Door
 from extauthz.egress_context import EgressContext, sign_egress_context
 from extauthz.identity.principal import PROBER, Principal
-from extauthz.session import BINDING_KEY, bind_session, binding_from_text, seal_session, session_digest
+from extauthz.session import BINDING_KEY, EndedSessions, bind_session, binding_from_text, seal_session, session_digest
 from tests.unit.test_decision import ANN, CRM, KEY, Audit, Credentials, Policies, State, body_of, call
 from tests.unit.test_session import ENVELOPE
 
@@ -210,3 +210,33 @@ async def test_the_prober_has_sessions_of_its_own() -> None:
     assert going_on.passage is not None
     assert ("mcp-session-id", ENVELOPE) in going_on.passage.set_headers
     assert (refused.passage, record.reason) == (None, "session_foreign")
+
+
+async def test_a_session_that_its_client_has_ended_is_answered_no_more() -> None:
+    """Lists are answered without its server, which would know."""
+    decider = Decider(
+        state=State(Policies("update", "read")),
+        door=Door(gateway_url="https://gw.example"),
+        credentials=Credentials(),
+        audit=Audit(),
+        timeout_ms=5000,
+        clock=lambda: NOW,
+    )
+    ended, other = sealed_for(), sealed_for()
+
+    delete = await decider.decide(with_session(ended, http_method="DELETE", body=b""))
+    after = await decider.decide(message("tools/list", mcp_session_id=[ended]))
+    of_other = await decider.decide(message("tools/list", mcp_session_id=[other]))
+
+    assert delete.passage is not None
+    assert after.answer is not None
+    assert after.answer.status == 404
+    assert of_other.passage is not None
+
+
+def test_only_so_many_ended_sessions_are_remembered() -> None:
+    ended = EndedSessions(most=2)
+    for digest in ("a", "b", "c"):
+        ended.add(digest)
+
+    assert [digest in ended for digest in ("a", "b", "c")] == [False, True, True]
