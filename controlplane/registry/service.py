@@ -25,8 +25,7 @@ from controlplane.registry.change_rules import ChangeRules
 from controlplane.registry.changes import entries_of
 from controlplane.registry.deletion import refuse_breaking_deletion
 from controlplane.registry.encryption import RegistryKey
-from controlplane.registry.entry import EntryKey, Json, StoredEntry, document_of, new_system_entry
-from controlplane.registry.exposure import expose
+from controlplane.registry.entry import EntryKey, Json, StoredEntry, new_system_entry
 from controlplane.registry.key_pair_reader import KeyPairReader
 from controlplane.registry.live import LiveState
 from controlplane.registry.manifest import DocumentError, ParsedDocument, parse_document, parse_documents
@@ -53,15 +52,14 @@ from controlplane.registry.refusal import (
 )
 from controlplane.registry.review import Acceptance, Rejection, ReviewedItem, named, present_digest
 from controlplane.registry.revocation import over
-from controlplane.registry.server_status import server_status
 from controlplane.registry.signing_key import due_for_rotation, rotated_keys
 from controlplane.registry.spec import SYSTEM_NAMESPACE, Kind, RevocationSpec, VirtualServerSpec
 from controlplane.registry.state import Entry, RegistryState
-from controlplane.registry.store import RegistryStore, read_entries, read_entry, read_probes, with_pinned_versions
+from controlplane.registry.store import RegistryStore, read_entries, read_entry, with_pinned_versions
 from controlplane.registry.transaction import WriteTransaction
 from controlplane.registry.validation import WrittenEntry, locks_out
 from controlplane.registry.virtual_server_rules import foreign_namespaces
-from controlplane.registry.virtual_server_status import virtual_server_status
+from controlplane.registry.written_document import written_document
 from extauthz.address import AddressRules
 
 MOST_PRUNED = 1000
@@ -346,26 +344,12 @@ class RegistryService:
                 # (3) commit, with the answer already made
                 written = [(item, item.after) for item in plan.entries] if dry_run else _commit(plan, transaction, self._key)
                 results = tuple(_result(item, entry.resource_revision, warnings) for item, entry in written)
-                shown = None if precondition is None else self._document(operator, written[0][1], plan.after, transaction)
+                shown = None if precondition is None else written_document(operator, written[0][1], plan.after, transaction.connection)
                 answer = ApplyResult(revision=transaction.revision, dry_run=dry_run, results=results, entry=shown)
             # (4) seen
             if transaction.revision != transaction.current:
                 self._show()
         return answer
-
-    @staticmethod
-    def _document(operator: Operator, entry: StoredEntry, state: RegistryState, transaction: WriteTransaction) -> Json:
-        """The entry as `registry.reader` shows it once this transaction is committed; `state`: as it is then."""
-        if entry.kind is Kind.VIRTUAL_SERVER:
-            virtual = state.virtual_servers[f"{entry.namespace}/{entry.name}"]
-            held = operator.permissions.allows
-            return document_of(
-                entry, virtual_server_status(virtual, state, expose(state, virtual), may_read=lambda ns: held(Permission.REGISTRY_READ, ns))
-            )
-        if entry.kind is not Kind.MCP_SERVER:
-            return document_of(entry)
-        probe = read_probes(transaction.connection, [entry.uid]).get(entry.uid)
-        return document_of(entry, server_status(probe, state.definitions.get(entry.uid, ()), state.readings.get(entry.uid)))
 
     def _require_writable(self, operator: Operator, documents: Sequence[ParsedDocument], stored: Mapping[EntryKey, StoredEntry]) -> None:
         errors: list[DocumentError] = []

@@ -39,6 +39,16 @@ Resources = Mapping[str, Mapping[str, XdsResource]]
 """Resources by type URL and name."""
 
 
+def replaced(before: Resources, after: Resources) -> dict[tuple[str, str], XdsResource]:
+    """What `after` has in another version."""
+    return {
+        (type_url, name): resource
+        for type_url, named in before.items()
+        for name, resource in named.items()
+        if name in after[type_url] and after[type_url][name].version_info != resource.version_info
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
     """What nodes of one kind should hold. `revision` is the newest registry revision that is wholly in it.

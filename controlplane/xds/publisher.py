@@ -29,7 +29,7 @@ from controlplane.registry.encryption import RegistryKey
 from controlplane.registry.state import RegistryState
 from controlplane.xds.authority_file import AuthorityFiles
 from controlplane.xds.building import is_builder_loaded, warm_up_builder
-from controlplane.xds.cache import Resources, View, ViewCache, XdsResource
+from controlplane.xds.cache import Resources, View, ViewCache, replaced
 from controlplane.xds.certificate_source import CertificateSources
 from controlplane.xds.gateway import GatewaySettings
 from controlplane.xds.node import DISPENSABLE, NodeKind
@@ -310,7 +310,7 @@ class Publisher:
         changed = before is None or before.resources != resources
         if before is not None and changed:
             self._revoke()
-            self._quarantine.remember_good(_replaced(before.resources, resources))
+            self._quarantine.remember_good(replaced(before.resources, resources))
         view = self._cache.publish(NodeKind.ENVOY, resources, revision=snapshot.revision, removing=self._removing)
         if before is None:
             self.published = snapshot  # streams are accepted from now on
@@ -440,13 +440,3 @@ async def _tried(read: Callable[[], Awaitable[bool]]) -> bool:
     except Exception:
         logger.exception("what stands outside the registry could not be read again")
         return False
-
-
-def _replaced(before: Resources, after: Resources) -> dict[tuple[str, str], XdsResource]:
-    """What `after` has in another version."""
-    return {
-        (type_url, name): resource
-        for type_url, named in before.items()
-        for name, resource in named.items()
-        if name in after[type_url] and after[type_url][name].version_info != resource.version_info
-    }

@@ -34,7 +34,8 @@ def test_each_server_has_a_cluster_and_endpoints_under_one_name(built: MemoryRes
 
     name = cluster_name(entry)
     assert snapshot.envoy[ENDPOINT].keys() == {name}
-    assert snapshot.envoy[CLUSTER].keys() == {name, "legation-authorizer", "legation-processor", "legation-api", "legation-refusal"}
+    own = {"authorizer", "processor", "aggregator", "api", "refusal"}
+    assert snapshot.envoy[CLUSTER].keys() == {name, *(f"legation-{process}" for process in own)}
     assert snapshot.envoy[LISTENER].keys() == {"ingress", "egress", "refusal"}
     assert snapshot.envoy[ROUTE].keys() == {"ingress", "egress"}
     assert pb.McpServer.FromString(snapshot.authorizer[MCP_SERVER]["demo/crm"].value).cluster == name
