@@ -119,7 +119,7 @@ _SECRETS = _words(
     "environment variables",
 )
 
-_SECRET_CUES = (
+_ASKED_FOR = (
     "password passwords secret secrets credential credentials key keys apikey apikeys token tokens conversation history window variables"
 )
 
@@ -140,7 +140,7 @@ _SUSPICIOUS = tuple(
         ("you assistant agent model always first must instead", f"{_MUST}|{_ALWAYS}|{_INSTEAD}", "it gives orders to a model"),
         ("/ . id_ \\", f"{_PLACES}|{_KEYS}", "it names files that hold secrets"),
         (
-            _SECRET_CUES,
+            _ASKED_FOR,
             _near(_GIVE, _SECRETS, within=60),
             "it asks for secrets, or for the conversation",
         ),

@@ -261,3 +261,35 @@ async def test_a_store_that_fails_does_not_end_the_readings():
     await prober.stop()
 
     assert len(store.results) == 2
+
+
+class HeldReader:
+    """A DefinitionReader whose readings end when the test lets them, each with the same error."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Queue[int]()
+        self.may_end = asyncio.Semaphore(0)
+        self.count = 0
+
+    async def read(self, server_id: str) -> ProbeResult:
+        self.count += 1
+        self.begun.put_nowait(self.count)
+        await self.may_end.acquire()
+        return ProbeResult(at=datetime.now(UTC), error="connection refused")
+
+
+async def test_who_asks_for_a_reading_gets_one_that_began_afterwards_and_is_told_the_same_error_again():
+    reader, store = HeldReader(), RecordingStore()
+    prober = prober_of(reader, store, interval=3600)
+    prober.update(state_of("crm"))
+    await asyncio.wait_for(reader.begun.get(), 60)
+
+    asked = [prober.probe_now("uid-crm"), prober.probe_now("uid-absent")]
+    reader.may_end.release()
+    reader.may_end.release()
+    await store.wait_for(2)
+    await prober.stop()
+
+    assert asked == [True, False]
+    assert [result.error for _, result in store.results] == ["connection refused"] * 2
+    assert prober.probe_now("uid-crm") is False
