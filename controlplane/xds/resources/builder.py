@@ -11,11 +11,12 @@ from controlplane.xds.resources import cluster, endpoint, listener, route, secre
 from controlplane.xds.resources.typed import serialise
 from controlplane.xds.trust_bundle import TrustBundles
 from controlplane.xds.upstream_tls import PLAIN_TLS, UpstreamTls
+from extauthz.passage import AGGREGATOR_CLUSTER
 
 OWN_CLUSTERS = {
     cluster.AUTHORIZER_CLUSTER: cluster.make_authorizer_cluster,
     cluster.PROCESSOR_CLUSTER: cluster.make_processor_cluster,
-    cluster.AGGREGATOR_CLUSTER: cluster.make_aggregator_cluster,
+    AGGREGATOR_CLUSTER: cluster.make_aggregator_cluster,
     cluster.API_CLUSTER: cluster.make_api_cluster,
     cluster.REFUSAL_CLUSTER: cluster.make_refusal_cluster,
 }

@@ -138,7 +138,8 @@ def _aggregate_lanes(gateway: GatewaySettings) -> list[route.Route]:
     """
     listening = route.HeaderMatcher(name="mcp-method", string_match=matcher.StringMatcher(exact="subscriptions/listen"))
     reading = route.HeaderMatcher(name=":method", string_match=matcher.StringMatcher(exact="GET"))
-    kinds = (("-get", [reading], _stream_action), ("-listen", [listening], _stream_action), ("", [], _call_action))
+    calls: list[route.HeaderMatcher] = []
+    kinds = (("-get", [reading], _stream_action), ("-listen", [listening], _stream_action), ("", calls, _call_action))
     lanes = []
     for suffix, further, action_of in kinds:
         action = action_of(gateway)
