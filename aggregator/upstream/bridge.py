@@ -49,7 +49,7 @@ class Bridge:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._modern_to_legacy.close()
+        await self._modern_to_legacy.close()
         await self._legacy_to_modern.close()
         await self._channel.__aexit__(kind, error, trace)
 

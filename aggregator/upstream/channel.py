@@ -7,6 +7,7 @@ exchange before its end closes the connection, by which Envoy ends the request a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import secrets
 import ssl
@@ -153,11 +154,14 @@ class EgressChannel:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=self.limits.short_seconds)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.limits.short_seconds):
+                while self._tasks:  # what ends may tell its member so
+                    await asyncio.wait(self._tasks)
+        late = list(self._tasks)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
 

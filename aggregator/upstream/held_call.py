@@ -129,10 +129,12 @@ class HeldCalls:
             held.expiry.cancel()
         return held
 
-    def close(self) -> None:
-        """End all of them."""
+    async def close(self) -> None:
+        """End all of them, and wait until their members are being told."""
+        tasks = [held.task for held in self._held.values()]
         for state in list(self._held):
             self._expire(state)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _expire(self, state: str) -> None:
         if (held := self._held.pop(state, None)) is not None:

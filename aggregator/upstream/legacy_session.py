@@ -91,7 +91,11 @@ class LegacySession:
         try:
             async with asyncio.timeout(seconds):
                 session = await cls._initialized(channel, call, capabilities)
-                await session.tell(client, "notifications/initialized", {})
+                try:
+                    await session.tell(client, "notifications/initialized", {})
+                except BaseException:  # nobody will ever use it
+                    session.end_in_background(client)
+                    raise
         except TimeoutError as error:
             raise failure.timed_out(call) from error
         except (ChannelError, SessionGoneError) as error:

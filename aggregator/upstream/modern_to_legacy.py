@@ -49,9 +49,9 @@ class ModernToLegacy:
                 raise
             raise told from error
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End what waits and what is idle."""
-        self._held.close()
+        await self._held.close()
         self._pool.close()
 
     def _begun(self, call: Call, reply: Reply) -> HeldCall:

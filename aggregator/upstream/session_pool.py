@@ -86,7 +86,11 @@ class SessionPool:
         pooled.client = client
         pooled.attributed.conversation = conversation
         if stream:
-            await self._with_stream(pooled)
+            try:
+                await self._with_stream(pooled)
+            except BaseException:  # cancelled: whoever waited for the session will not give it back
+                self.discard(pooled)
+                raise
         return pooled
 
     def give_back(self, pooled: PooledSession) -> None:
