@@ -16,6 +16,7 @@ from importlib.resources import files
 from aggregator.search.word import split, stem
 
 _BUCKET = 3
+_MAX_KNOWN = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,7 @@ class Concepts:
                 self._open[entry.words[0][:_BUCKET]].append(entry)
             else:
                 self._exact[entry.words[0]].append(entry)
+        self._known: dict[str, tuple[tuple[Entry, ...], tuple[Entry, ...]]] = {}
         self._words = frozenset(word for entry in entries for word in entry.words)
 
     def knows(self, *forms: str) -> bool:
@@ -60,11 +62,24 @@ class Concepts:
         stems = [stem(word) for word in words]
         found = []
         for start, (word, stemmed) in enumerate(zip(words, stems, strict=True)):
-            for entry in (*self._exact.get(stemmed, ()), *self._open.get(word[:_BUCKET], ())):
+            for entry in self._entries_of(word, stemmed)[suggested]:
                 end = start + len(entry.words)
-                if (suggested or entry.said) and end <= len(words) and _fits(entry, words[start:end], stems[start:end]):
+                if end > len(words):
+                    continue
+                if len(entry.words) == 1 or _fits(entry, words[start:end], stems[start:end]):
                     found.append(Found(entry.concept, start, end, entry.said))
         return found
+
+    def _entries_of(self, word: str, stemmed: str) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
+        """The entries whose first word this is: those that say a concept, and all. What was looked up once is kept."""
+        known = self._known.get(word)
+        if known is None:
+            opened = (entry for entry in self._open.get(word[:_BUCKET], ()) if word.startswith(entry.words[0]))
+            entries = (*self._exact.get(stemmed, ()), *opened)
+            known = (tuple(entry for entry in entries if entry.said), entries)
+            if len(self._known) < _MAX_KNOWN:
+                self._known[word] = known
+        return known
 
 
 def _fits(entry: Entry, words: Sequence[str], stems: Sequence[str]) -> bool:

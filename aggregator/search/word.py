@@ -15,7 +15,7 @@ MAX_WORD = 64
 
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})")
 _WORD = re.compile(r"[^\W_]+")
-_EMAIL = re.compile(r"\be-(?=mail)", re.IGNORECASE)
+_EMAIL = re.compile(r"\be-mail", re.IGNORECASE)
 _APOSTROPHE = re.compile(r"(?<=\w)['\u2019](?:s|re|ve|ll|d|m|t)?\b", re.IGNORECASE)
 
 SHAPES = (
@@ -65,9 +65,12 @@ STOPWORDS = frozenset(
 
 def split(text: str) -> list[str]:
     """The words of a text in their order, lower case, without accents, neither stemmed nor thinned out."""
-    plain = _APOSTROPHE.sub(" ", _EMAIL.sub("e", _without_accents(text)))
+    plain = _APOSTROPHE.sub(" ", _EMAIL.sub("email", _without_accents(text)))
     found: list[str] = []
     for word in _WORD.findall(plain):
+        if word.islower() and len(word) <= MAX_WORD:
+            found.append(word)
+            continue
         parts = _CAMEL.split(word[: 2 * MAX_WORD])
         found.extend(part.casefold()[:MAX_WORD] for part in parts)
         if len(parts) > 1:
@@ -89,6 +92,8 @@ def without_values(text: str) -> str:
 
 
 def _without_accents(text: str) -> str:
+    if text.isascii():
+        return text
     decomposed = unicodedata.normalize("NFKD", text.replace("\u00df", "ss"))
     return "".join(character for character in decomposed if not unicodedata.combining(character))
 
