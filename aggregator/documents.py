@@ -7,15 +7,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from aggregator.state import ServerCatalog
 from extauthz.catalog.virtual import DefinitionKind, Exposed, VirtualServer
 
 Document = dict[str, Any]
+_Selection = tuple[DefinitionKind | None, int, frozenset[str]]
 _UI = ("ui", "resourceUri")
 _UI_FLAT = "ui/resourceUri"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What one caller is listed of one kind, as bytes in order. `digest`: another one as soon as anything of it is another."""
+
+    documents: tuple[bytes, ...] = field(repr=False)
+    digest: bytes
+
+
+NO_MEMBER: frozenset[str] = frozenset()
+_KEPT_SELECTIONS = 512
 
 
 class Documents:
@@ -30,6 +45,7 @@ class Documents:
         self._prefixes = {member.mcp_server_id: member.uri_prefix for member in virtual_server.members if member.uri_prefix}
         self._bytes: dict[DefinitionKind, Mapping[str, bytes]] = {}
         self._digests: dict[DefinitionKind, bytes] = {}
+        self._selections: OrderedDict[_Selection, tuple[tuple[Exposed, ...], View | frozenset[str]]] = OrderedDict()
 
     def are_of(self, virtual_server: VirtualServer, catalogs: Mapping[str, ServerCatalog]) -> bool:
         """Whether they would be the same for these."""
@@ -61,6 +77,36 @@ class Documents:
         if exposed.description:
             document["description"] = exposed.description
         return _SHAPES[exposed.kind](document, exposed, self._prefixes.get(exposed.mcp_server_id, ""))
+
+    def view(self, kind: DefinitionKind, exposed: tuple[Exposed, ...], away: frozenset[str]) -> View:
+        """Of these, what is of no member that is `away`. Kept for the very tuple, which is one for all pages of a caller's list."""
+
+        def select() -> View:
+            documents = self.of(kind)
+            names = [e.name for e in exposed if e.name in documents and e.mcp_server_id not in away]
+            digest = hashlib.blake2b("\x00".join(names).encode("utf-8", "surrogatepass"), key=self.digest(kind), digest_size=12)
+            return View(documents=tuple([documents[name] for name in names]), digest=digest.digest())
+
+        view = self._kept((kind, id(exposed), away), exposed, select)
+        assert isinstance(view, View)  # noqa: S101 - the key has a kind
+        return view
+
+    def owners(self, exposed: tuple[Exposed, ...]) -> frozenset[str]:
+        """The members that these are of; kept in the same way."""
+        owners = self._kept((None, id(exposed), NO_MEMBER), exposed, lambda: frozenset([e.mcp_server_id for e in exposed]))
+        assert isinstance(owners, frozenset)  # noqa: S101 - the key has no kind
+        return owners
+
+    def _kept(self, key: _Selection, exposed: tuple[Exposed, ...], make: Callable[[], View | frozenset[str]]) -> View | frozenset[str]:
+        """The tuple is kept too, so that its id stays its own."""
+        known = self._selections.get(key)
+        if known is None or known[0] is not exposed:
+            known = self._selections[key] = (exposed, make())
+            if len(self._selections) > _KEPT_SELECTIONS:
+                self._selections.popitem(last=False)
+        else:
+            self._selections.move_to_end(key)
+        return known[1]
 
     def digest(self, kind: DefinitionKind) -> bytes:
         """Another one as soon as any text of them is another."""

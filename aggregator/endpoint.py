@@ -250,10 +250,10 @@ class Endpoint:
         async with reply:
             task = asyncio.create_task(self._upstream.call(call, reply))
             with self._under_way.entered(asked.whose, mcp.id_json, task):
-                outcome = await self._outcome(task, asked)
+                outcome = await self._outcome(task, asked, reply)
             return await reply.end(outcome if isinstance(outcome, RpcError) else dumped(names.result(mcp.method, outcome)))
 
-    async def _outcome(self, task: asyncio.Task[Json], asked: Asked) -> Json | RpcError:
+    async def _outcome(self, task: asyncio.Task[Json], asked: Asked, reply: HttpReply) -> Json | RpcError:
         try:
             return await asyncio.shield(task)
         except RpcError as error:
@@ -265,6 +265,7 @@ class Endpoint:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
             else:
+                reply.leave()
                 self._going_on.add(task)
                 task.add_done_callback(self._forget)
             raise

@@ -5,11 +5,10 @@ Whatever a front says is for one caller (`Viewer`): names that the caller has no
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from aggregator.documents import Documents
+from aggregator.documents import Documents, View
 from aggregator.state import AggregatorState, ServerCatalog
 from extauthz.catalog.server import McpServer
 from extauthz.catalog.virtual import DefinitionKind, Exposed, VirtualServer
@@ -51,14 +50,6 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """What one caller is listed of one kind, as bytes in order. `digest`: another one as soon as anything of it is another."""
-
-    documents: tuple[bytes, ...] = field(repr=False)
-    digest: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Front:
     """One address. `is_virtual`: names may be mapped, and members are several."""
 
@@ -94,7 +85,7 @@ class Front:
         """The members that exist for this caller, in their order: something of theirs is the caller's, or they offer nothing yet."""
         servers = self.state.authorization.mcp_servers
         known = [servers[m.mcp_server_id] for m in self.virtual_server.members if m.mcp_server_id in servers]
-        shown = {exposed.mcp_server_id for kind in DefinitionKind for exposed in self.exposed(kind, viewer)}
+        shown = frozenset().union(*(self.documents.owners(self.exposed(kind, viewer)) for kind in DefinitionKind))
         offering = self.documents.offering
         return tuple(s for s in known if s.id in shown or (s.id not in offering and self._is_visible(s, viewer)))
 
@@ -132,16 +123,17 @@ class Front:
 
     def shown(self, kind: DefinitionKind, viewer: Viewer, outcomes: Iterable[Outcome]) -> list[Exposed]:
         """What the caller is listed, without what is of members that cannot be had."""
-        away = {outcome.mcp_server_id for outcome in outcomes if outcome.status == "unavailable"}
+        away = _away(outcomes)
         documents = self.documents.of(kind)
         return [e for e in self.exposed(kind, viewer) if e.name in documents and e.mcp_server_id not in away]
 
     def view(self, kind: DefinitionKind, viewer: Viewer, outcomes: Iterable[Outcome]) -> View:
         """What the caller is listed, as bytes."""
-        documents = self.documents.of(kind)
-        names = [exposed.name for exposed in self.shown(kind, viewer, outcomes)]
-        digest = hashlib.blake2b("\x00".join(names).encode("utf-8", "surrogatepass"), key=self.documents.digest(kind), digest_size=12)
-        return View(documents=tuple([documents[name] for name in names]), digest=digest.digest())
+        return self.documents.view(kind, self.exposed(kind, viewer), _away(outcomes))
+
+
+def _away(outcomes: Iterable[Outcome]) -> frozenset[str]:
+    return frozenset([outcome.mcp_server_id for outcome in outcomes if outcome.status == "unavailable"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

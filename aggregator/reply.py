@@ -14,7 +14,7 @@ from aiohttp import web
 
 from aggregator.call import Json, RpcError
 from aggregator.question import Questions
-from aggregator.refusal import error_message, error_response, json_response, result_message
+from aggregator.refusal import INTERNAL_ERROR, error_message, error_response, json_response, result_message
 from extauthz.mcp.era import Era
 
 KEEP_ALIVE_SECONDS = 15.0
@@ -86,6 +86,11 @@ class HttpReply:
         self._stream = EventStream(request)
         self._may_stream = "text/event-stream" in request.headers.get("accept", "")
         self._keeping: asyncio.Task[None] | None = None
+        self._left = asyncio.Event()
+
+    def leave(self) -> None:
+        """The client is gone, and the call goes on: whatever it is asked has no answer."""
+        self._left.set()
 
     async def __aenter__(self) -> HttpReply:
         if self._may_stream:
@@ -106,7 +111,15 @@ class HttpReply:
         """See `aggregator.call.Reply`."""
         if not self._may_stream:
             return {"error": {"code": -32601, "message": "The client takes no streams, and so no questions."}}
-        return await ask(self._stream, self._questions, self._whose, token, method, params)
+        asking = asyncio.ensure_future(ask(self._stream, self._questions, self._whose, token, method, params))
+        leaving = asyncio.ensure_future(self._left.wait())
+        try:
+            await asyncio.wait({asking, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            return asking.result() if asking.done() else {"error": {"code": INTERNAL_ERROR, "message": "The client has gone away."}}
+        finally:
+            asking.cancel()
+            leaving.cancel()
+            await asyncio.gather(asking, leaving, return_exceptions=True)
 
     async def end(self, outcome: bytes | RpcError) -> web.StreamResponse:
         """The result (JSON) or the error, and with it the end of the answer."""

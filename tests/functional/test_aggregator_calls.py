@@ -257,3 +257,29 @@ async def test_a_single_server_of_the_other_era_is_served_by_its_own_names(tmp_p
         assert said["serverInfo"] == {"name": "crm", "version": "3"}
         assert answer.result["content"] == TEXT["content"]
         assert "resultType" not in answer.result
+
+
+async def test_a_legacy_client_that_leaves_while_it_is_asked_holds_nobody_up(tmp_path: Path) -> None:
+    """Its going away is no cancellation in that era; its question has no answer any more."""
+    async with aggregator_world(tmp_path, REGISTRY, members={"crm": asking}) as world:
+        session, _ = await world.initialize(capabilities={"elicitation": {}})
+        call = {"id": 7, "method": "tools/call", "params": {"name": "find", "arguments": {}}}
+        async with world.open_legacy(call, session=session) as response:
+            await Events(response).next()
+
+        async with asyncio.timeout(60):
+            while world.endpoint._questions._waiting or world.endpoint._going_on:  # noqa: ASYNC110 - until its going away is seen
+                await asyncio.sleep(0.01)
+
+        assert len(world.asked) == 1
+
+
+async def test_a_list_comes_to_legacy_clients_as_a_stream_of_one_event(tmp_path: Path) -> None:
+    async with aggregator_world(tmp_path, REGISTRY) as world:
+        session, _ = await world.initialize()
+        streamed = await world.legacy({"id": 1, "method": "tools/list"}, session=session)
+        plain = await world.legacy({"id": 1, "method": "tools/list"}, session=session, headers={"accept": "application/json"})
+
+        assert streamed.headers["content-type"] == "text/event-stream"
+        assert plain.headers["content-type"].startswith("application/json")
+        assert streamed.result == plain.result
