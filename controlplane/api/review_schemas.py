@@ -42,9 +42,10 @@ class ReviewItem(BaseModel):
 
 
 class ReviewList(BaseModel):
-    """What waits for review, at `revision`."""
+    """What waits for review, at `revision`; what is held comes first. `left`: how many more there are than `limit`."""
 
     items: list[ReviewItem]
+    left: int
     revision: int
 
 
@@ -74,9 +75,10 @@ class ReviewDetail(ReviewItem):
 
 
 class ReviewDetailList(BaseModel):
-    """What waits at one server. `digest` is that of its whole catalog."""
+    """What waits at one server, and how many more there are than `limit`. `digest` is that of its whole catalog."""
 
     items: list[ReviewDetail]
+    left: int
     digest: str
     auto_accept: Literal["none", "cosmetic", "all"]
 

@@ -13,13 +13,13 @@ from pydantic import ValidationError
 
 from controlplane.api.problems import bad_request
 from controlplane.api.review_schemas import ReviewDecision
-from controlplane.api.routes import JSON_TYPES, Route, items_response, json_response, parse_json, query_flag, query_text, read_body
+from controlplane.api.routes import JSON_TYPES, Route, json_response, parse_json, query_flag, query_number, query_text, read_body
 from controlplane.api.write_slots import WriteSlots
 from controlplane.registry.permissions import Operator, Permission, require
 from controlplane.registry.plain_value import fault_of_text
 from controlplane.registry.refusal import ConflictError, EntryNotFoundError
 from controlplane.registry.review import ReviewedItem
-from controlplane.registry.review_reader import ReviewReader
+from controlplane.registry.review_reader import MOST_LISTED, MOST_SHOWN, ReviewReader
 from controlplane.registry.service import RegistryService
 
 ProbeNow = Callable[[str], bool]
@@ -27,6 +27,8 @@ ProbeNow = Callable[[str], bool]
 
 _SERVER = "/v1/namespaces/{namespace}/mcp-servers/{name}"
 _REVIEW = "/v1/reviews/{namespace}/{name}"
+_MOST = 5000
+_LIMIT = {"limit": f"at most this many (1 to {_MOST})"}
 _DECIDED = (400, 401, 403, 404, 409, 413, 415, 429)
 
 
@@ -55,7 +57,12 @@ class ReviewRoutes:
                 summary="Definitions that wait for review, of everything that you may read",
                 handler=self._list,
                 answer="ReviewList",
-                query={"namespace": "only this one", "server": "only servers of this name", "accepted": "true: also what is accepted"},
+                query={
+                    "namespace": "only this one",
+                    "server": "only servers of this name",
+                    "accepted": "true: also what is accepted",
+                    **_LIMIT,
+                },
                 permission=read,
                 statuses=(400, 401, 403),
             ),
@@ -66,7 +73,7 @@ class ReviewRoutes:
                 summary="What waits for review at a server, with every difference from what was accepted",
                 handler=self._show,
                 answer="ReviewDetailList",
-                query={"kind": "only this kind", "definition": "only the one of this name, also when it is accepted"},
+                query={"kind": "only this kind", "definition": "only the one of this name, also when it is accepted", **_LIMIT},
                 permission=read,
                 statuses=(400, 401, 403, 404),
             ),
@@ -106,13 +113,15 @@ class ReviewRoutes:
     async def _list(self, request: web.Request, operator: Operator) -> web.Response:
         chosen = {"namespace": query_text(request, "namespace"), "server": query_text(request, "server")}
         accepted = query_flag(request, "accepted")
-        items = await asyncio.to_thread(self._reader.list_reviews, operator, **chosen, accepted=accepted)
-        return items_response(items, {"revision": self._service.state.revision})
+        limit = int(query_number(request, "limit", default=MOST_LISTED, low=1, high=_MOST))
+        found = await asyncio.to_thread(self._reader.list_reviews, operator, **chosen, accepted=accepted, limit=limit)
+        return json_response(found)
 
     async def _show(self, request: web.Request, operator: Operator) -> web.Response:
         namespace, name = request.match_info["namespace"], request.match_info["name"]
         chosen = {"kind": query_text(request, "kind"), "definition": query_text(request, "definition")}
-        return json_response(await asyncio.to_thread(self._reader.show_reviews, operator, namespace, name, **chosen))
+        limit = int(query_number(request, "limit", default=MOST_SHOWN, low=1, high=_MOST))
+        return json_response(await asyncio.to_thread(self._reader.show_reviews, operator, namespace, name, **chosen, limit=limit))
 
     async def _decide(self, request: web.Request, operator: Operator) -> web.Response:
         namespace, name = request.match_info["namespace"], request.match_info["name"]

@@ -52,9 +52,15 @@ def list_reviews(invocation: Invocation, *, server: str, namespace: str, everyth
         say_document(answer, invocation.output)
     elif answer["items"]:
         say_table(["SERVER", "KIND", "NAME", "STATE", "CHANGE", "HELD", "FINDINGS"], [_row(item) for item in answer["items"]])
+        _say_left(answer)
     else:
         note("nothing waits for review")
     return Outcome.DONE
+
+
+def _say_left(answer: JsonObject) -> None:
+    if answer.get("left"):
+        note(f"and {answer['left']} more")
 
 
 def _row(item: JsonObject) -> list[Cell]:
@@ -128,7 +134,8 @@ def _decide(
 ) -> int:
     with invocation.api() as api:
         namespace, name = split_server(api, server, namespace)
-        shown = [item for one in names or ("",) for item in _details(api, namespace, name, kind, one)["items"]]
+        answers = [_details(api, namespace, name, kind, one) for one in names or ("",)]
+        shown = [item for answer in answers for item in answer["items"]]
         if not shown:
             note(f"nothing of {namespace}/{name} waits for review")
             return Outcome.DONE
@@ -143,6 +150,7 @@ def _decide(
         say_document(answer, invocation.output)
     else:
         say(f"{decision}ed {_counted(shown)} of {namespace}/{name} (revision {answer.get('revision')})")
+        _say_left(answers[0])
     for warning in answer.get("warnings") or []:
         warn(f"{namespace}/{name}: {warning}")
     return Outcome.DONE
@@ -174,6 +182,7 @@ def _say_details(answer: JsonObject) -> None:
         note("nothing waits for review")
     for item in answer["items"]:
         say_difference(item)
+    _say_left(answer)
 
 
 @review.command(cls=Command)

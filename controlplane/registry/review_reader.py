@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from controlplane.registry.catalog import catalog_digest
+from controlplane.registry.catalog import catalog_digest, is_held
 from controlplane.registry.entry import Json
 from controlplane.registry.live import LiveState
 from controlplane.registry.permissions import Operator, Permission, require, require_somewhere
 from controlplane.registry.pinning import pins_of
 from controlplane.registry.refusal import EntryNotFoundError
-from controlplane.registry.review import ACCEPTED, review_detail, review_json, review_state
+from controlplane.registry.review import review_detail, review_json
 from controlplane.registry.shadowing import neighbours_of
 from controlplane.registry.spec import McpServerSpec
 from controlplane.registry.state import Entry, RegistryState
 from controlplane.registry.store import RegistryStore
+
+MOST_LISTED = 1000
+MOST_SHOWN = 200
 
 
 class ReviewReader:
@@ -27,37 +30,42 @@ class ReviewReader:
         self._store = store
         self._live = live
 
-    def list_reviews(self, operator: Operator, *, namespace: str = "", server: str = "", accepted: bool = False) -> list[Json]:
-        """Definitions that wait for review, of one namespace or server or of all; with `accepted` those too that wait for nothing."""
+    def list_reviews(
+        self, operator: Operator, *, namespace: str = "", server: str = "", accepted: bool = False, limit: int = MOST_LISTED
+    ) -> Json:
+        """Definitions that wait for review, of one namespace or server or of all, those that are held first; with `accepted` those too
+        that wait for nothing. `left`: how many more there are.
+        """
         if namespace:
             require(operator, Permission.REGISTRY_READ, namespace)
         else:
             require_somewhere(operator, Permission.REGISTRY_READ)
         state = self._live.state
-        return [
-            review_json(entry, definition)
+        found = [
+            (entry, definition)
             for _, entry in sorted(state.mcp_servers.items())
             if (not namespace or entry.namespace == namespace)
             and (not server or entry.name == server)
             and operator.permissions.allows(Permission.REGISTRY_READ, entry.namespace)
             for definition in state.definitions.get(entry.uid, ())
-            if accepted or review_state(definition) != ACCEPTED
+            if accepted or definition.pending
         ]
+        found.sort(key=lambda item: not is_held(item[1]))
+        items = [review_json(entry, definition) for entry, definition in found[:limit]]
+        return {"items": items, "left": max(0, len(found) - limit), "revision": state.revision}
 
-    def show_reviews(self, operator: Operator, namespace: str, name: str, *, kind: str = "", definition: str = "") -> Json:
-        """What waits at one server with every difference, or (`definition`) one of its definitions in any state."""
+    def show_reviews(
+        self, operator: Operator, namespace: str, name: str, *, kind: str = "", definition: str = "", limit: int = MOST_SHOWN
+    ) -> Json:
+        """What waits at one server with every difference, or (`definition`) what it has of that name in any state."""
         state, entry = self._server(operator, namespace, name)
         present = state.definitions.get(entry.uid, ())
-        chosen = [
-            each
-            for each in present
-            if (not kind or each.kind == kind) and (each.name == definition if definition else review_state(each) != ACCEPTED)
-        ]
+        chosen = [each for each in present if (not kind or each.kind == kind) and (each.name == definition if definition else each.pending)]
         if definition and not chosen:
             raise EntryNotFoundError(f"{namespace}/{name} presents no {kind or 'definition'} {definition}")
         neighbours, marks = neighbours_of(state, namespace), self._store.read_review_marks(entry.uid)
         items = []
-        for each in chosen:
+        for each in chosen[:limit]:
             mark = marks.get((each.kind, each.name))
             items.append(
                 review_detail(entry, each, neighbours)
@@ -69,7 +77,8 @@ class ReviewReader:
                     "rejected_reason": mark.rejected_reason if mark is not None and each.rejected else "",
                 }
             )
-        return {"items": items, "digest": catalog_digest(present), "auto_accept": entry.spec.auto_accept}
+        left = max(0, len(chosen) - limit)
+        return {"items": items, "left": left, "digest": catalog_digest(present), "auto_accept": entry.spec.auto_accept}
 
     def list_versions(self, operator: Operator, namespace: str, name: str) -> list[Json]:
         """The catalogs that a server presented, the newest first, and which virtual servers pin them."""

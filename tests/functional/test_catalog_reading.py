@@ -8,7 +8,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
+from controlplane.registry.catalog import catalog_digest
 from controlplane.registry.probe import ProbeResult
 from controlplane.registry.service import Precondition
 from controlplane.registry.spec import Kind
@@ -130,3 +132,24 @@ def test_nothing_is_left_of_a_server_that_is_deleted(registry: Registry):
     registry.service.delete(ADMIN, (Kind.MCP_SERVER, "demo", "crm"), precondition=Precondition(if_match=("*",)))
 
     assert registry.live.state.readings == registry.store.read_state().readings == {}
+
+
+def test_a_database_of_the_last_release_keeps_its_catalog_as_the_first_version(registry: Registry, opened: Callable[[], Registry]):
+    keep(registry, reading(tool("a"), tool("b")))
+    registry.service.accept(ADMIN, "demo", "crm")
+    present = registry.live.state.definitions[uid_of(registry)]
+    added = ("change_class", "findings", "rejected_digest", "rejected_by", "rejected_reason", "rejected_at")
+    with registry.store.engine.begin() as connection:
+        for table in ("reading", "catalog_version"):
+            connection.execute(text(f"DROP TABLE {table}"))
+        for column in added:
+            connection.execute(text(f"ALTER TABLE definition DROP COLUMN {column}"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0003'"))
+    registry.store.engine.dispose()
+
+    upgraded = opened()
+
+    assert upgraded.live.state.definitions[uid_of(registry)] == present
+    assert upgraded.live.state.readings == {}
+    assert [version.digest for version in upgraded.store.read_versions(uid_of(registry))] == [catalog_digest(present)]
+    assert keep(upgraded, SAID) is not None

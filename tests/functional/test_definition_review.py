@@ -313,7 +313,8 @@ def test_reviews_are_listed_where_they_may_be_read_and_shown_with_every_differen
     reader = ReviewReader(store=registry.store, live=registry.live)
     viewer = operator("viewer", "legation:viewer", "demo")
 
-    everywhere, mine = reader.list_reviews(ADMIN), reader.list_reviews(viewer)
+    everywhere, mine = reader.list_reviews(ADMIN)["items"], reader.list_reviews(viewer)["items"]
+    some = reader.list_reviews(ADMIN, limit=1)
     shown = reader.show_reviews(viewer, "demo", "crm", definition="look")["items"]
 
     assert [(each["namespace"], each["name"], each["state"]) for each in everywhere] == [
@@ -322,6 +323,7 @@ def test_reviews_are_listed_where_they_may_be_read_and_shown_with_every_differen
         ("other", "theirs", "new"),
     ]
     assert [each["name"] for each in mine] == ["look", "fresh"]
+    assert ([each["name"] for each in some["items"]], some["left"]) == (["look"], 2)
     assert shown[0]["differences"] == [
         {
             "path": "inputSchema.properties.everything",
