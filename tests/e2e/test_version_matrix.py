@@ -18,7 +18,7 @@ import pytest_asyncio
 
 from tests.e2e.stack import Stack, running_stack
 from tests.matrix.labels import TOOLS
-from tests.matrix.sdk import MODERN, VERSIONS, Place, python, running_server, visits
+from tests.matrix.sdk import MODERN, VERSIONS, Place, python, running_server, typescript_visits, visits
 from tests.toolchain import UnavailableError
 
 OLDEST = VERSIONS[0]
@@ -58,6 +58,7 @@ spec:
   conflicts: prefix
   defaultVisibility: allow
 """
+TYPESCRIPT = {"typescript": MODERN, "typescript-legacy": "legacy"}
 OFTEN = {"LEGATION_PROBE_INTERVAL_SECONDS": "3"}
 """Lists are told from the catalog, and change once it was read again."""
 
@@ -125,6 +126,8 @@ async def matrix(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Matr
         virtual = _virtual_place(stack)
         for mode in ("auto", "legacy"):
             reports[f"{MODERN}-{mode}"] = asyncio.create_task(visits(MODERN, [virtual], mode=mode))
+        for label, mode in TYPESCRIPT.items():
+            reports[label] = asyncio.create_task(typescript_visits([virtual], label=label, mode=mode))
         try:
             yield Matrix(reports=reports)
         finally:
@@ -181,5 +184,16 @@ async def test_every_client_uses_every_member_of_a_virtual_server(matrix: Matrix
 @pytest.mark.parametrize(("mode", "version"), [("auto", MODERN), ("legacy", "2025-11-25")])
 async def test_the_newest_client_uses_a_virtual_server_in_its_other_modes(matrix: Matrix, mode: str, version: str, server: str) -> None:
     found = await matrix.servers(f"{MODERN}-{mode}", "virtual", version=version)
+
+    assert found[server] == expected(version, server, "virtual")
+
+
+@pytest.mark.parametrize("server", VERSIONS)
+@pytest.mark.parametrize(("label", "version"), [("typescript", MODERN), ("typescript-legacy", "2025-11-25")])
+async def test_the_typescript_client_uses_a_virtual_server(matrix: Matrix, label: str, version: str, server: str) -> None:
+    try:
+        found = await matrix.servers(label, "virtual", version=version)
+    except UnavailableError as error:
+        pytest.skip(f"the TypeScript SDK cannot be installed: {error}")
 
     assert found[server] == expected(version, server, "virtual")

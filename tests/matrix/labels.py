@@ -23,7 +23,7 @@ TEXT = "A text that never changes"
 NOTE = "A note of"
 BOOK = "A book"
 
-LABELS = ("2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28", "2026-07-28-auto", "2026-07-28-legacy", "typescript-1", "typescript-2")
+LABELS = ("2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28", "2026-07-28-auto", "2026-07-28-legacy", "typescript", "typescript-legacy")
 """Everybody who visits; each has a note of its own on every server."""
 TONES = ("formal", "friendly", "funny")
 BOOKS = ("Faust", "Fidelio", "Macbeth")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,14 @@ from typing import Any
 
 from tests.e2e.stack import eventually, free_port
 from tests.e2e.upstream import answers
-from tests.toolchain import pinned_python
+from tests.matrix.labels import COLORS, ROOT, TOOLS
+from tests.toolchain import node, npm_packages, pinned_python
 
 HERE = Path(__file__).parent
 VERSIONS = ("2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28")
 MODERN = "2026-07-28"
+TYPESCRIPT = ("@modelcontextprotocol/sdk@1.32.2", "@modelcontextprotocol/client@2.4.0")
+"""The same as `tests/e2e/test_sdk_matrix.py` has, so that they are installed once."""
 CLIENT_SECONDS = 420.0
 
 
@@ -60,11 +64,19 @@ async def visits(version: str, places: Sequence[Place], *, mode: str = "") -> di
     return await reports(command, label=f"{version}-{mode}" if mode else version, mode=mode or version, places=places)
 
 
+async def typescript_visits(places: Sequence[Place], *, label: str, mode: str) -> dict[str, Any]:
+    """What the client of the TypeScript SDK reports; raises `UnavailableError`."""
+    directory = await asyncio.to_thread(npm_packages, *TYPESCRIPT)
+    program = shutil.copy(HERE / "client_typescript.mjs", directory)  # where its packages are found
+    return await reports([str(node(directory)), str(program)], label=label, mode=mode, places=places)
+
+
 async def reports(command: Sequence[str], *, label: str, mode: str, places: Sequence[Place]) -> dict[str, Any]:
     """What a client program reports of each place, by its name."""
     plan = {
         "label": label,
         "mode": mode,
+        "agreed": {"tools": TOOLS, "colors": COLORS, "root": ROOT},
         "visits": [
             {"place": place.name, "url": place.url, "access_token": place.access_token, "servers": place.servers} for place in places
         ],
