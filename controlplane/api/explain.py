@@ -8,30 +8,34 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 from pydantic import ValidationError
 
+from controlplane.api.explained_view import Front, explained_view, front_of
+from controlplane.api.imagined_principal import imagined_principal
 from controlplane.api.problems import bad_request
 from controlplane.api.routes import JSON_TYPES, Route, json_response, parse_json, read_body
-from controlplane.api.schemas import ExplainRequest
+from controlplane.api.schemas import ExplainRequest, ViewRequest
 from controlplane.registry.entry import Json
 from controlplane.registry.permissions import Operator, Permission, require
 from controlplane.registry.state import RegistryState
-from controlplane.registry.subjects import SubjectError, issuers_of, only_provider, visible_providers
-from extauthz.authorization import Verdict, authorize
+from extauthz.authorization import Verdict, authorize, authorize_virtual
 from extauthz.errors import MessageError, Reason
 from extauthz.identity.principal import Principal, PrincipalKind
-from extauthz.identity.spiffe_id import parse_spiffe_id
 from extauthz.mcp.request import McpRequest, parse_request
 from extauthz.policy.model import Caller
 from extauthz.state import AuthorizationState
+from extauthz.virtual_request import member_requests
 
 StateBuilder = Callable[[RegistryState, AuthorizationState | None], AuthorizationState]
 """Makes of a registry state what authorizers make of it; the second argument is the one made before, to share from."""
+
+Asked = TypeVar("Asked", ExplainRequest, ViewRequest)
+_PERMISSION = f"{Permission.POLICY_EXPLAIN.value} in the server's namespace, and in those of the members of a virtual server"
 
 _OF_OTHER_METHODS = {"prompts/get": "name", "resources/read": "uri"}
 _OF_OTHER_METHODS |= dict.fromkeys(("tasks/get", "tasks/result", "tasks/cancel"), "taskId")
@@ -49,32 +53,44 @@ class Explainer:
 
     def explain(self, asked: ExplainRequest) -> Json:
         """The decision about this call at the newest revision. Synchronous: event loops call it in a thread."""
-        registry = self._state()
-        request = _request(asked)
-        with self._lock:
-            if self._built is None or self._built.revision != registry.revision:
-                self._built = self._build(registry, self._built)
-            state = self._built
-        if asked.principal.kind == PrincipalKind.WORKLOAD.value:
-            principal = _workload(asked, state, self._clock())
-        else:
-            issuers = {provider.id: provider.issuer for provider in state.identity_providers}
-            principal = _principal(asked, registry, issuers, self._clock())
-        if (
-            asked.principal.scopes is None
-            and principal.kind is not PrincipalKind.WORKLOAD
-            and (mcp_server := state.mcp_servers.get(asked.server)) is not None
-        ):
-            tool = mcp_server.tools.get(asked.tool) if asked.method == "tools/call" else None
-            principal = replace(principal, scopes=mcp_server.required_scopes.of([tool] if tool is not None else []))
-        if asked.principal.workload:
-            principal = _called_by(principal, asked.principal.workload, asked, state, self._clock())
+        front, request = front_of(asked.server), _request(asked)
+        registry, state = self._newest()
+        principal = imagined_principal(asked.principal, front.namespace, registry, state, self._clock())
+        if asked.principal.scopes is None and principal.kind is not PrincipalKind.WORKLOAD:
+            principal = replace(principal, scopes=_scopes_needed(state, front, request))
         revocation = state.revocations.find(principal, self._clock())
         if revocation is not None:
             return _revoked(principal, revocation.id, state)
         caller = Caller(era=request.era.value, issuer=principal.issuer, now_unix=self._clock())
-        verdict = authorize(state, principal, asked.server, request, caller, explain=True)
+        decide = authorize_virtual if front.is_virtual else authorize
+        try:
+            verdict = decide(state, principal, front.id, request, caller, explain=True)
+        except MessageError as error:
+            raise bad_request(f"the arguments would be refused: {error.sentence}") from error
         return _answer(asked, principal, verdict, state)
+
+    def view(self, asked: ViewRequest) -> Json:
+        """What the principal is shown at this address, and why not the rest. Synchronous, too."""
+        front = front_of(asked.server)
+        registry, state = self._newest()
+        principal = imagined_principal(asked.principal, front.namespace, registry, state, self._clock())
+        revocation = state.revocations.find(principal, self._clock())
+        caller = Caller(era=asked.era, mtls=principal.by_certificate, issuer=principal.issuer, now_unix=self._clock())
+        return explained_view(state, front, principal, caller, revocation.id if revocation is not None else "")
+
+    def namespaces_of(self, server: str) -> frozenset[str]:
+        """Whose policies an explanation speaks of: the namespace of the address, and those of its members."""
+        front, (_, state) = front_of(server), self._newest()
+        virtual_server = state.virtual_servers.get(front.id) if front.is_virtual else None
+        members = virtual_server.members if virtual_server is not None else ()
+        return frozenset((front.namespace, *(member.mcp_server_id.partition("/")[0] for member in members)))
+
+    def _newest(self) -> tuple[RegistryState, AuthorizationState]:
+        registry = self._state()
+        with self._lock:
+            if self._built is None or self._built.revision != registry.revision:
+                self._built = self._build(registry, self._built)
+            return registry, self._built
 
 
 class ExplainRoutes:
@@ -84,7 +100,7 @@ class ExplainRoutes:
         self._explainer = explainer
 
     def routes(self) -> list[Route]:
-        """One question."""
+        """Two questions."""
         return [
             Route(
                 method="POST",
@@ -94,89 +110,68 @@ class ExplainRoutes:
                 handler=self._explain,
                 body="ExplainRequest",
                 answer="Explanation",
-                permission=f"{Permission.POLICY_EXPLAIN.value} in the server's namespace",
+                permission=_PERMISSION,
                 statuses=(400, 401, 403, 413, 415),
-            )
+            ),
+            Route(
+                method="POST",
+                path="/v1/explain/view",
+                operation_id="explainView",
+                summary="What somebody is shown at a server or virtual server, and why not the rest",
+                handler=self._view,
+                body="ViewRequest",
+                answer="ExplainedView",
+                permission=_PERMISSION,
+                statuses=(400, 401, 403, 413, 415),
+            ),
         ]
 
     async def _explain(self, request: web.Request, operator: Operator) -> web.Response:
+        asked = await self._asked(request, operator, ExplainRequest)
+        return json_response(await asyncio.to_thread(self._explainer.explain, asked))
+
+    async def _view(self, request: web.Request, operator: Operator) -> web.Response:
+        asked = await self._asked(request, operator, ViewRequest)
+        return json_response(await asyncio.to_thread(self._explainer.view, asked))
+
+    async def _asked(self, request: web.Request, operator: Operator, shape: type[Asked]) -> Asked:
+        """The question, of one who may ask it."""
         raw = parse_json(await read_body(request, JSON_TYPES))
-        namespace = _namespace(raw)
-        require(operator, Permission.POLICY_EXPLAIN, namespace)
+        server = raw.get("server") if isinstance(raw, dict) else None
+        front = front_of(server if isinstance(server, str) else "")
+        require(operator, Permission.POLICY_EXPLAIN, front.namespace)
         try:
-            asked = ExplainRequest.model_validate(raw)
+            asked = shape.model_validate(raw)
         except ValidationError as error:
             fault = error.errors(include_input=False, include_url=False)[0]
             raise bad_request(f"{'.'.join(map(str, fault['loc'])) or 'the body'}: {fault['msg']}") from error
-        return json_response(await asyncio.to_thread(self._explainer.explain, asked))
+        if front.is_virtual:
+            for namespace in await asyncio.to_thread(self._explainer.namespaces_of, asked.server):
+                require(operator, Permission.POLICY_EXPLAIN, namespace)
+        return asked
 
 
-def _namespace(raw: object) -> str:
-    server = raw.get("server") if isinstance(raw, dict) else None
-    namespace, slash, name = server.partition("/") if isinstance(server, str) else ("", "", "")
-    if not (namespace and slash and name):
-        raise bad_request("server must be namespace/name")
-    return namespace
+def _scopes_needed(state: AuthorizationState, front: Front, request: McpRequest) -> tuple[str, ...]:
+    """All scopes that a token may need for this call."""
+    needed: list[str] = []
+    for mcp_server_id, name in _called(state, front, request):
+        mcp_server = state.mcp_servers.get(mcp_server_id)
+        if mcp_server is not None:
+            tool = mcp_server.tools.get(name)
+            needed += mcp_server.required_scopes.of([tool] if tool is not None else [])
+    return tuple(dict.fromkeys(needed))
 
 
-def _principal(asked: ExplainRequest, registry: RegistryState, issuers: Mapping[str, str], now: float) -> Principal:
-    namespace = asked.server.partition("/")[0]
-    visible = visible_providers(issuers_of(registry), namespace)
-    name = asked.principal.subject
-    qualifier, slash, rest = name.partition("/")
-    provider = asked.principal.provider
-    if not provider and slash and qualifier in visible:
-        provider, name = qualifier, rest
+def _called(state: AuthorizationState, front: Front, request: McpRequest) -> list[tuple[str, str]]:
+    """The servers that a call is for, and their own names of what it calls."""
+    if not front.is_virtual:
+        return [(front.id, request.tool)]
+    virtual_server = state.virtual_servers.get(front.id)
     try:
-        provider = provider or only_provider(visible, namespace, name)
-    except SubjectError as error:
-        raise bad_request(f"principal: {error}") from error
-    entry = visible.get(provider)
-    if entry is None or entry.spec.operators_only:
-        known = ", ".join(sorted(p for p, e in visible.items() if not e.spec.operators_only)) or "none"
-        raise bad_request(f"principal.provider: {provider!r} cannot call servers of namespace {namespace} (those that can: {known})")
-    prefix = f"{provider}/"
-    return Principal(
-        kind=PrincipalKind(asked.principal.kind),
-        id=prefix + name,
-        provider=provider,
-        subject=name,
-        issuer=issuers.get(provider, entry.spec.issuer),
-        issued_at_unix=now,
-        tenant=asked.principal.tenant,
-        scopes=asked.principal.scopes or (),
-        attributes=tuple(claim if claim.startswith(prefix) else prefix + claim for claim in asked.principal.claims),
-        groups=tuple(group if group.startswith(prefix) else prefix + group for group in asked.principal.groups),
-    )
-
-
-def _workload(asked: ExplainRequest, state: AuthorizationState, now: float) -> Principal:
-    """A workload as its SVID would make it: groups, owner and scopes are those of its trust domain's mappings."""
-    principal = _workload_named(asked.principal.subject, asked, state, now)
-    more = tuple(group for group in asked.principal.groups if group not in principal.groups)
-    scopes = principal.scopes if asked.principal.scopes is None else asked.principal.scopes
-    return replace(principal, groups=(*principal.groups, *more), scopes=scopes)
-
-
-def _called_by(principal: Principal, name: str, asked: ExplainRequest, state: AuthorizationState, now: float) -> Principal:
-    from extauthz.identity.workload import calling_for  # noqa: PLC0415 - as in `_workload_named`
-
-    return calling_for(principal, _workload_named(name, asked, state, now))
-
-
-def _workload_named(name: str, asked: ExplainRequest, state: AuthorizationState, now: float) -> Principal:
-    from extauthz.identity.workload import TrustDomains, principal_of  # noqa: PLC0415 - brings the verification of certificates with it
-
-    namespace = asked.server.partition("/")[0]
-    try:
-        spiffe_id = parse_spiffe_id(name)
-    except ValueError as error:
-        raise bad_request(f"principal: a Workload is named by its SPIFFE ID (spiffe://...): {error}") from error
-    trust_domain = TrustDomains(state.trust_domains).trusted(spiffe_id.trust_domain, namespace)
-    if trust_domain is None:
-        known = ", ".join(sorted(t.trust_domain for t in state.trust_domains if t.trusts(namespace))) or "none"
-        raise bad_request(f"principal: {spiffe_id.trust_domain!r} is no trust domain of namespace {namespace} (those that are: {known})")
-    return principal_of(trust_domain, spiffe_id, issued_at_unix=now, expires_at_unix=now)
+        asked = member_requests(state, virtual_server, request) if virtual_server is not None else ()
+    except MessageError:
+        return []
+    return [(one.mcp_server_id, one.request.tool) for one in asked or ()]
 
 
 def _request(asked: ExplainRequest) -> McpRequest:
@@ -199,7 +194,7 @@ def _answer(asked: ExplainRequest, principal: Principal, verdict: Verdict, state
     roles = (
         evaluation.roles
         if evaluation is not None and evaluation.roles
-        else state.policy.roles_of(principal, asked.server.partition("/")[0])
+        else state.policy.roles_of(principal, front_of(asked.server).namespace)
     )
     missing = evaluation.missing_roles if evaluation is not None else ()
     determining = evaluation.determining_policies if evaluation is not None else ()
@@ -211,8 +206,17 @@ def _answer(asked: ExplainRequest, principal: Principal, verdict: Verdict, state
         "roles": list(roles),
         "missing_roles": list(missing),
         "errors": list(evaluation.errors) if evaluation is not None else [],
+        "target": _target(verdict),
         "revision": state.revision,
     }
+
+
+def _target(verdict: Verdict) -> str:
+    """What a name of a virtual server stands for: `namespace/server/name`, as policies know it."""
+    if verdict.member is None:
+        return ""
+    named = [target.name for target in verdict.member.request.targets if target.name]
+    return "/".join((verdict.member.mcp_server_id, *named[-1:]))
 
 
 def _revoked(principal: Principal, revocation_id: str, state: AuthorizationState) -> Json:
@@ -224,6 +228,7 @@ def _revoked(principal: Principal, revocation_id: str, state: AuthorizationState
         "roles": [],
         "missing_roles": [],
         "errors": [],
+        "target": "",
         "revision": state.revision,
     }
 
@@ -240,17 +245,26 @@ def _sentence(  # noqa: PLR0911 - one sentence per reason
     who = f"{of.kind.value} {of.id}" + (f", which calls for {principal.id}," if of is not principal else "")
     what = f"{asked.method} {asked.tool} on {asked.server}" if asked.tool else f"{asked.method} on {asked.server}"
     policies = ", ".join(determining)
+    front, target = front_of(asked.server), _target(verdict)
+    if target:
+        what += f", which is {target}"
     match verdict.reason:
         case Reason.ALLOWED:
             return f"{who} may {what}" + (f": permitted by {policies}." if policies else ".")
         case Reason.FORBIDDEN_BY_POLICY:
             return f"{who} may not {what}: forbidden by {policies}."
-        case Reason.SERVER_NOT_FOUND if asked.server not in state.mcp_servers:
-            return f"There is no McpServer {asked.server}."
+        case Reason.SERVER_NOT_FOUND if front.id not in (state.virtual_servers if front.is_virtual else state.mcp_servers):
+            return f"There is no {'VirtualServer' if front.is_virtual else 'McpServer'} {front.id}."
         case Reason.SERVER_NOT_FOUND:
             return f"No policy could ever let {who} use anything on {asked.server}, so it does not exist for this caller.{_needed(missing)}"
         case Reason.SERVER_SUSPENDED:
             return f"{asked.server} is suspended; nobody may use it."
+        case Reason.DEFINITION_HELD:
+            return (
+                f"{who} might {what}, but its server has changed the definition, and the change waits for review (`legation review list`)."
+            )
+        case Reason.TOOL_UNKNOWN if front.is_virtual and not target:
+            return f"{asked.server} offers nothing of the name {asked.tool!r}."
         case Reason.TOOL_UNKNOWN:
             return f"{asked.server} has presented no tool {asked.tool!r}; what is not in the catalog is denied."
         case Reason.INSUFFICIENT_SCOPE:

@@ -33,7 +33,7 @@ class ExplainRequest(Shape):
     """A call that is imagined. `tool` is the prompt's name, the resource's URI or the task's id for methods about those."""
 
     principal: ExplainPrincipal
-    server: str = Field(max_length=200)
+    server: str = Field(max_length=200, description="namespace/name of an MCP server, or virtual/namespace/name")
     method: str = Field(default="tools/call", max_length=100)
     tool: str = Field(default="", max_length=2000)
     arguments: dict[str, Any] = Field(default_factory=dict)
@@ -49,6 +49,35 @@ class Explanation(Shape):
     roles: list[str]
     missing_roles: list[str]
     errors: list[str]
+    target: str = Field(description="at a virtual server: what the name stands for, namespace/server/name")
+    revision: int
+
+
+class ViewRequest(Shape):
+    """Somebody who looks at an address of the gateway, in one era of the protocol."""
+
+    principal: ExplainPrincipal
+    server: str = Field(max_length=200, description="namespace/name of an MCP server, or virtual/namespace/name")
+    era: Literal["modern", "legacy"] = "modern"
+
+
+class ViewedItem(Shape):
+    """One thing that is offered there."""
+
+    kind: Literal["tool", "prompt", "resource", "resource_template"]
+    name: str
+    target: str = Field(description="what policies decide about: namespace/server/name")
+    listed: bool
+    reason: str = Field(description="why not, or why its calls are denied although it is listed; else empty")
+    determining_policies: list[str]
+
+
+class ExplainedView(Shape):
+    """What somebody is shown."""
+
+    visible: bool = Field(description="whether the address exists for the caller at all")
+    revocation: str = Field(description="the Revocation by which the caller has nothing; else empty")
+    items: list[ViewedItem]
     revision: int
 
 
@@ -256,6 +285,7 @@ SHAPES: tuple[type[BaseModel], ...] = (
     DefinitionList,
     Deleted,
     EntryMetadata,
+    ExplainedView,
     Explanation,
     ExplainRequest,
     Health,
@@ -265,6 +295,7 @@ SHAPES: tuple[type[BaseModel], ...] = (
     Readiness,
     Revision,
     Status,
+    ViewRequest,
     *REVIEW_SHAPES,
     *(SPEC_OF_KIND[kind] for kind in Kind),
 )

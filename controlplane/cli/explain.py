@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from controlplane.cli.caller import arguments_of
-from controlplane.cli.entry import namespace_option, split_server
+from controlplane.cli.entry import namespace_option, server_id_of
 from controlplane.cli.invocation import Command, Invocation, pass_invocation
 from controlplane.cli.outcome import Outcome
-from controlplane.cli.terminal import printable, say, say_document
+from controlplane.cli.terminal import Cell, printable, say, say_document, say_table
 
 if TYPE_CHECKING:
     from controlplane.client import JsonObject
@@ -53,39 +53,56 @@ def explain(
     method: str,
     namespace: str,
 ) -> int:
-    """Say what the gateway would decide if NAME called TOOL of SERVER (ns/name), and which policies make it so. Exit code 1 when denied."""
-    if method == "tools/call" and not tool:
-        raise click.UsageError("name the TOOL, or another --method")
-    question: dict[str, Any] = {
-        "principal": {
-            "as": name,
-            "groups": list(groups),
-            "claims": list(claims),
-            "tenant": tenant,
-            **({"scopes": list(scopes)} if scopes else {}),
-            "kind": (kind or ("workload" if name.startswith("spiffe://") else "user")).capitalize(),
-            "provider": provider or ("" if "/" in name else "local"),
-            **({"workload": workload} if workload else {}),
-        },
-        "method": method,
-        "arguments": arguments_of(arguments),
+    """Say what the gateway would decide if NAME called TOOL of SERVER (ns/name, or virtual/ns/name), and which policies make it so.
+
+    Without TOOL: what NAME is shown there, and why not the rest. Exit code 1 when denied, or when nothing is shown.
+    """
+    principal: dict[str, Any] = {
+        "as": name,
+        "groups": list(groups),
+        "claims": list(claims),
+        "tenant": tenant,
+        **({"scopes": list(scopes)} if scopes else {}),
+        "kind": (kind or ("workload" if name.startswith("spiffe://") else "user")).capitalize(),
+        "provider": provider or ("" if "/" in name else "local"),
+        **({"workload": workload} if workload else {}),
     }
-    if tool:
-        question["tool"] = tool
+    viewed = method == "tools/call" and not tool
+    question: dict[str, Any] = {"principal": principal, "server": server_id_of(invocation, server, namespace)}
+    if not viewed:
+        question |= {"method": method, "arguments": arguments_of(arguments), **({"tool": tool} if tool else {})}
     with invocation.api() as api:
-        question["server"] = "/".join(split_server(api, server, namespace))
-        answer = api.post("/v1/explain", question)
+        answer = api.post("/v1/explain/view" if viewed else "/v1/explain", question)
     if invocation.for_machines:
         say_document(answer, invocation.output)
+    elif viewed:
+        _say_view(answer)
     else:
         _say(answer)
-    return Outcome.DONE if answer.get("decision") == "allow" else Outcome.NO
+    return Outcome.DONE if answer.get("visible") or answer.get("decision") == "allow" else Outcome.NO
+
+
+def _say_view(answer: JsonObject) -> None:
+    items = [item for item in answer.get("items") or [] if isinstance(item, dict)]
+    if answer.get("revocation"):
+        say(printable(f"nothing: revoked by {answer.get('revocation')}"), "bad")
+    elif not answer.get("visible"):
+        say("nothing: this address does not exist for this caller", "bad")
+    rows: list[list[Cell]] = []
+    for item in items:
+        why = " ".join(str(part) for part in (item.get("reason"), *(item.get("determining_policies") or ())) if part)
+        shown: Cell = ("yes", "good") if item.get("listed") else ("no", "bad")
+        rows.append([shown, str(item.get("kind")), str(item.get("name")), str(item.get("target")), why or "-"])
+    if rows:
+        say_table(["SHOWN", "KIND", "NAME", "STANDS FOR", "WHY"], rows)
+    _say_list("registry revision", [answer.get("revision")])
 
 
 def _say(answer: JsonObject) -> None:
     allowed = answer.get("decision") == "allow"
     say(printable(f"{answer.get('decision')}: {answer.get('sentence') or answer.get('reason')}"), "good" if allowed else "bad")
     _say_list("reason", [answer.get("reason")])
+    _say_list("stands for", [answer.get("target")])
     _say_list("decided by", answer.get("determining_policies"))
     _say_list("roles held", answer.get("roles"))
     _say_list("a role that would be enough", answer.get("missing_roles"))

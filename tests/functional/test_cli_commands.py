@@ -412,6 +412,33 @@ def test_explain_names_what_decided_and_ends_with_the_answer(api: ScriptedApi, r
     }
 
 
+def test_explain_without_a_tool_shows_what_somebody_sees_and_why_not_the_rest(api: ScriptedApi, run: Run):
+    item = {"kind": "tool", "determining_policies": [], "reason": ""}
+    api.answer(
+        "POST /v1/explain/view",
+        {
+            "visible": True,
+            "revocation": "",
+            "revision": 42,
+            "items": [
+                {**item, "name": "change", "target": "demo/crm/update", "listed": True},
+                {**item, "name": "drop", "target": "demo/db/drop", "listed": False, "reason": "forbidden_by_policy"},
+            ],
+        },
+    )
+    api.answer("POST /v1/explain/view", {"visible": False, "revocation": "", "revision": 42, "items": []})
+
+    shown = run("explain", "virtual/demo/desk", "--as", "ann")
+    nothing = run("explain", "demo/crm", "--as", "bob")
+
+    assert (shown.exit_code, nothing.exit_code) == (Outcome.DONE, Outcome.NO)
+    lines = shown.stdout.splitlines()
+    assert lines[1].split() == ["yes", "tool", "change", "demo/crm/update", "-"]
+    assert lines[2].split() == ["no", "tool", "drop", "demo/db/drop", "forbidden_by_policy"]
+    assert "does not exist for this caller" in nothing.stdout
+    assert json.loads(api.bodies("POST /v1/explain/view")[0])["server"] == "virtual/demo/desk"
+
+
 def test_explain_takes_a_spiffe_id_for_a_workload(api: ScriptedApi, run: Run):
     api.answer("POST /v1/explain", {"decision": "allow", "reason": "allowed", "revision": 42})
 
