@@ -16,7 +16,7 @@ from pathlib import Path
 
 MAX_BYTES = 16 * 1024 * 1024
 LOOK_SECONDS = 1.0
-ENVOY_ARGUMENTS = ("--file-flush-interval-msec", "500")
+ENVOY_ARGUMENTS = ("--file-flush-interval-msec", "100")
 """Envoy writes lines at the latest so long after they came about, instead of ten seconds."""
 
 _ADMIN_SECONDS = 5.0

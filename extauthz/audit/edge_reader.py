@@ -29,7 +29,7 @@ from extauthz.errors import AuditError
 
 logger = structlog.get_logger(__name__)
 
-POLL_SECONDS = 0.25
+POLL_SECONDS = 0.1
 CHUNK_BYTES = 256 * 1024
 _HEAD_BYTES = 4096
 _SETTLED_SECONDS = 5.0
