@@ -125,12 +125,12 @@ def test_a_setting_that_does_not_exist_stops_the_start_and_is_named(tmp_path):
 @pytest.mark.asyncio(loop_scope="module")
 async def test_what_dies_is_started_again_and_the_gateway_answers(shared):
     before = shared.children()
-    for role in ("controlplane", "extauthz", "envoy"):
+    for role in ("controlplane", "extauthz", "aggregator", "envoy"):
         os.kill(before[role], signal.SIGKILL)
 
     async def healed() -> bool:
         now = shared.children()
-        if not all(now.get(role) not in {None, before[role]} for role in ("controlplane", "extauthz", "envoy")):
+        if not all(now.get(role) not in {None, before[role]} for role in ("controlplane", "extauthz", "aggregator", "envoy")):
             return False
         try:
             return (await shared.request("GET", "/readyz")).status == 200
