@@ -31,7 +31,8 @@ from extauthz.mcp.era import LEGACY_VERSIONS
 MAX_HANDLE_CHARACTERS = 2200
 _SESSION_HEADER = "mcp-session-id"
 _VERSION_HEADER = "mcp-protocol-version"
-_GATEWAY_SESSION_UNKNOWN = 40401
+# The gateway's own; no JSON-RPC error at all; those of the SDKs for requests that are refused before they are looked at.
+_CODES_OF_UNKNOWN_SESSIONS = frozenset({40401, failure.REFUSED, -32600, -32000, -32001})
 _DEFAULT_RETRY_MS = 1000
 _CAPABILITY_OF = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling", "roots/list": "roots"}
 
@@ -291,9 +292,9 @@ class LegacySession:
         """Raise `SessionGoneError` when the refusal means that the session is no more, which every version and SDK tells otherwise."""
         if not self._session_id:
             return
-        gone = exchange.status == 404 and refusal["code"] in {_GATEWAY_SESSION_UNKNOWN, failure.REFUSED, -32600, -32000, -32001}
-        told = f"{refusal['message']} {exchange.refusal_text}".lower()
-        if gone or (exchange.status in {400, 404} and "session" in told):
+        known = refusal["code"] in _CODES_OF_UNKNOWN_SESSIONS
+        names_it = "session" in f"{refusal['message']} {exchange.refusal_text}".lower()
+        if known and (exchange.status == 404 or (exchange.status == 400 and names_it)):
             raise SessionGoneError
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -61,6 +63,8 @@ spec:
     when {{ resource.name == "test_error_handling" }};
 """
 SERVERS = ("eras/modern", "eras/legacy", "eras/alone")
+AWAY = {50208, 50306}
+"""What Envoy answers while no aggregator is there."""
 MODES = ("legacy", "2026-07-28", "auto")
 pytestmark = [
     pytest.mark.envoy,
@@ -235,3 +239,37 @@ async def test_calls_at_the_same_time_do_not_mix(stack: Stack, mode: str) -> Non
         results = await asyncio.gather(*(client.call_tool("greet", {"name": f"caller {number}"}) for number in range(12)))
 
     assert [result.content[0].text for result in results] == [f"Hello, caller {number}!" for number in range(12)]
+
+
+@pytest.mark.parametrize("server", ["eras/modern", "eras/legacy"])
+async def test_a_session_outlives_its_aggregator_and_a_question_does_not(stack: Stack, server: str) -> None:
+    async def question() -> dict[str, Any]:
+        result: dict[str, Any] = (await modern_call(stack, "legacy_elicit")).get("result", {})
+        return result
+
+    asked = await eventually(question, what="a question")  # the aggregator of the test before may have just died
+
+    async with connected(stack, server, "legacy", Seen()) as client:
+        before = (await client.call_tool("test_simple_text", {})).content[0].text
+        os.kill(stack.children()["aggregator"], signal.SIGKILL)
+
+        async def back() -> str:
+            try:
+                text: str = (await client.call_tool("test_simple_text", {})).content[0].text
+            except MCPError as error:
+                if error.error.code not in AWAY:
+                    raise
+                return ""
+            return text
+
+        after = await eventually(back, what="a call in the session that was opened before")
+    answers = {"inputResponses": {key: {"action": "decline"} for key in asked["inputRequests"]}, "requestState": asked["requestState"]}
+
+    async def told() -> dict[str, Any]:
+        error: dict[str, Any] = (await modern_call(stack, "legacy_elicit", **answers)).get("error", {})
+        return error if error.get("code") not in AWAY else {}
+
+    error = await eventually(told, what="an answer of the aggregator that is there now")
+
+    assert before == after == "This is a simple text response for testing."
+    assert (error["code"], error["data"]["reason"], error["data"]["retryable"]) == (40402, "request_state_unknown", False)

@@ -221,6 +221,19 @@ async def test_a_server_that_is_not_there_is_no_lost_session(short_directory):
     assert [message.get("method") for message in seen].count("initialize") == 1
 
 
+@pytest.mark.parametrize(("status", "code"), [(400, -32602), (500, -32600), (404, -32602), (200, -32600)])
+async def test_an_error_that_only_speaks_of_sessions_is_no_lost_session(short_directory, status, code):
+    def refuse(request, message):
+        error = {"code": code, "message": "There is no session of the parliament on that day."}
+        return web.json_response({"jsonrpc": "2.0", "id": message["id"], "error": error}, status=status)
+
+    async with scripted(short_directory, refuse) as (bridge, seen):
+        error = await failed(bridge, tool_call(client_of("legacy"), member_of("legacy"), "write"))
+
+    assert error.code == code
+    assert [message.get("method") for message in seen].count("tools/call") == 1
+
+
 @pytest.mark.parametrize("client_era", ["modern", "legacy"])
 async def test_a_member_that_forgets_at_once_is_asked_twice_and_no_more(short_directory, client_era):
     async with scripted(short_directory, lambda request, message: web.Response(status=404)) as (bridge, seen):
