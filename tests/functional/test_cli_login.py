@@ -117,7 +117,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                     capture_output=True,
                     text=True,
                     check=False,
-                    timeout=60,
+                    timeout=180,
                 )
                 assert applied.returncode == Outcome.DONE, applied.stderr
                 yield World(api=api, issuer=issuer)

@@ -37,7 +37,7 @@ def legation(api: RunningApi) -> Legation:
 
     def run(*args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         command = [LEGATION, "--data-dir", api.data_dir, *args]
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60, env=environ)
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=180, env=environ)
 
     applied = run("apply", "-f", str(DEMO), "-m", "the demo")
     assert applied.returncode == Outcome.DONE, applied.stderr

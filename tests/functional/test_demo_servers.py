@@ -89,7 +89,7 @@ async def _process(module: str) -> AsyncIterator[tuple[str, subprocess.Popen[byt
     command = [sys.executable, "-m", module, "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # noqa: ASYNC220 - a test may block
     try:
-        for _ in range(300):
+        for _ in range(1200):
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
             except OSError:
