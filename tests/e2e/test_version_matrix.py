@@ -62,7 +62,7 @@ TYPESCRIPT = {"typescript": MODERN, "typescript-legacy": "legacy"}
 OFTEN = {"LEGATION_PROBE_INTERVAL_SECONDS": "3"}
 """Lists are told from the catalog, and change once it was read again."""
 
-pytestmark = [pytest.mark.envoy, pytest.mark.external, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.envoy, pytest.mark.external, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +103,7 @@ def expected(client: str, server: str, place: str) -> dict[str, Any]:
         "user": None if not asks else "the user says blue" if asked else "cannot ask the user",
         "twice": None if not asks else "the user says red and green" if asked else "cannot ask the user",
         "prompt": f"A formal letter to Ann by {server}",
+        "interview": None if not asks else f"{server} writes in blue" if asked else "cannot ask the user",
         "text": f"text of {server}",
         "book": f"Faust of {server}",
         "tones": ["formal", "friendly", "funny"],

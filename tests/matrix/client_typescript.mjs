@@ -116,6 +116,10 @@ async function visited({ place, url, access_token: accessToken, servers }) {
         const prompt = { name: named("prompts", "Writes a letter"), arguments: { tone: "formal", name: "Ann" } };
         return (await client.getPrompt(prompt)).messages[0].content.text;
       },
+      interview: async () => {
+        const name = named("prompts", "Asks the user for a color before it writes");
+        return name ? (await client.getPrompt({ name, arguments: {} })).messages[0].content.text : null;
+      },
       text: () => read(named("resources", "A text that never changes")),
       book: () => read(named("templates", "A book").replace("{title}", "Faust")),
       tones: () => completed({ type: "ref/prompt", name: named("prompts", "Writes a letter") }, { name: "tone", value: "f" }),

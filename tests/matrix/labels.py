@@ -19,6 +19,7 @@ TOOLS = {
 }
 GROWN = "Was added"
 PROMPT = "Writes a letter"
+ASKING_PROMPT = "Asks the user for a color before it writes"
 TEXT = "A text that never changes"
 NOTE = "A note of"
 BOOK = "A book"

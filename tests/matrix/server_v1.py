@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import mcp.server.lowlevel.server as lowlevel
-from labels import BOOK, BOOKS, GROWN, LABELS, NOTE, PATIENCE_SECONDS, PROMPT, TEXT, TONES, TOOLS, described
+from labels import ASKING_PROMPT, BOOK, BOOKS, GROWN, LABELS, NOTE, PATIENCE_SECONDS, PROMPT, TEXT, TONES, TOOLS, described
 from mcp import types
 from mcp.server.fastmcp import Context, FastMCP
 from mcp.server.fastmcp.resources import FunctionResource
@@ -125,6 +125,11 @@ class Fixture:
             if not can_ask(ctx):
                 return "cannot ask the user"
             return f"the user says {await color('first color', ctx)} and {await color('second color', ctx)}"
+
+        @self.server.prompt(name="interview", description=described(ASKING_PROMPT, VERSION))
+        async def interview() -> str:
+            ctx = self.server.get_context()
+            return f"{VERSION} writes in {await color('which color', ctx)}" if can_ask(ctx) else "cannot ask the user"
 
     def _add_change_tools(self) -> None:
         @self.tool

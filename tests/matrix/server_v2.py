@@ -15,9 +15,10 @@ from typing import Any
 
 import mcp_types as types
 import uvicorn
-from labels import BOOK, BOOKS, GROWN, LABELS, NOTE, PATIENCE_SECONDS, PROMPT, TEXT, TONES, TOOLS, described
+from labels import ASKING_PROMPT, BOOK, BOOKS, GROWN, LABELS, NOTE, PATIENCE_SECONDS, PROMPT, TEXT, TONES, TOOLS, described
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.prompts.base import UserMessage
 from mcp.server.mcpserver.resources import FunctionResource
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel
@@ -113,6 +114,13 @@ class Fixture:
             if "first" in responses:
                 return _ask(_color(responses["first"]), second=_form("second color"))
             return _ask(first=_form("first color"))
+
+        @self.server.prompt(name="interview", description=described(ASKING_PROMPT, VERSION))
+        async def interview(ctx: Context) -> list[UserMessage] | types.InputRequiredResult:
+            if not _declared(ctx, "elicitation"):
+                return [UserMessage("cannot ask the user")]
+            answer = (ctx.input_responses or {}).get("color")
+            return _ask(color=_form("which color")) if answer is None else [UserMessage(f"{VERSION} writes in {_color(answer)}")]
 
     def _add_change_tools(self) -> None:
         @self.tool

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from labels import BOOK, GROWN, NOTE, PATIENCE_SECONDS, PROMPT, TEXT, TOOLS, described
+from labels import ASKING_PROMPT, BOOK, GROWN, NOTE, PATIENCE_SECONDS, PROMPT, TEXT, TOOLS, described
 
 ROUND_SECONDS = 3.0
 """How long one change may take to be told before another one is made: sessions do not say when they listen."""
@@ -113,6 +113,7 @@ class Visitor:
             "user": lambda server: self.text("ask_user", server, question="which color"),
             "twice": lambda server: self.text("ask_twice", server),
             "prompt": self.letter,
+            "interview": self.interview,
             "text": lambda server: self.connection.read(self.resources[described(TEXT, server)]),
             "book": self.book,
             "tones": lambda server: self.connection.complete(self.prompts[described(PROMPT, server)], "tone", "f"),
@@ -155,6 +156,11 @@ class Visitor:
 
     async def letter(self, server: str) -> str:
         return await self.connection.prompt(self.prompts[described(PROMPT, server)], {"tone": "formal", "name": "Ann"})
+
+    async def interview(self, server: str) -> str | None:
+        """What a prompt says that asks the user first; None where the server has no such prompt."""
+        name = self.prompts.get(described(ASKING_PROMPT, server))
+        return await self.connection.prompt(name, {}) if name else None
 
     async def book(self, server: str) -> str:
         return await self.connection.read(self.templates[described(BOOK, server)].replace("{title}", "Faust"))
