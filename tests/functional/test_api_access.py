@@ -17,11 +17,11 @@ KINDS = (
     *("McpServer", "PolicySet", "RoleBinding", "IdentityProvider"),
     *("Revocation", "Gateway", "TrustDomain", "AuthorizationServer", "VirtualServer"),
 )
-FILTERED_READS = {"listNodes", "readRevision", "readStatus", "listNamespaces", *(f"list{kind}s" for kind in KINDS)}
+FILTERED_READS = {"listNodes", "listReviews", "readRevision", "readStatus", "listNamespaces", *(f"list{kind}s" for kind in KINDS)}
 VIEWER = FILTERED_READS | {
     *(f"{verb}{kind}" for kind in ("Namespace", *KINDS) for verb in ("read", "history")),
     *(f"list{kind}sIn" for kind in KINDS),
-    "readTools",
+    *("readTools", "showReviews", "listCatalogVersions"),
 }
 EDITOR_ELSEWHERE = FILTERED_READS | {"readAudit"}
 
@@ -60,6 +60,8 @@ async def _status(api: Api, route: Route, token: str) -> int:
         options = {"data": DEMO.replace("marketing-agent", "somebody").encode(), "headers": {"Content-Type": "application/yaml"}}
     elif route.operation_id == "explain":
         options = {"json": {"principal": {"as": "ann"}, "server": "demo/crm", "tool": "update_contact"}}
+    elif route.operation_id == "explainView":
+        options = {"json": {"principal": {"as": "ann"}, "server": "demo/crm"}}
     elif route.method in ("PUT", "POST"):
         options = {"json": {}, "headers": {"If-Match": "*"}}
     elif route.method == "DELETE":
