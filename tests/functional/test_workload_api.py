@@ -180,10 +180,12 @@ async def test_an_empty_list_of_svids_takes_nothing_away_and_is_told(ca: SpiffeC
 
 
 async def test_an_svid_that_lives_for_seconds_and_is_not_renewed_turns_readiness_red(ca: SpiffeCa) -> None:
-    with Server(ca, "/gateway", ttl_seconds=5) as server:
+    with Server(ca, "/gateway") as server:
         async with asking(server.address, pace=WorkloadApiPace()) as api:
             await until(api, lambda: default_id(api))
-            assert api.why_not_ready() == ""
+            assert await until_ready_or_not(api, ready=True) == ""
+            server.svid_ttl_seconds = 1
+            server.rotate()
             assert "X.509-SVID of this process has expired" in await until_ready_or_not(api, ready=False)
             server.svid_ttl_seconds = 3600
             server.rotate()
