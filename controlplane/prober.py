@@ -110,7 +110,8 @@ class Prober:
 
     async def _follow(self, target: _Target) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._programmed(target.revision), _ROLLOUT_SECONDS)
+            async with asyncio.timeout(_ROLLOUT_SECONDS):  # in 3.11 `wait_for` forgets a cancellation when what it waits for comes too
+                await self._programmed(target.revision)
         failures = 0
         last_error = ""
         while True:
@@ -121,7 +122,8 @@ class Prober:
             last_error = error
             pause = min(self._interval_seconds, _FIRST_RETRY_SECONDS * 2 ** min(failures, 20)) if error else self._interval_seconds
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(target.again.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await target.again.wait()
 
     async def _probe(self, entry: Entry[McpServerSpec], last_error: str) -> str:
         """One reading, recorded; the error it ended with, empty when it went well. The same error twice is recorded once."""
