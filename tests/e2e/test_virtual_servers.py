@@ -245,3 +245,57 @@ async def test_what_was_called_is_on_the_record_by_both_names(stack: Stack) -> N
     found = await eventually(recorded, what="the record")
     assert {item["tool"] for item in found} == {"search"}
     assert {item["virtual_server"] for item in found} == {"demo/desk"}
+
+
+SEARCHED = """
+apiVersion: legation/v1
+kind: VirtualServer
+metadata: {namespace: demo, name: searched}
+spec:
+  mode: search
+  defaultVisibility: allow
+  conflicts: prefix
+  members: [{server: crm}, {server: docs}]
+"""
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_searched_server_finds_and_calls_what_the_caller_may_use(stack: Stack, mode: str) -> None:
+    await stack.apply(SEARCHED)
+    server = "virtual/demo/searched"
+    async with client_of(stack, mode, server=server) as client:
+        assert [tool.name for tool in (await client.list_tools()).tools] == ["find_tool", "call_tool"]
+        found = await client.call_tool("find_tool", {"query": "search"})
+        name = found.structured_content["tools"][0]["name"]
+        called = await client.call_tool("call_tool", {"name": name, "arguments": {"text": "x"}})
+        assert text_of(called).endswith("search x 10")
+    async with client_of(stack, mode, server=server, who="bob") as client:
+        of_bob = await client.call_tool("find_tool", {"query": "update"})
+        assert "update" not in {tool["name"] for tool in of_bob.structured_content["tools"]}
+        with pytest.raises(MCPError) as denied:
+            await client.call_tool("call_tool", {"name": "update", "arguments": {"text": "x", "stage": "y"}})
+        assert denied.value.error.code == 40300
+
+
+async def test_a_modern_client_hears_of_what_changes_its_own_view(stack: Stack) -> None:
+    async with client_of(stack, "2026-07-28") as client, client.listen(tools_list_changed=True) as subscription:
+        await stack.apply(DESK_DOCUMENT.replace("finds a customer", "finds somebody"))
+        try:
+            async with asyncio.timeout(60):
+                async for event in subscription:
+                    assert type(event).__name__ == "ToolsListChanged"
+                    break
+        finally:
+            await stack.apply(DESK_DOCUMENT)
+
+
+async def test_a_uri_that_nobody_offers_is_not_found(stack: Stack) -> None:
+    async with client_of(stack, "2026-07-28") as client:
+        with pytest.raises(MCPError) as missing:
+            await client.read_resource("m.demo.crm+note://nowhere")
+    async with client_of(stack, "2026-07-28", who="bob") as client:
+        with pytest.raises(MCPError) as denied:
+            await client.read_resource("m.demo.crm+note://nowhere")
+
+    assert missing.value.error.code == -32602
+    assert denied.value.error.code == 40300
