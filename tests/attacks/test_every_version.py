@@ -111,7 +111,12 @@ async def test_the_decision_is_the_same_under_every_version(world: World, questi
     answer = await world.post(body, flavour=question.flavour, headers=headers)
 
     event = await world.the_event(before, question.reason)
-    if question.reason == "allowed":
+    if question.method == "tools/list":  # of what this caller may use, by the gateway itself
+        world.nothing_reached_upstreams(before)
+        text = answer.body.decode()
+        listed = json.loads(text[text.index("{") :].splitlines()[0])  # as JSON, or as the one event of a stream
+        assert {tool["name"] for tool in listed["result"]["tools"]} == {"safe", "mirrored", "weigh"}
+    elif question.reason == "allowed":
         await world.passed(before, answer, body=body, flavour=question.flavour)
     else:
         world.nothing_reached_upstreams(before)
