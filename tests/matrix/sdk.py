@@ -40,12 +40,12 @@ def python(version: str) -> Path:
 
 
 @contextlib.asynccontextmanager
-async def running_server(version: str, *arguments: str) -> AsyncIterator[str]:
+async def running_server(version: str) -> AsyncIterator[str]:
     """The fixture server of this version; gives its URL."""
     port = free_port()
     program = HERE / ("server_v2.py" if version == MODERN else "server_v1.py")
     process = await asyncio.create_subprocess_exec(
-        str(await asyncio.to_thread(python, version)), str(program), str(port), *arguments,
+        str(await asyncio.to_thread(python, version)), str(program), str(port),
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     try:

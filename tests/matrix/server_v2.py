@@ -1,8 +1,7 @@
-"""The fixture server on the official Python SDK 2.x: `python server_v2.py PORT [--both-eras]`.
+"""The fixture server on the official Python SDK 2.x: `python server_v2.py PORT`, modern only.
 
 It offers what `server_v1.py` offers, by the means of 2026-07-28: questions are results that ask for more input, changes are told to
-those who listen. It refuses legacy clients, as a server does that was written for the newest version only; `--both-eras` serves them
-too, as the SDK does by itself.
+those who listen. The SDK by itself serves both eras; this one refuses legacy clients, as a server that knows the newest version only.
 """
 
 import asyncio
@@ -227,9 +226,7 @@ class ModernOnly:
 def main() -> None:
     """Serve until killed."""
     warnings.simplefilter("ignore")  # logging is deprecated, and goes on existing for a year
-    app: ASGIApp = Fixture().server.streamable_http_app()
-    if "--both-eras" not in sys.argv:
-        app = ModernOnly(app)
+    app = ModernOnly(Fixture().server.streamable_http_app())
     uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="critical", timeout_graceful_shutdown=1)
 
 
