@@ -68,7 +68,10 @@ def aggregator_view(
     sealing_keys: Mapping[str, XdsResource],
     before: tuple[Resources, Resources] = (NOTHING_TOLD, NOTHING_TOLD),
 ) -> dict[str, Mapping[str, XdsResource]]:
-    """Everything but the Revision for aggregators, when authorizers are `told` this. `before`: the same two, told earlier."""
+    """What aggregators get when authorizers are `told` this. `before`: the same two, told earlier.
+
+    The Revision is the same: all that only aggregators get follows from the registry at that revision, and from the day.
+    """
     servers = _without_credentials(told[MCP_SERVER], before[0][MCP_SERVER], before[1][MCP_SERVER])
     if catalogs.keys() - servers.keys():
         catalogs = {name: catalog for name, catalog in catalogs.items() if name in servers}
@@ -79,7 +82,7 @@ def aggregator_view(
         MCP_SERVER: servers,
         VIRTUAL_SERVER: told[VIRTUAL_SERVER],
         CATALOG: catalogs,
-        REVISION: {},
+        REVISION: told[REVISION],
     }
 
 
@@ -88,10 +91,9 @@ def _without_credentials(
 ) -> Mapping[str, XdsResource]:
     if told is told_before:
         return stripped_before
-    return {
-        name: stripped_before[name] if told_before.get(name) is resource and name in stripped_before else _without_credential(resource)
-        for name, resource in told.items()
-    }
+    changed = {name: _without_credential(resource) for name, resource in told.items() if told_before.get(name) is not resource}
+    gone = stripped_before.keys() - told.keys()
+    return {name: resource for name, resource in {**stripped_before, **changed}.items() if name not in gone}
 
 
 def _without_credential(resource: XdsResource) -> XdsResource:

@@ -142,8 +142,7 @@ def listed(told: Resources, snapshot: Snapshot, before: tuple[Resources, Resourc
     if told is snapshot.authorizer:
         return snapshot.aggregator
     known = before or (snapshot.authorizer, snapshot.aggregator)
-    view = aggregator_view(told, catalogs=snapshot.aggregator[CATALOG], sealing_keys=snapshot.aggregator[SEALING_KEY], before=known)
-    return view | {REVISION: {REVISION_NAME: make_revision_again(told[REVISION][REVISION_NAME], view)}}
+    return aggregator_view(told, catalogs=snapshot.aggregator[CATALOG], sealing_keys=snapshot.aggregator[SEALING_KEY], before=known)
 
 
 def _with(resources: Resources, others: Mapping[str, Mapping[str, XdsResource]]) -> Resources:

@@ -3,8 +3,8 @@
     (1) what no server changes: listeners, lanes, our own clusters   -> Envoy
     (2) a cluster and its endpoints per MCP server, secrets          -> Envoy
     (3) servers, policies, bindings, providers, keys, as messages    -> authorizers
-    (4) catalogs, and of (3) what lists are made by                  -> aggregators
-    (5) the Revision, which covers all of (3), and one for (4)       -> authorizers and aggregators, last
+    (4) the Revision, which covers all of (3)                        -> authorizers and aggregators, last
+    (5) catalogs, and of (3) what lists are made by                  -> aggregators
     (6) checked: what refers to each other exists
 
 Pure but for the cache of built bytes. An edit costs what changed: entries that are the same objects as in `previous` keep
@@ -124,16 +124,15 @@ def build_snapshot(state: RegistryState, *, inputs: SnapshotInputs, built: Resou
     if names.keys() != state.mcp_servers.keys():
         told[MCP_SERVER] = {server: resource for server, resource in told[MCP_SERVER].items() if server in names}
     told[VIRTUAL_SERVER], exposures = _virtual_servers(state, previous)
-    # (4) what aggregators are told
+    # (4) the Revision
+    told[REVISION] = {REVISION_NAME: make_revision(state.revision, state.committed_at, told)}
+    # (5) what aggregators are told
     listed = aggregator_view(
         told,
         catalogs=_catalogs(state, inputs, previous),
         sealing_keys=_sealing_keys(inputs, previous),
         before=(previous.authorizer, previous.aggregator) if previous is not None else (_NOTHING_TOLD, NOTHING_TOLD),
     )
-    # (5) the Revision
-    told[REVISION] = {REVISION_NAME: make_revision(state.revision, state.committed_at, told)}
-    listed[REVISION] = {REVISION_NAME: make_revision(state.revision, state.committed_at, listed)}
     snapshot = Snapshot(
         revision=state.revision,
         envoy=MappingProxyType(constant | {SECRET: secrets, CLUSTER: constant[CLUSTER] | clusters, ENDPOINT: endpoints}),
@@ -249,8 +248,12 @@ def _catalogs(state: RegistryState, inputs: SnapshotInputs, previous: Snapshot |
         uid = entry.uid
         return then.definitions.get(uid) is state.definitions.get(uid) and then.readings.get(uid) is state.readings.get(uid)
 
-    read_alike = then.definitions is state.definitions and then.readings is state.readings
     held = previous.aggregator[CATALOG] if previous is not None else {}
+    read_alike = then.definitions is state.definitions and then.readings is state.readings
+    if read_alike and then.mcp_servers.keys() == state.mcp_servers.keys() == held.keys():
+        moved = [entry for name, entry in state.mcp_servers.items() if then.mcp_servers[name] is not entry]
+        if all(then.mcp_servers[entry.id].uid == entry.uid for entry in moved):
+            return held
     return _told(state.mcp_servers, then.mcp_servers, held, make, same=None if read_alike else same)
 
 
