@@ -100,7 +100,6 @@ def test_no_command_shows_the_help():
         (("delete",), "name KIND and NAME, or files with -f"),
         (("delete", "servers"), "name KIND and NAME, or files with -f"),
         (("apply", "-f", "x", "--dry-run", "--accept"), "exclude each other"),
-        (("explain", "--as", "ann", "demo/crm"), "name the TOOL"),
         (("login", "--device", "--port", "x"), "'x' is not a valid integer"),
         (("context", "use"), "Missing argument 'NAME'"),
     ],
