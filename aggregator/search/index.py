@@ -5,7 +5,8 @@
 (1) words       the query as the index knows words: stems, the concepts they say or suggest, and near spellings of unknown ones
 (2) scores      each word adds its best match in a tool; rare ones count more, and a field that repeats a word counts little more
 (3) company     a tool whose neighbours of the same server match, too, is a little more likely
-(4) questions   who asks for something to be told means tools that only read
+(4) names       so is one whose whole name is said: what is to be done, and with what
+(5) questions   who asks for something to be told means tools that only read
 
 Tools that are not visible have no part in any of this: how rare a word is, which spellings are near and who the neighbours are, is
 taken from visible tools, and the length of a field is compared with a constant instead of a mean. An answer is the same as if the
@@ -14,10 +15,11 @@ others did not exist; that is why this is not SQLite's FTS5, whose bm25() counts
 
 from __future__ import annotations
 
+import heapq
 import math
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -38,6 +40,7 @@ _SHOWN, _SAID, _SUGGESTED = 1.2, 0.8, 0.5
 _BY_A_COMMON_WORD = 0.5
 _NEAR_SPELLING = 0.8
 _COMPANY, _NEIGHBOURS = 0.3, 3
+_WHOLE_NAME, _NAMES_READ = 0.3, 100
 _TELLING = 1.4
 _MIN_SPELLING = 5
 
@@ -79,6 +82,7 @@ class _Query:
 
     visible: frozenset[int]
     found: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    rarity: dict[str, float] = field(default_factory=dict)
 
 
 class ToolIndex:
@@ -92,6 +96,7 @@ class ToolIndex:
         for position, tool in enumerate(self._tools):
             for term, weight in self._weights(tool).items():
                 self._postings[term].append((position, weight / (_K1 + weight)))
+        self._names = [self._words_of_name(tool) for tool in self._tools]
         self._spellings: dict[str, list[str]] = defaultdict(list)
         for term in self._postings:
             if not term.startswith("@") and len(term) >= _MIN_SPELLING - 1:
@@ -110,16 +115,28 @@ class ToolIndex:
                 weights[term] += share
         return weights
 
+    def _words_of_name(self, tool: IndexedTool) -> Sequence[frozenset[str]]:
+        """For each word of a name what it stands for, without words that are the server's."""
+        words = split(tool.name)
+        terms = [{stem(word)} if _counts(word) else set() for word in words]
+        for found in self._concepts.find(words, suggested=False):
+            for place in range(found.start, found.end):
+                terms[place].add(f"@{found.concept}")
+        of_server = {*split(tool.server)}
+        return [frozenset(each) for word, each in zip(words, terms, strict=True) if each and word not in of_server]
+
     def rank(self, query: str, visible: Collection[str]) -> list[str]:
         """The names of the visible tools that some words are about, best first; nothing of tools that are not visible."""
         asked = query[:MAX_QUERY_CHARACTERS]
         about = _Query(frozenset(self._positions[name] for name in visible if name in self._positions))
         scores: dict[int, float] = defaultdict(float)
-        for unit in self._units(asked, about):  # (1)
+        units = self._units(asked, about)  # (1)
+        for unit in units:
             for position, score in self._best(unit, about).items():  # (2)
                 scores[position] += score
         self._add_company(scores)  # (3)
-        if asked.rstrip().endswith("?") or _ASKING.match(asked):  # (4)
+        self._raise_whole_names(scores, units, about)  # (4)
+        if asked.rstrip().endswith("?") or _ASKING.match(asked):  # (5)
             for position in scores:
                 scores[position] *= _TELLING if self._tools[position].read_only else 1
         ranked = sorted((-score, self._tools[position].name) for position, score in scores.items())
@@ -159,10 +176,17 @@ class ToolIndex:
         best: dict[int, float] = {}
         for term, weight in unit.items():
             postings = self._about(term, about)
-            rarity = weight * math.log(1 + (len(about.visible) - len(postings) + 0.5) / (len(postings) + 0.5))
+            rarity = weight * self._rarity(term, about)
             for position, saturated in postings:
                 best[position] = max(best.get(position, 0.0), rarity * saturated)
         return best
+
+    def _rarity(self, term: str, about: _Query) -> float:
+        rarity = about.rarity.get(term)
+        if rarity is None:
+            count = len(self._about(term, about))
+            rarity = about.rarity[term] = math.log(1 + (len(about.visible) - count + 0.5) / (count + 0.5))
+        return rarity
 
     def _add_company(self, scores: dict[int, float]) -> None:
         of_server: dict[str, list[float]] = defaultdict(list)
@@ -171,6 +195,19 @@ class ToolIndex:
         company = {server: _COMPANY * sum(sorted(found)[-_NEIGHBOURS:]) / _NEIGHBOURS for server, found in of_server.items()}
         for position in scores:
             scores[position] += company[self._tools[position].server]
+
+    def _raise_whole_names(self, scores: dict[int, float], units: Iterable[Mapping[str, float]], about: _Query) -> None:
+        said: dict[str, float] = {}
+        for unit in units:
+            for term, weight in unit.items():
+                _put(said, term, min(1.0, weight / _SUGGESTED))
+        for position in heapq.nlargest(_NAMES_READ, scores, key=scores.__getitem__):
+            whole = covered = 0.0
+            for terms in self._names[position]:
+                rarity = max(self._rarity(term, about) for term in terms)
+                whole += rarity
+                covered += rarity * max(said.get(term, 0.0) for term in terms)
+            scores[position] *= 1 + _WHOLE_NAME * covered / whole if whole else 1
 
 
 def _counts(word: str) -> bool:

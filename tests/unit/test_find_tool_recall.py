@@ -22,8 +22,8 @@ def test_recall_at_five_on_the_held_out_half_is_what_was_promised() -> None:
 def test_recall_on_the_held_out_half_does_not_fall_back() -> None:
     found = found_by_task(read_fleet(), Half.HELD_OUT)
 
-    assert recall_at(found, 5) >= 0.83
-    assert recall_at(found, 10) >= 0.89
+    assert recall_at(found, 5) >= 0.82
+    assert recall_at(found, 10) >= 0.90
 
 
 def test_the_table_of_concepts_is_worth_its_place() -> None:
