@@ -34,6 +34,7 @@ from aggregator.search.tools import inner_params
 from aggregator.searching import Searching, is_found_call, is_search
 from aggregator.session import Session, open_session, seal_session
 from aggregator.subscription import Subscription
+from extauthz.catalog.server import McpServer
 from extauthz.check_input import EGRESS_CONTEXT_HEADER
 from extauthz.egress_context import EgressContext, read_egress_context
 from extauthz.errors import AuthenticationError, MessageError, Reason, SessionError
@@ -44,6 +45,7 @@ from extauthz.session import SESSION_HEADER, caller_digest
 
 logger = structlog.get_logger(__name__)
 
+_FAILED = "The gateway failed to handle this request."
 _CATCH_UP_SECONDS = 2.0
 _SESSIONS_OF_MEMBERS = 8
 _LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
@@ -88,7 +90,7 @@ class Endpoint:
             return error.response
         except Exception:
             logger.exception("a request failed")
-            return error_response(RpcError(INTERNAL_ERROR, "The gateway failed to handle this request."), "null", Era.MODERN)
+            return error_response(RpcError(INTERNAL_ERROR, _FAILED), "null", Era.MODERN)
 
     # what is asked: steps 1 to 4
 
@@ -228,7 +230,8 @@ class Endpoint:
             info=session.info,
         )
         catalogs = asked.front.state.catalogs
-        members = [m for m in asked.front.members(asked.viewer) if m.id not in catalogs or not catalogs[m.id].fault]
+        readable = [m for m in asked.front.members(asked.viewer) if m.id not in catalogs or not catalogs[m.id].fault]
+        members = [m for m in readable if not m.eras or Era.LEGACY.value in m.eras]
         opened = await self._upstream.open(client, members[:_SESSIONS_OF_MEMBERS])
         session = Session(protocol_version=version, capabilities=session.capabilities, info=session.info, upstream_sessions=opened)
         keys = asked.front.state.sealing_keys
@@ -250,7 +253,11 @@ class Endpoint:
         async with reply:
             task = asyncio.create_task(self._upstream.call(call, reply))
             with self._under_way.entered(asked.whose, mcp.id_json, task):
-                outcome = await self._outcome(task, asked, reply)
+                try:
+                    outcome = await self._outcome(task, asked, reply)
+                except Exception:  # whatever it was, the client waits for an answer, perhaps on a stream that has begun
+                    logger.exception("a call failed", mcp_server=call.member.id, method=call.method)
+                    outcome = RpcError(INTERNAL_ERROR, _FAILED, {"reason": "internal_error", "retryable": False})
             return await reply.end(outcome if isinstance(outcome, RpcError) else dumped(names.result(mcp.method, outcome)))
 
     async def _outcome(self, task: asyncio.Task[Json], asked: Asked, reply: HttpReply) -> Json | RpcError:
@@ -259,7 +266,7 @@ class Endpoint:
         except RpcError as error:
             return error
         except asyncio.CancelledError:
-            if task.cancelled():
+            if task.done() and task.cancelled():
                 return RpcError(CANCELLED, "The request was cancelled by its client.", {"reason": "cancelled", "retryable": False})
             if asked.mcp.era is Era.MODERN:
                 task.cancel()
@@ -283,25 +290,28 @@ class Endpoint:
                 self._under_way.cancel(asked.whose, json.dumps(wanted, ensure_ascii=False))
         if method in _TOLD and asked.session is not None:
             members = self._members_of_session(asked)
-            await asyncio.gather(*(self._upstream.tell(asked.client, member, method, asked.params) for member in members.values()))
+            await asyncio.gather(*(self._upstream.tell(asked.client, member, method, asked.params) for member in members))
         return web.Response(status=202)
 
     async def _take_response(self, asked: Asked) -> web.Response:
         token = id_of(asked.mcp)
         if not self._questions.answer(asked.whose, str(token), asked.outcome):
-            await self._upstream.respond(asked.client, self._members_of_session(asked), str(token), asked.outcome)
+            members = {member.id: member for member in asked.front.members(asked.viewer)}
+            await self._upstream.respond(asked.client, members, str(token), asked.outcome)
         return web.Response(status=202)
 
-    def _members_of_session(self, asked: Asked) -> dict[str, Any]:
+    @staticmethod
+    def _members_of_session(asked: Asked) -> list[McpServer]:
+        """The members that the session has sessions with; those that it may have opened since, where none was at first."""
         opened = asked.session.upstream_sessions if asked.session is not None else {}
-        members = {member.id: member for member in asked.front.members(asked.viewer)}
-        return {name: member for name, member in members.items() if name in opened} or dict(list(members.items())[:_SESSIONS_OF_MEMBERS])
+        members = asked.front.members(asked.viewer)
+        return [member for member in members if member.id in opened] or list(members[:_SESSIONS_OF_MEMBERS])
 
     async def _end_session(self, asked: Asked) -> web.Response:
         if asked.session is None:
             raise self._refused(Reason.SESSION_UNKNOWN, asked.context, asked.mcp)
         self._sessions.keep(asked.session_id, Remembered(ended=True))
-        await self._upstream.close(asked.client, list(self._members_of_session(asked).values()))
+        await self._upstream.close(asked.client, asked.front.members(asked.viewer))
         return web.Response(status=200)
 
     async def _get_stream(self, request: web.Request, asked: Asked) -> web.StreamResponse:
