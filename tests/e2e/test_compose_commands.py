@@ -20,7 +20,7 @@ import aiohttp
 import pytest
 import yaml
 
-from tests.e2e.stack import PATIENT, eventually, free_port
+from tests.e2e.stack import PATIENT, START_SECONDS, eventually, free_port
 from tests.e2e.upstream import answers
 from tests.functional.postgresql import postgresql_server, postgresql_url
 
@@ -128,7 +128,7 @@ async def test_a_governed_call_goes_through_the_processes_of_the_compose_file(pl
         async def ready() -> bool:
             return await answers(place.port("8080")) and (await run_once(place, "operator"))[0] == 0
 
-        await eventually(ready, interval=0.2, what="the operator's `legation status`")
+        await eventually(ready, seconds=START_SECONDS, interval=0.2, what="the operator's `legation status`")
         registry = (ROOT / "controlplane" / "demo" / "registry.yaml").read_text()
         registry = registry.replace("127.0.0.1:9101", f"127.0.0.1:{place.port('9101')}").replace(
             "127.0.0.1:9102", f"127.0.0.1:{place.port('9102')}"
