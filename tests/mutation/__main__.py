@@ -27,6 +27,7 @@ _GUARDS, _HTTP, _METHODS = "tests/unit/test_gate_guards.py", "tests/unit/test_ga
 _JSONRPC, _REQUEST = "tests/unit/test_jsonrpc.py", "tests/unit/test_mcp_request.py"
 _DECISION, _STEPS = "tests/unit/test_decision.py", "tests/unit/test_gate_decision.py"
 _WORKLOADS = "tests/unit/test_workload_decision.py"
+_VIRTUAL, _VIEW = "tests/unit/test_virtual_decision.py", "tests/unit/test_effective_view.py"
 _URI, _ARGUMENTS = "tests/unit/test_mcp_uri.py", "tests/unit/test_policy_arguments.py"
 # The quickest first: the first failure ends a run.
 TESTS: Mapping[str, Sequence[str]] = {
@@ -39,7 +40,14 @@ TESTS: Mapping[str, Sequence[str]] = {
     "extauthz.mcp.uri": (_URI,),
     "extauthz.mcp.parameter_header": ("tests/unit/test_parameter_header.py",),
     "extauthz.door": (_STEPS, "tests/unit/test_door_gateways.py", _DECISION),
-    "extauthz.decision": (_STEPS, _DECISION, "tests/unit/test_session_decision.py", _WORKLOADS),
+    "extauthz.decision": (_STEPS, _DECISION, "tests/unit/test_session_decision.py", _WORKLOADS, _VIRTUAL),
+    "extauthz.case": (_STEPS, _DECISION),
+    "extauthz.identification": (_STEPS, _DECISION, _WORKLOADS, _VIRTUAL, "tests/unit/test_token_binding.py"),
+    "extauthz.lane": (_VIRTUAL, "tests/unit/test_session_decision.py"),
+    "extauthz.virtual_request": (_VIRTUAL,),
+    "extauthz.effective_view": (_VIEW, _VIRTUAL),
+    "extauthz.policy.possibility": (_VIEW,),
+    "extauthz.mcp.mapped": ("tests/unit/test_mapped_names.py", _VIRTUAL),
     "extauthz.answer": (_STEPS, _DECISION),
     "extauthz.policy.arguments": (_ARGUMENTS, "tests/unit/test_policy_evaluation.py"),
     "extauthz.identity.spiffe_id": ("tests/unit/test_spiffe_id.py",),

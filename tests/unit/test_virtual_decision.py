@@ -316,6 +316,26 @@ async def test_timeouts_are_those_of_the_member_and_only_what_changes_nothing_is
     assert dict(listed.passage.set_headers)["x-envoy-retry-on"].endswith(",reset")
 
 
+@pytest.mark.parametrize(
+    ("check", "again"),
+    [
+        (message("prompts/list", path="/servers/demo/crm/mcp"), True),
+        (message("resources/list", path="/servers/demo/crm/mcp"), True),
+        (message("initialize", HANDSHAKE, modern=False), True),
+        (message("ping", modern=False), True),
+        (message("server/discover"), True),
+        (tool("query"), True),  # it reads, as was accepted
+        (tool("open"), False),
+    ],
+)
+async def test_what_an_aggregator_answers_by_itself_and_what_only_reads_may_be_asked_again(check: CheckInput, again: bool) -> None:
+    decision, _ = await decided(check)
+
+    assert decision.passage is not None
+    assert decision.passage.lane == "aggregate"
+    assert dict(decision.passage.set_headers)["x-envoy-retry-on"].endswith(",reset") is again
+
+
 # who and what
 
 
@@ -518,6 +538,13 @@ async def test_a_task_is_of_the_member_that_its_id_names(task: str, reason: Reas
     assert (await decided(message("tasks/get", {"taskId": task})))[0].reason is reason
 
 
+@pytest.mark.parametrize("method", ["tasks/get", "tasks/update", "tasks/cancel"])
+async def test_whatever_is_done_with_a_task_is_decided_at_its_member(method: str) -> None:
+    for task, reason in ((task_id_of("demo/crm", "t1"), Reason.ALLOWED), (task_id_of("demo/secret", "t1"), Reason.TOOL_UNKNOWN)):
+        decision, _ = await decided(message(method, {"taskId": task}, headers={"mcp-name": [task]}))
+        assert decision.reason is reason
+
+
 async def test_a_task_needs_a_permit_at_its_member() -> None:
     state = State('permit (principal, action == Action::"tools/call", resource in McpServer::"demo/crm");')
 
@@ -568,6 +595,15 @@ async def test_a_tool_that_was_found_is_decided_as_if_it_were_called_by_its_name
             {"change": "update"}.get(str(arguments["name"]), arguments["name"]),
             arguments["name"],
         )
+
+
+async def test_a_tool_may_also_be_called_by_its_name_where_tools_are_searched() -> None:
+    straight, record = await decided(tool("search", path="/virtual/demo/found/mcp"))
+    prompt, _ = await decided(message("prompts/get", {"name": "find_tool"}, path="/virtual/demo/found/mcp"))
+
+    assert straight.passage is not None
+    assert (straight.passage.lane, record.tool) == ("direct", "search")
+    assert prompt.reason is Reason.TOOL_UNKNOWN  # it is a tool, not a prompt
 
 
 async def test_finding_needs_no_permit_of_its_own() -> None:
@@ -632,6 +668,19 @@ async def test_behind_an_aggregator_only_what_its_caller_may_use_there(check: Ch
     assert decision.reason is reason
 
 
+async def test_what_is_offered_is_offered_of_its_own_member() -> None:
+    ref = {"ref": {"type": "ref/resource", "uri": "crm://contacts/{id}"}, "argument": {"name": "id", "value": "1"}}
+    secretive = virtual(exposed(TOOL, CRM, "search", hidden=frozenset({"limit"})))
+    for check, state, reason in (
+        (inner(message("completion/complete", ref)), State(), Reason.ALLOWED),
+        (inner(message("completion/complete", ref), "demo/files"), State(), Reason.TOOL_UNKNOWN),
+        (inner(message("resources/read", {"uri": "crm://1"}), "demo/old"), State(), Reason.TOOL_UNKNOWN),
+        (inner(tool("search", {"limit": 1})), State(fronts={secretive.id: secretive}), Reason.TOOL_UNKNOWN),  # hidden, and no default
+        (inner(tool("search", {})), State(fronts={secretive.id: secretive}), Reason.ALLOWED),
+    ):
+        assert (await decided(check, state))[0].reason is reason
+
+
 async def test_no_aggregator_ever_asks_an_aggregator() -> None:
     for check in (
         inner(message("tools/list")),
@@ -687,6 +736,16 @@ async def test_sessions_of_aggregators_pass_as_they_are() -> None:
         assert "mcp-session-id" not in decision.passage.remove_headers
         assert "mcp-session-id" not in dict(decision.passage.set_headers)
         assert decision.passage.session_binding == ""
+
+
+async def test_a_bridged_server_has_sessions_of_aggregators() -> None:
+    modern_only = replace(CRM, eras=frozenset({"modern"}))
+    check = tool("search", modern=False, path="/servers/demo/crm/mcp", headers={"mcp-session-id": ["lga1_abc"]})
+
+    decision, _ = await decided(check, State(servers={**SERVERS, CRM.id: modern_only}))
+
+    assert decision.passage is not None
+    assert (decision.passage.lane, "mcp-session-id" in decision.passage.remove_headers) == ("aggregate", False)
 
 
 async def test_a_list_in_a_session_of_ours_needs_a_good_one_which_stays_here() -> None:
