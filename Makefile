@@ -62,7 +62,7 @@ fuzz: $(DEV_STAMP) ## the gate against the parsers of real MCP servers, SECONDS=
 mutate-gate: $(DEV_STAMP) ## take away every guard of the gate, one at a time; each time a test must fail
 	@$(BIN)/python -m tests.mutation $(ARGS)
 
-bench: $(DEV_STAMP) ## measure cost per call, latency, edit-to-live, start time, memory
+bench: $(DEV_STAMP) ## measure cost per call, latency, edit-to-live, lists, start time, memory
 	@$(BIN)/python -m bench $(ARGS)
 
 check: lint types imports protos-check ## everything a machine can say about the code
