@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -632,38 +632,38 @@ async def test_an_aggregator_comes_back_for_the_caller_and_is_decided_anew() -> 
 @pytest.mark.parametrize(
     ("check", "reason"),
     [
-        (inner(tool("change", {"amount": 1})), Reason.TOOL_UNKNOWN),  # the member does not know that name
-        (inner(tool("private")), Reason.TOOL_UNKNOWN),  # the virtual server does not offer it
-        (inner(tool("update", {"tenant": "evil"})), Reason.TOOL_UNKNOWN),  # hidden arguments are what the virtual server says
-        (inner(tool("update", {"amount": 1})), Reason.ALLOWED),
-        (inner(tool("changed")), Reason.DEFINITION_HELD),
-        (inner(tool("launch"), "demo/secret"), Reason.SERVER_NOT_FOUND),  # not a member, whatever is exposed of it
-        (inner(tool("search"), virtual_server_id="demo/none"), Reason.SERVER_NOT_FOUND),
-        (inner(tool("query"), "demo/old", virtual_server_id="demo/other"), Reason.SERVER_NOT_FOUND),  # a context of another virtual server
-        (inner(tool("update"), virtual_server_id="demo/other"), Reason.TOOL_UNKNOWN),
-        (inner(tool("search"), virtual_server_id="", mcp_server_id="demo/crm"), Reason.ALLOWED),
-        (inner(tool("private"), virtual_server_id="", mcp_server_id="demo/crm"), Reason.ALLOWED),  # a bridge offers all
-        (inner(tool("search"), virtual_server_id="", mcp_server_id="demo/old"), Reason.EGRESS_CONTEXT_INVALID),
-        (inner(tool("search"), virtual_server_id="", mcp_server_id=""), Reason.EGRESS_CONTEXT_INVALID),
-        (inner(tool("search"), mcp_server_id="demo/crm"), Reason.EGRESS_CONTEXT_INVALID),  # one or the other
-        (inner(tool("search"), kind="prober", principal=PROBER), Reason.EGRESS_CONTEXT_INVALID),
-        (inner(tool("search"), principal=BOB), Reason.SERVER_NOT_FOUND),
-        (inner(tool("search"), expires_at_unix=time.time() - 1), Reason.EGRESS_CONTEXT_INVALID),
-        (inner(message("resources/read", {"uri": "crm://1"})), Reason.ALLOWED),
-        (inner(message("resources/read", {"uri": "crm://2"})), Reason.TOOL_UNKNOWN),
-        (inner(message("resources/read", {"uri": "file:///a"}), "demo/files"), Reason.ALLOWED),
-        (inner(message("resources/read", {"uri": "file:///b"}), "demo/files"), Reason.TOOL_UNKNOWN),
-        (inner(message("resources/read", {"uri": "crm://1"}), "demo/files"), Reason.TOOL_UNKNOWN),
-        (inner(message("prompts/get", {"name": "greet"})), Reason.ALLOWED),
-        (inner(message("prompts/get", {"name": "other"})), Reason.TOOL_UNKNOWN),
-        (inner(message("tasks/get", {"taskId": "t1"})), Reason.ALLOWED),
-        (inner(message("tools/list")), Reason.ALLOWED),
-        (inner(message("server/discover")), Reason.ALLOWED),
-        (inner(message("ping", modern=False), "demo/old"), Reason.ALLOWED),
+        (lambda: inner(tool("change", {"amount": 1})), Reason.TOOL_UNKNOWN),  # the member does not know that name
+        (lambda: inner(tool("private")), Reason.TOOL_UNKNOWN),  # the virtual server does not offer it
+        (lambda: inner(tool("update", {"tenant": "evil"})), Reason.TOOL_UNKNOWN),  # hidden arguments are what the virtual server says
+        (lambda: inner(tool("update", {"amount": 1})), Reason.ALLOWED),
+        (lambda: inner(tool("changed")), Reason.DEFINITION_HELD),
+        (lambda: inner(tool("launch"), "demo/secret"), Reason.SERVER_NOT_FOUND),  # not a member, whatever is exposed of it
+        (lambda: inner(tool("search"), virtual_server_id="demo/none"), Reason.SERVER_NOT_FOUND),
+        (lambda: inner(tool("query"), "demo/old", virtual_server_id="demo/other"), Reason.SERVER_NOT_FOUND),  # a context of another virtual server
+        (lambda: inner(tool("update"), virtual_server_id="demo/other"), Reason.TOOL_UNKNOWN),
+        (lambda: inner(tool("search"), virtual_server_id="", mcp_server_id="demo/crm"), Reason.ALLOWED),
+        (lambda: inner(tool("private"), virtual_server_id="", mcp_server_id="demo/crm"), Reason.ALLOWED),  # a bridge offers all
+        (lambda: inner(tool("search"), virtual_server_id="", mcp_server_id="demo/old"), Reason.EGRESS_CONTEXT_INVALID),
+        (lambda: inner(tool("search"), virtual_server_id="", mcp_server_id=""), Reason.EGRESS_CONTEXT_INVALID),
+        (lambda: inner(tool("search"), mcp_server_id="demo/crm"), Reason.EGRESS_CONTEXT_INVALID),  # one or the other
+        (lambda: inner(tool("search"), kind="prober", principal=PROBER), Reason.EGRESS_CONTEXT_INVALID),
+        (lambda: inner(tool("search"), principal=BOB), Reason.SERVER_NOT_FOUND),
+        (lambda: inner(tool("search"), expires_at_unix=time.time() - 1), Reason.EGRESS_CONTEXT_INVALID),
+        (lambda: inner(message("resources/read", {"uri": "crm://1"})), Reason.ALLOWED),
+        (lambda: inner(message("resources/read", {"uri": "crm://2"})), Reason.TOOL_UNKNOWN),
+        (lambda: inner(message("resources/read", {"uri": "file:///a"}), "demo/files"), Reason.ALLOWED),
+        (lambda: inner(message("resources/read", {"uri": "file:///b"}), "demo/files"), Reason.TOOL_UNKNOWN),
+        (lambda: inner(message("resources/read", {"uri": "crm://1"}), "demo/files"), Reason.TOOL_UNKNOWN),
+        (lambda: inner(message("prompts/get", {"name": "greet"})), Reason.ALLOWED),
+        (lambda: inner(message("prompts/get", {"name": "other"})), Reason.TOOL_UNKNOWN),
+        (lambda: inner(message("tasks/get", {"taskId": "t1"})), Reason.ALLOWED),
+        (lambda: inner(message("tools/list")), Reason.ALLOWED),
+        (lambda: inner(message("server/discover")), Reason.ALLOWED),
+        (lambda: inner(message("ping", modern=False), "demo/old"), Reason.ALLOWED),
     ],
 )  # fmt: skip
-async def test_behind_an_aggregator_only_what_its_caller_may_use_there(check: CheckInput, reason: Reason) -> None:
-    decision, _ = await decided(check)
+async def test_behind_an_aggregator_only_what_its_caller_may_use_there(check: Callable[[], CheckInput], reason: Reason) -> None:
+    decision, _ = await decided(check())
 
     assert decision.reason is reason
 
