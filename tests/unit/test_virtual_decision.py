@@ -639,7 +639,7 @@ async def test_an_aggregator_comes_back_for_the_caller_and_is_decided_anew() -> 
         (lambda: inner(tool("changed")), Reason.DEFINITION_HELD),
         (lambda: inner(tool("launch"), "demo/secret"), Reason.SERVER_NOT_FOUND),  # not a member, whatever is exposed of it
         (lambda: inner(tool("search"), virtual_server_id="demo/none"), Reason.SERVER_NOT_FOUND),
-        (lambda: inner(tool("query"), "demo/old", virtual_server_id="demo/other"), Reason.SERVER_NOT_FOUND),  # a context of another virtual server
+        (lambda: inner(tool("query"), "demo/old", virtual_server_id="demo/other"), Reason.SERVER_NOT_FOUND),  # of another one
         (lambda: inner(tool("update"), virtual_server_id="demo/other"), Reason.TOOL_UNKNOWN),
         (lambda: inner(tool("search"), virtual_server_id="", mcp_server_id="demo/crm"), Reason.ALLOWED),
         (lambda: inner(tool("private"), virtual_server_id="", mcp_server_id="demo/crm"), Reason.ALLOWED),  # a bridge offers all
