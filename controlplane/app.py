@@ -42,6 +42,7 @@ from controlplane.registry.key_pair_reader import KeyPairReader
 from controlplane.registry.kind import Kind
 from controlplane.registry.live import LiveState
 from controlplane.registry.own_address import OwnAddresses, PublicAddress
+from controlplane.registry.probe import ReadingLimits
 from controlplane.registry.probe_batch import ProbeBatch
 from controlplane.registry.pruning import prune_always
 from controlplane.registry.service import RegistryService
@@ -82,6 +83,7 @@ STOP_GRACE_SECONDS = 2.0
 MAX_HEAD_BYTES = 64 * 1024
 """Of a line of a request's head; Envoy takes no more for all of them (`max_request_headers_kb`)."""
 _CONTEXT_SECONDS = 120
+_STREAM_SLACK_SECONDS = 30
 _AGGREGATOR_SECONDS = 60.0
 _ABSENT_AUDIT_DIR = Path("/nonexistent")
 
@@ -208,6 +210,7 @@ async def _parts(
                 egress_address=egress_address,
                 sign=lambda server_id: sign_prober_context(server_id, key=key, revision=live.state.revision),
                 link=link,
+                limits=ReadingLimits(stream_seconds=settings.max_stream_seconds + _STREAM_SLACK_SECONDS),
             )
         )
         prober = Prober(
@@ -215,6 +218,7 @@ async def _parts(
             store=ProbeBatch(service.record_probes),
             programmed=lambda revision: rollout.wait(revision, 60.0),
             interval_seconds=settings.probe_interval_seconds,
+            watched=settings.watched_servers,
         )
         parts.push_async_callback(prober.stop)
         probers.append(prober)

@@ -2,7 +2,8 @@
 
 Next: `prober` schedules it and hands the result to the registry. This is the only module of the control plane that imports the
 SDK (1.2 s), and only `reader_process` imports this one. A server is hostile until shown otherwise: bytes, pages,
-entries, depth and time are bounded, nothing is decompressed, no redirect leaves the egress listener, no stream is opened.
+entries, depth and time are bounded, nothing is decompressed, no redirect leaves the egress listener, a reading opens no stream
+(`announcement_stream` does).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from controlplane.announcement_stream import AnnouncementStreams
 from controlplane.catalog_digest import NotCanonicalError, canonical_json, definition_digest
 from controlplane.era_probe import LEGACY, MODERN, OTHER_ERA, speaks
 from controlplane.registry.probe import ProbedDefinition, ProbeResult, ReadingLimits
@@ -232,6 +234,7 @@ class EgressReader:
         self._sign = sign
         self._limits = limits
         self._ssl_context = ssl_context
+        self._streams = AnnouncementStreams(limits)
 
     async def read(self, server_id: str) -> ProbeResult:
         """Everything that the McpServer `namespace/name` announces. Never raises for what a server or the network does."""
@@ -255,6 +258,13 @@ class EgressReader:
             skipped=reading.reasons,
             **reading.said,
         )
+
+    async def watch(self, server_id: str, *, era: str, lists: Sequence[str], heard: Callable[[], None]) -> None:
+        """Listen to what the server announces about these lists, see `AnnouncementStreams.follow`; one stream of a server at a time."""
+        url, headers = self._url(server_id), {**_HEADERS, CONTEXT_HEADER: self._sign(server_id)}
+        timeout = httpx2.Timeout(self._limits.seconds, read=None)  # a stream is silent for as long as nothing changes
+        async with httpx2.AsyncClient(transport=self._transport(), timeout=timeout, trust_env=False, headers=headers) as http_client:
+            await self._streams.follow(http_client, url, era=era, lists=lists, heard=heard)
 
     async def _speaks(self, era: str, server_id: str) -> bool | None:
         """Whether the server speaks this era too: one request, which cannot fail what was read."""

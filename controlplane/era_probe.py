@@ -26,9 +26,9 @@ OTHER_ERA: Final[Mapping[str, str]] = {MODERN: LEGACY, LEGACY: MODERN}
 MAX_ANSWER_BYTES: Final = 256 * 1024
 PROBE_SECONDS: Final = 5.0
 
-_CLIENT: Final = {"name": "legation-prober", "version": "1"}
-_ACCEPT: Final = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
-_SESSION: Final = "mcp-session-id"
+CLIENT: Final = {"name": "legation-prober", "version": "1"}
+ACCEPT: Final = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
+SESSION: Final = "mcp-session-id"
 _SAYS_NOTHING: Final = frozenset({401, 403, 408, 425, 429})
 """Refusals of this caller or of this moment."""
 
@@ -43,40 +43,46 @@ async def speaks(era: str, http_client: httpx2.AsyncClient, url: str, *, seconds
 
 
 async def _speaks_legacy(http_client: httpx2.AsyncClient, url: str) -> bool | None:
-    params = {"protocolVersion": LATEST_HANDSHAKE_VERSION, "capabilities": {}, "clientInfo": _CLIENT}
-    answer, session = await _asked(http_client, url, "initialize", params, {})
-    version = _member(answer, "protocolVersion")
+    params = {"protocolVersion": LATEST_HANDSHAKE_VERSION, "capabilities": {}, "clientInfo": CLIENT}
+    answer, session = await ask(http_client, url, "initialize", params, {})
+    version = result_member(answer, "protocolVersion")
     if session:
-        ending = {_SESSION: session} | ({"mcp-protocol-version": version} if version in HANDSHAKE_PROTOCOL_VERSIONS else {})
+        ending = {SESSION: session} | ({"mcp-protocol-version": version} if version in HANDSHAKE_PROTOCOL_VERSIONS else {})
         async with http_client.stream("DELETE", url, headers=ending):
             pass  # whatever it answers: it was told
     return None if answer is None else version in HANDSHAKE_PROTOCOL_VERSIONS
 
 
 async def _speaks_modern(http_client: httpx2.AsyncClient, url: str) -> bool | None:
-    meta = {
-        "io.modelcontextprotocol/protocolVersion": LATEST_MODERN_VERSION,
-        "io.modelcontextprotocol/clientInfo": _CLIENT,
-        "io.modelcontextprotocol/clientCapabilities": {},
-    }
-    headers = {"mcp-protocol-version": LATEST_MODERN_VERSION, "mcp-method": "server/discover"}
-    answer, _ = await _asked(http_client, url, "server/discover", {"_meta": meta}, headers)
-    versions = _member(answer, "supportedVersions")
+    params, headers = modern_request("server/discover", {})
+    answer, _ = await ask(http_client, url, "server/discover", params, headers)
+    versions = result_member(answer, "supportedVersions")
     return None if answer is None else isinstance(versions, list) and any(version in versions for version in MODERN_PROTOCOL_VERSIONS)
 
 
-def _member(answer: Mapping[str, Any] | None, name: str) -> Any:  # noqa: ANN401 - whatever the server wrote there
+def modern_request(method: str, params: Mapping[str, object]) -> tuple[Mapping[str, object], Mapping[str, str]]:
+    """The parameters with what stands in every modern request, and its headers."""
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": LATEST_MODERN_VERSION,
+        "io.modelcontextprotocol/clientInfo": CLIENT,
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    return {**params, "_meta": meta}, {"mcp-protocol-version": LATEST_MODERN_VERSION, "mcp-method": method}
+
+
+def result_member(answer: Mapping[str, Any] | None, name: str) -> Any:  # noqa: ANN401 - whatever the server wrote there
+    """A member of the result of an answer, None where there is none."""
     result = answer.get("result") if answer is not None else None
     return result.get(name) if isinstance(result, dict) else None
 
 
-async def _asked(
+async def ask(
     http_client: httpx2.AsyncClient, url: str, method: str, params: Mapping[str, object], headers: Mapping[str, str]
 ) -> tuple[Mapping[str, Any] | None, str]:
     """The JSON-RPC answer (an empty one where HTTP alone says no, None where nothing is said) and the session that was opened."""
     body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
-    async with http_client.stream("POST", url, content=body, headers={**_ACCEPT, **headers}) as response:
-        session = response.headers.get(_SESSION, "")
+    async with http_client.stream("POST", url, content=body, headers={**ACCEPT, **headers}) as response:
+        session = response.headers.get(SESSION, "")
         if response.status_code >= 500 or response.status_code in _SAYS_NOTHING:
             return None, session
         if response.status_code != 200:

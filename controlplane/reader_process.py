@@ -1,7 +1,7 @@
 """`python -m controlplane.reader_process`: reads MCP servers for the control plane that started it (`remote_reader`).
 
-The first line of standard input is the configuration, each further one a reading or a cancellation; the end of the input ends the
-process. Standard output carries answers only: whatever a library prints goes to standard error.
+The first line of standard input is the configuration, each further one a reading, a stream to listen to, or a cancellation; the end
+of the input ends the process. Standard output carries answers only: whatever a library prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ with quick_imports():
     from controlplane.registry.probe import ReadingLimits
 
 _MAX_REQUEST_BYTES = 1 << 20
+_TELLING_SECONDS = 1.0
+"""However often a server announces a change: not more often is it told."""
 
 
 class ReaderProcess:
-    """Readings under way, each a task that writes its definitions and then its result."""
+    """Readings under way, each a task that writes its definitions and then its result, and streams that are listened to."""
 
     def __init__(self, configuration: Mapping[str, Any], answers: asyncio.StreamWriter) -> None:
         address = configuration["egress_address"]
@@ -43,14 +45,16 @@ class ReaderProcess:
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     def take(self, request: Mapping[str, Any]) -> None:
-        """Begin a reading, or end one."""
+        """Begin a reading or a stream, or end one."""
         number = request["id"]
         if request.get("cancel"):
             if (task := self._tasks.get(number)) is not None:
                 task.cancel()
             return
         self._contexts[request["server"]] = request["context"]
-        task = self._tasks[number] = asyncio.create_task(self._read(number, request["server"]))
+        watched = request.get("watch")
+        work = self._read(number, request["server"]) if watched is None else self._watch(number, request["server"], watched)
+        task = self._tasks[number] = asyncio.create_task(work)
         task.add_done_callback(lambda _: self._tasks.pop(number, None))
 
     async def _read(self, number: int, server_id: str) -> None:
@@ -61,6 +65,25 @@ class ReaderProcess:
         members = {field.name: getattr(result, field.name) for field in fields(result) if field.name != "definitions"}
         members["at"] = result.at.isoformat()
         await self._answer({"id": number, "result": members})
+
+    async def _watch(self, number: int, server_id: str, watched: Mapping[str, Any]) -> None:
+        news = asyncio.Event()
+        telling = asyncio.create_task(self._tell(number, news))
+        with contextlib.suppress(Exception):  # whatever a server provokes ends its stream, and nothing else
+            try:
+                await self._reader.watch(server_id, era=watched["era"], lists=watched["lists"], heard=news.set)
+            finally:
+                telling.cancel()
+        if news.is_set():
+            await self._answer({"id": number, "heard": True})
+        await self._answer({"id": number, "ended": True})
+
+    async def _tell(self, number: int, news: asyncio.Event) -> None:
+        while True:
+            await news.wait()
+            news.clear()
+            await self._answer({"id": number, "heard": True})
+            await asyncio.sleep(_TELLING_SECONDS)
 
     async def _answer(self, message: Mapping[str, object]) -> None:
         self._answers.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")

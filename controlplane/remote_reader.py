@@ -14,7 +14,7 @@ import os
 import sys
 from asyncio.subprocess import PIPE
 from asyncio.subprocess import Process as Running
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -43,8 +43,16 @@ class _Reading:
     definitions: list[ProbedDefinition] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """One server that is listened to: who waits for the end, and who is told."""
+
+    done: asyncio.Future[None]
+    heard: Callable[[], None]
+
+
 class RemoteReader:
-    """A `DefinitionReader` whose work happens in a child process. `sign` makes the signed context of one reading."""
+    """A `DefinitionReader` whose work happens in a child process. `sign` makes the signed context of one reading or stream."""
 
     def __init__(
         self, *, egress_address: str, sign: Callable[[str], str], link: LinkIdentity | None = None, limits: ReadingLimits | None = None
@@ -60,6 +68,7 @@ class RemoteReader:
         self._listening: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
         self._readings: dict[int, _Reading] = {}
+        self._streams: dict[int, _Stream] = {}
         self._count = 0
 
     async def __aenter__(self) -> RemoteReader:
@@ -70,8 +79,8 @@ class RemoteReader:
 
     async def __aexit__(self, *_: object) -> None:
         """The end of its standard input ends the child; what it was reading is cancelled."""
-        for reading in self._readings.values():
-            reading.done.cancel()
+        for waited_for in self._under_way():
+            waited_for.cancel()
         if self._child is not None and self._child.stdin is not None:
             self._child.stdin.close()
             try:
@@ -100,6 +109,26 @@ class RemoteReader:
             raise
         finally:
             del self._readings[number]
+
+    async def watch(self, server_id: str, *, era: str, lists: Sequence[str], heard: Callable[[], None]) -> None:
+        """Listen to one server, until its stream ended; cancelling here cancels there. Raises `ReaderGoneError` like `read`."""
+        child = await self._running()
+        self._count += 1
+        number = self._count
+        stream = self._streams[number] = _Stream(done=asyncio.get_running_loop().create_future(), heard=heard)
+        watched = {"era": era, "lists": list(lists)}
+        try:
+            await self._send(child, {"id": number, "server": server_id, "context": self._sign(server_id), "watch": watched})
+            await stream.done
+        except asyncio.CancelledError:
+            with contextlib.suppress(ReaderGoneError):
+                await self._send(child, {"id": number, "cancel": True})
+            raise
+        finally:
+            del self._streams[number]
+
+    def _under_way(self) -> list[asyncio.Future[Any]]:
+        return [*(reading.done for reading in self._readings.values()), *(stream.done for stream in self._streams.values())]
 
     async def _running(self) -> Running:
         """The child, started if there is none."""
@@ -139,11 +168,18 @@ class RemoteReader:
         returncode = await child.wait()
         if returncode or fault:
             _log.error("the definition reader ended", returncode=returncode, fault=fault)
-        for reading in self._readings.values():
-            if not reading.done.done():
-                reading.done.set_exception(ReaderGoneError())
+        for waited_for in self._under_way():
+            if not waited_for.done():
+                waited_for.set_exception(ReaderGoneError())
 
     def _take(self, message: Mapping[str, Any]) -> None:
+        stream = self._streams.get(message["id"])
+        if stream is not None and not stream.done.done():
+            if "ended" in message:
+                stream.done.set_result(None)
+            elif "heard" in message:
+                stream.heard()
+            return
         reading = self._readings.get(message["id"])
         if reading is None or reading.done.done():
             return  # cancelled meanwhile

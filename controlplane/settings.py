@@ -47,6 +47,9 @@ class ControlPlaneSettings:
     )
     max_stream_seconds: int = setting("LEGATION_MAX_STREAM_SECONDS", "how long a stream may be open", default=300)
     probe_interval_seconds: int = setting("LEGATION_PROBE_INTERVAL_SECONDS", "how often each server's definitions are read", default=300)
+    watched_servers: int = setting(
+        "LEGATION_WATCHED_SERVERS", "servers that are listened to at once for changes of their lists; 0: none", default=500
+    )
     audit_dir: Path | None = setting("LEGATION_AUDIT_DIR", "directory of the authorizers' write-ahead audit log, for `audit`", default=None)
     edge_log_file: Path | None = setting(
         "LEGATION_EDGE_LOG_FILE", "file on Envoy's host in which it writes what it refused by itself", default=None

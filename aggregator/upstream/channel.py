@@ -21,11 +21,11 @@ import aiohttp
 import structlog
 
 from aggregator.call import Client
-from aggregator.upstream.event_stream import EventStreamParser, EventTooLargeError
 from aggregator.upstream.failure import REFUSED, ChannelError, SessionGoneError
 from aggregator.upstream.limits import UpstreamLimits
 from aggregator.upstream.message import AnswerError, MemberMessage, MemberResponse, Members, parse_messages
 from extauthz.catalog.server import McpServer
+from extauthz.mcp.event_stream import EventStreamParser, EventTooLargeError
 
 logger = structlog.get_logger(__name__)
 

@@ -21,6 +21,7 @@ class ReadingLimits:
     max_definition_bytes: int = 64 * 1024
     max_definitions: int = 5000
     max_pages: int = 200
+    stream_seconds: float = 330.0  # how long a server is listened to before a new stream; Envoy ends them earlier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

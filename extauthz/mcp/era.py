@@ -40,7 +40,7 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodRule:
-    """How one method is treated. `prober` methods are those that the catalog prober may use."""
+    """How one method is treated. `prober` methods are those that the catalog prober may use, about the server as a whole only."""
 
     message_class: MessageClass
     eras: frozenset[Era]
@@ -86,7 +86,7 @@ METHODS: Mapping[str, MethodRule] = {
     "tasks/result": _request(_LEGACY, Scope.TASK, Action.TASKS_GET),
     "tasks/update": _request(_MODERN, Scope.TASK, Action.TASKS_UPDATE),
     "tasks/cancel": _request(_BOTH, Scope.TASK, Action.TASKS_CANCEL),
-    "subscriptions/listen": _request(_MODERN, Scope.SUBSCRIPTIONS, Action.SERVER_CONNECT),
+    "subscriptions/listen": _request(_MODERN, Scope.SUBSCRIPTIONS, Action.SERVER_CONNECT, prober=True),  # to hear of changed lists only
     "notifications/initialized": _notification(_LEGACY, prober=True),
     "notifications/cancelled": _notification(_BOTH, prober=True),
     "notifications/progress": _notification(_LEGACY),

@@ -77,16 +77,17 @@ def _parse_post(headers: HeaderMap, body: bytes) -> McpRequest:
     rule = _rule_of(message, era)
     _check_input(message, era)
     arguments = _arguments(message, rule)
+    targets = _targets(message, rule)
     return McpRequest(
         era=era,
         protocol_version=version,
         method=message.method,
         id_json=message.id_json,
         message_class=message.message_class,
-        targets=_targets(message, rule),
+        targets=targets,
         arguments=arguments if arguments is not None else {},
         has_arguments=arguments is not None,
-        prober_may=rule.prober,
+        prober_may=rule.prober and len(targets) == 1,  # more of them: resources or tasks that a subscription names
         streaming=rule.scope is Scope.SUBSCRIPTIONS,
         task_ids=_task_ids(message, rule),
         may_begin_task=_may_begin_task(message),

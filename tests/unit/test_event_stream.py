@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.upstream.event_stream import EventStreamParser, EventTooLargeError
+from extauthz.mcp.event_stream import EventStreamParser, EventTooLargeError
 
 
 def read(*chunks: bytes, limit: int = 1000) -> list[bytes]:

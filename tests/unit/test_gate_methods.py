@@ -64,7 +64,7 @@ ROWS = [
     Row(method="tasks/result", eras="l", action=Action.TASKS_GET, params='{"taskId":"t"}'),
     Row(method="tasks/update", eras="m", action=Action.TASKS_UPDATE, params='{"taskId":"t"}', mirrored="t"),
     Row(method="tasks/cancel", eras="lm", action=Action.TASKS_CANCEL, params='{"taskId":"t"}', mirrored="t"),
-    Row(method="subscriptions/listen", eras="m", action=Action.SERVER_CONNECT, params='{"notifications":{}}'),
+    Row(method="subscriptions/listen", eras="m", action=Action.SERVER_CONNECT, params='{"notifications":{}}', prober=True),
     Row(method="notifications/initialized", eras="l", action=Action.SERVER_CONNECT, notification=True, prober=True),
     Row(method="notifications/cancelled", eras="lm", action=Action.SERVER_CONNECT, notification=True, prober=True),
     Row(method="notifications/progress", eras="l", action=Action.SERVER_CONNECT, notification=True),

@@ -359,9 +359,24 @@ def test_a_legacy_body_that_names_another_version_than_its_header_is_refused(ver
     assert legacy("tools/list", {"_meta": {META_VERSION: LEGACY}}).method == "tools/list"
 
 
+@pytest.mark.parametrize(
+    ("notifications", "may"),
+    [
+        ({"toolsListChanged": True, "promptsListChanged": True, "resourcesListChanged": True}, True),
+        ({"toolsListChanged": True, "resourceSubscriptions": [], "taskIds": []}, True),
+        ({"toolsListChanged": True, "resourceSubscriptions": ["crm://contacts/ann"]}, False),
+        ({"resourceSubscriptions": ["crm://contacts/ann"]}, False),
+        ({"taskIds": ["t1"]}, False),
+    ],
+)
+def test_the_prober_may_hear_of_lists_and_of_no_resource_or_task(notifications: dict[str, object], may: bool) -> None:
+    assert modern("subscriptions/listen", {"notifications": notifications}).prober_may is may
+
+
 def test_the_prober_may_only_read_catalogs() -> None:
     probing = {name for name, rule in METHODS.items() if rule.prober}
 
     assert "tools/call" not in probing
     assert "resources/read" not in probing
+    assert "resources/subscribe" not in probing
     assert {"tools/list", "prompts/list", "resources/list", "resources/templates/list", "initialize", "server/discover"} <= probing
