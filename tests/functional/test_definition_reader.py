@@ -64,7 +64,7 @@ Answer = Callable[[str, dict], object]
 async def scripted_server(
     directory: Path, answer: Answer, seen: list[web.Request] | None = None, *, bodiless: str = "end"
 ) -> AsyncIterator[Path]:
-    """A modern server whose `answer(method, params)` gives a result, or a ready `web.StreamResponse`. `bodiless`: the method of a DELETE."""
+    """A modern server whose `answer(method, params)` gives a result, or a ready `web.StreamResponse`. A DELETE is of method `bodiless`."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         if seen is not None:
