@@ -65,7 +65,7 @@ _PRINCIPAL_MEMBERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EgressContext:
-    """Who stands behind a call of ours. `mcp_server_id` empty = any server; `kind` "prober" = list methods only.
+    """Who stands behind a call of ours. `mcp_server_id` empty = any server; `kind` "prober" = lists, and that they changed.
 
     A call is made through the virtual server `virtual_server_id`, or through none; `caller_address` and `caller_era` are of the request
     that it is made for, since policies may ask for them.
