@@ -31,8 +31,9 @@ START_SECONDS = 180.0
 STOP_SECONDS = 60.0
 PATIENCE_SECONDS = 60.0
 """How long a test waits for what must come: a machine that builds and tests at once may stand still for seconds."""
-PATIENT = {"LEGATION_CHECK_TIMEOUT_MS": "15000"}
-"""What a stack is started with: tests of slowness set their own."""
+PATIENT = {"LEGATION_CHECK_TIMEOUT_MS": "15000", "LEGATION_WATCHED_SERVERS": "0"}
+"""What a stack is started with: tests of slowness set their own. Nobody listens to servers, which tests see every request of; the test of
+lists that change does."""
 
 
 async def eventually(probe: Any, *, seconds: float = PATIENCE_SECONDS, interval: float = 0.02, what: str = "") -> Any:

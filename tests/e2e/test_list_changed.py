@@ -22,7 +22,7 @@ from tests.e2e.stack import Stack, eventually, running_stack
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
 
-NEVER_BY_ITSELF = {"LEGATION_PROBE_INTERVAL_SECONDS": "86400"}
+NEVER_BY_ITSELF = {"LEGATION_PROBE_INTERVAL_SECONDS": "86400", "LEGATION_WATCHED_SERVERS": "500"}
 BOTH = "virtual/garden/both"
 DOCUMENTS = """
 apiVersion: legation/v1
