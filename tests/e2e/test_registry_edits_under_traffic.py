@@ -100,7 +100,7 @@ async def _every_node_has_the_newest_revision(stack: Stack) -> bool:
         nodes = (await stack.api("GET", "/v1/nodes")).json
         states = [(node["kind"], node["state"], node["revision"]) for node in nodes["items"] if node["connected"]]
         assert not [node for node in nodes["items"] if node["state"] == "NACK"], nodes
-        return {kind for kind, _, _ in states} == {"envoy", "authorizer"} and all(
+        return {kind for kind, _, _ in states} == {"aggregator", "authorizer", "envoy"} and all(
             state == "SYNCED" and revision == nodes["revision"] for _, state, revision in states
         )
 
