@@ -157,7 +157,7 @@ async def test_a_damaged_row_is_shown_as_such_and_hides_no_other(api: Api):
     assert conditions["other"]["type"] == "Probed"
 
 
-@pytest.mark.parametrize("broken", ["_result", "document_of"])
+@pytest.mark.parametrize("broken", ["_result", "written_document"])
 async def test_an_answer_that_cannot_be_made_changes_nothing(api: Api, monkeypatch: pytest.MonkeyPatch, broken: str):
     def fail(*_: object) -> object:
         raise RuntimeError("no answer")
