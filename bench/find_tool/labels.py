@@ -122,6 +122,12 @@ def read_tasks(directory: Path = HERE / "tasks") -> tuple[LabelledTask, ...]:
     return tuple(_task(document["category"], **entry) for document in _documents(directory) for entry in document["tasks"])
 
 
+def read_later(path: Path = HERE / "later.yaml") -> tuple[LabelledTask, ...]:
+    """The requests that were written later, to choose by. They belong to neither half, whatever `half` says of them."""
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return tuple(_task(document["category"], **entry) for entry in document["tasks"])
+
+
 def _documents(directory: Path) -> list[dict[str, Any]]:
     return [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(directory.glob("*.yaml"))]
 

@@ -17,6 +17,7 @@ from bench.find_tool.labels import (
     LabelledTool,
     Need,
     half_of,
+    read_later,
     read_tasks,
     read_tools,
     recall,
@@ -25,6 +26,7 @@ from bench.find_tool.labels import (
 
 TOOLS = read_tools()
 TASKS = read_tasks()
+LATER = read_later()
 TOOL_OF = {tool.id: tool for tool in TOOLS}
 COPIED_WORDS = 4
 
@@ -130,6 +132,23 @@ def test_no_task_names_a_right_tool_as_its_server_does() -> None:
     named = [(task.id, tool_id) for task in TASKS for tool_id in task.right if TOOL_OF[tool_id].name in task.text.split()]
 
     assert [pair for pair in named if TOOL_OF[pair[1]].name != "search"] == []  # 'search' is a word too
+
+
+def test_what_was_written_later_keeps_the_same_rules_and_is_in_neither_half() -> None:
+    assert len(LATER) >= 150
+    assert not {task.id for task in LATER} & {task.id for task in TASKS}
+    assert repeated(task.id for task in LATER) == []
+    assert repeated(" ".join(sorted(words(task.text))) for task in (*TASKS, *LATER)) == []
+    assert {task.id: sorted(task.right - set(TOOL_OF)) for task in LATER if not task.right <= set(TOOL_OF)} == {}
+    assert [task.id for task in LATER if (task.need is Need.ONE) != (len(task.right) == 1)] == []
+    copied = {
+        (task.id, " ".join(run))
+        for task in LATER
+        for tool_id in task.right
+        for text in told(TOOL_OF[tool_id])
+        for run in runs(task.text) & runs(text)
+    }
+    assert copied == set()
 
 
 def test_the_halves_are_balanced() -> None:
