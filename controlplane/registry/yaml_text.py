@@ -2,7 +2,7 @@
 
 Built from parser events without recursion: a few kilobytes of brackets crash the C composer of PyYAML, and a few lines of
 aliases mean gigabytes. Anchors, tags, merge keys, duplicate keys and non-finite numbers are refused; scalars are those of the
-YAML 1.2 core schema (`no` and `on` are strings, dates too).
+YAML 1.2 core schema (`no` and `on` are strings, dates too) that are numbers to YAML 1.1 as well.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ MAX_STREAM_VALUES = 200_000
 _Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
-_INT = re.compile(r"[-+]?[0-9]{1,40}\Z")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
+_INT = re.compile(r"[-+]?(0|[1-9][0-9]{0,39})\Z")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+][0-9]+)?\Z")
+"""Numbers to every reader of YAML. What is one to some only (`08`, `1e5`) is text, as the commonest writer means it."""
 _STRING_TAGS = frozenset({None, "!", "tag:yaml.org,2002:str"})
 
 Container = dict[str, object] | list[object]
