@@ -20,12 +20,12 @@ import aiohttp
 
 from aggregator.application import make_application
 from aggregator.endpoint import Endpoint
-from aggregator.server import serving
 from aggregator.subscription import Subscription
 from aggregator.upstream.bridge import Bridge
 from bench.report import ListRun
 from extauthz import discovery
 from extauthz.egress_context import EgressContext, sign_egress_context
+from extauthz.http_site import serving
 from extauthz.identity.principal import Principal, PrincipalKind
 from extauthz.state import ContextKey
 from extauthz.transport import LinkIdentity
@@ -110,7 +110,12 @@ async def measure_lists(*, servers: int = 50, tools: int = 40, callers: int = 20
             endpoint = Endpoint(subscription=subscription, upstream=bridge, max_session_seconds=3600)
             connector = aiohttp.UnixConnector(str(socket))
             async with (
-                serving(make_application(subscription=subscription, endpoint=endpoint), f"unix:{socket}", LinkIdentity()),
+                serving(
+                    make_application(subscription=subscription, endpoint=endpoint),
+                    f"unix:{socket}",
+                    "LEGATION_AGGREGATOR_LISTEN",
+                    LinkIdentity(),
+                ),
                 aiohttp.ClientSession(connector=connector) as session,
             ):
                 for revision in range(1, rounds + 1):

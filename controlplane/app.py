@@ -71,17 +71,15 @@ from extauthz.audit.reader import AuditReader
 from extauthz.door import Door
 from extauthz.egress_context import EgressContext, sign_egress_context, signing_key
 from extauthz.errors import ConfigurationError
+from extauthz.http_site import serving
 from extauthz.identity.jwks import KeySource
 from extauthz.identity.principal import PROBER
 from extauthz.identity.provider import IdentityProvider
 from extauthz.state import AuthorizationState, context_keys_from_messages, identity_provider_from_message
-from extauthz.transport import LinkIdentity, parse_link_address
+from extauthz.transport import LinkIdentity
 
 logger = structlog.get_logger(__name__)
 
-STOP_GRACE_SECONDS = 2.0
-MAX_HEAD_BYTES = 64 * 1024
-"""Of a line of a request's head; Envoy takes no more for all of them (`max_request_headers_kb`)."""
 _CONTEXT_SECONDS = 120
 _STREAM_SLACK_SECONDS = 30
 _AGGREGATOR_SECONDS = 60.0
@@ -201,7 +199,7 @@ async def _parts(
         )
         issuers.attach(application)
         background.append(asyncio.create_task(issuers.prune_always()))
-        await parts.enter_async_context(_api_site(application, settings.api_listen, link))
+        await parts.enter_async_context(serving_api(application, settings.api_listen, link))
         await _first_of(_published(publisher), background)  # streams are not accepted before there is something to say
         await parts.enter_async_context(AdsServer(listen=settings.xds_listen, cache=cache, rollout=rollout, identity=link))
         # its process imports for a second of CPU: only now, when nobody waits for us any more
@@ -331,39 +329,11 @@ def _gateway(settings: ControlPlaneSettings, link: LinkIdentity) -> GatewaySetti
     )
 
 
-@contextlib.asynccontextmanager
-async def _api_site(application: web.Application, listen: str, link: LinkIdentity) -> AsyncIterator[None]:
+def serving_api(application: web.Application, listen: str, link: LinkIdentity) -> contextlib.AbstractAsyncContextManager[None]:
     """The API, listening; on TCP with TLS every client must show Envoy's certificate, of our authority."""
-    address = parse_link_address(listen)
-    ssl_context = link.server_ssl_context(listen)
-    if ssl_context is not None:
+    if link.server_ssl_context(listen) is not None:
         application.middlewares.insert(1, only_envoy())  # right behind `answer_problems`
-    runner = web.AppRunner(
-        application,
-        access_log=None,
-        handle_signals=False,
-        shutdown_timeout=STOP_GRACE_SECONDS,
-        # Envoy bounds all of a head together; what is refused here, by aiohttp itself, stands in the log in part
-        max_line_size=MAX_HEAD_BYTES,
-        max_field_size=MAX_HEAD_BYTES,
-    )
-    await runner.setup()
-    try:
-        site: web.BaseSite
-        if address.is_unix:
-            Path(address.path).unlink(missing_ok=True)  # noqa: ASYNC240 - once, at the start
-            site = web.UnixSite(runner, address.path)
-        else:
-            site = web.TCPSite(runner, address.host, address.port, ssl_context=ssl_context)
-        try:
-            await site.start()
-        except OSError as error:
-            raise ConfigurationError(f"LEGATION_API_LISTEN: cannot listen on {listen}: {os.strerror(error.errno or 0)}") from error
-        if address.is_unix:
-            Path(address.path).chmod(0o600)  # noqa: ASYNC240 - its directory is private already
-        yield
-    finally:
-        await runner.cleanup()
+    return serving(application, listen, "LEGATION_API_LISTEN", link)
 
 
 def _live_status(live: LiveState, bundles: BundleFollower, certificates: CertificateSources, kind: Kind, entry_id: str) -> Json | None:

@@ -20,11 +20,11 @@ from aiohttp import web
 
 from aggregator.application import make_application
 from aggregator.endpoint import Endpoint
-from aggregator.server import serving
 from aggregator.subscription import Subscription
 from aggregator.upstream.bridge import Bridge
 from extauthz import discovery
 from extauthz.egress_context import EgressContext, sign_egress_context
+from extauthz.http_site import serving
 from extauthz.identity.principal import Principal, PrincipalKind
 from extauthz.state import ContextKey
 from extauthz.transport import LinkIdentity
@@ -297,7 +297,8 @@ async def aggregator_world(
 
         await parts.enter_async_context(serving_front(egress, member))
         await parts.enter_async_context(bridge)
-        await parts.enter_async_context(serving(application, f"unix:{socket}", LinkIdentity()))
+        site = serving(application, f"unix:{socket}", "LEGATION_AGGREGATOR_LISTEN", LinkIdentity(), handler_cancellation=True)
+        await parts.enter_async_context(site)
         world.publish(registry)
         yield world
 

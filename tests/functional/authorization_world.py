@@ -29,7 +29,7 @@ from aiohttp import web
 from controlplane.api.application import make_api, make_routes
 from controlplane.api.auth import OperatorAuthenticator
 from controlplane.api.foreign import only_our_names
-from controlplane.app import MAX_HEAD_BYTES, identity_providers_of
+from controlplane.app import identity_providers_of
 from controlplane.authorization_server.issuers import Issuers
 from controlplane.authorization_server.oversight import Oversight
 from controlplane.authorization_server.store import GrantStore
@@ -37,6 +37,7 @@ from controlplane.authorization_server.throttle import PEER_HEADER
 from controlplane.xds.authorizer_resources import build_authorization_state
 from extauthz.address import AddressRules
 from extauthz.door import Door
+from extauthz.http_site import MAX_HEAD_BYTES
 from extauthz.identity.authenticator import Authenticator
 from extauthz.identity.jwks import KeySource
 from extauthz.identity.principal import Principal

@@ -12,10 +12,10 @@ import pytest
 
 from aggregator.application import make_application
 from aggregator.endpoint import Endpoint
-from aggregator.server import serving
 from aggregator.subscription import Subscription
 from aggregator.upstream.bridge import Bridge
 from controlplane.certificates import write_certificates
+from extauthz.http_site import serving
 from extauthz.transport import LinkIdentity
 from tests.e2e.stack import free_port
 from tests.functional.aggregator_world import DESK, Registry, aggregator_world
@@ -57,7 +57,7 @@ async def test_over_tcp_only_envoy_may_connect(tmp_path: Path, name: str, status
         context = identity(tmp_path, name).client_ssl_context(address)
         assert context is not None
         async with (
-            serving(application, address, identity(tmp_path, "aggregator")),
+            serving(application, address, "LEGATION_AGGREGATOR_LISTEN", identity(tmp_path, "aggregator"), handler_cancellation=True),
             aiohttp.ClientSession() as session,
             session.get(f"https://{address}/readyz", ssl=context) as answer,
         ):

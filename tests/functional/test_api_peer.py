@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from controlplane.api.problems import answer_problems
-from controlplane.app import _api_site
+from controlplane.app import serving_api
 from controlplane.certificates import write_certificates
 from extauthz.transport import LinkIdentity
 from tests.ports import free_port
@@ -38,7 +38,7 @@ async def address(certificates: Path) -> AsyncIterator[str]:
     application = web.Application(middlewares=[answer_problems])
     application.router.add_post("/v1/apply", answer)
     listen = f"127.0.0.1:{free_port()}"
-    async with _api_site(application, listen, _identity(certificates, "control-plane")):
+    async with serving_api(application, listen, _identity(certificates, "control-plane")):
         yield listen
 
 
