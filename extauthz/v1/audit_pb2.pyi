@@ -17,6 +17,11 @@ class AuditEvent(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     AUDIT_EVENT_REFUSED: _ClassVar[AuditEvent]
     AUDIT_EVENT_METADATA: _ClassVar[AuditEvent]
     AUDIT_EVENT_EDGE_REJECTED: _ClassVar[AuditEvent]
+    AUDIT_EVENT_OUTCOME: _ClassVar[AuditEvent]
+    AUDIT_EVENT_OUTCOME_MISSING: _ClassVar[AuditEvent]
+    AUDIT_EVENT_CHANGE: _ClassVar[AuditEvent]
+    AUDIT_EVENT_API_REFUSED: _ClassVar[AuditEvent]
+    AUDIT_EVENT_ALARM: _ClassVar[AuditEvent]
 
 class AuditDecision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -32,13 +37,18 @@ AUDIT_EVENT_MCP_SESSION_END: AuditEvent
 AUDIT_EVENT_REFUSED: AuditEvent
 AUDIT_EVENT_METADATA: AuditEvent
 AUDIT_EVENT_EDGE_REJECTED: AuditEvent
+AUDIT_EVENT_OUTCOME: AuditEvent
+AUDIT_EVENT_OUTCOME_MISSING: AuditEvent
+AUDIT_EVENT_CHANGE: AuditEvent
+AUDIT_EVENT_API_REFUSED: AuditEvent
+AUDIT_EVENT_ALARM: AuditEvent
 AUDIT_DECISION_UNSPECIFIED: AuditDecision
 AUDIT_DECISION_ALLOW: AuditDecision
 AUDIT_DECISION_DENY: AuditDecision
 AUDIT_DECISION_ERROR: AuditDecision
 
 class AuditRecord(_message.Message):
-    __slots__ = ("decision_id", "at_unix_us", "writer_id", "sequence", "event", "decision", "reason", "sentence", "principal", "namespace", "mcp_server", "mcp_server_uid", "method", "tool", "mcp_resource_uri", "prompt", "era", "protocol_version", "request_id_json", "arguments_digest", "determining_policies", "policy_errors", "revision", "latency_us", "http_status", "lane", "cluster", "downstream_address", "http_method", "path", "body_bytes", "user_agent", "trace_id", "envoy_request_id", "parent_decision_id", "tool_digest", "effect", "policy_engine", "previous_hash", "record_hash", "abandoned", "suppressed", "session_digest", "revocation", "workload", "virtual_server", "exposed_name")
+    __slots__ = ("decision_id", "at_unix_us", "writer_id", "sequence", "event", "decision", "reason", "sentence", "principal", "namespace", "mcp_server", "mcp_server_uid", "method", "tool", "mcp_resource_uri", "prompt", "era", "protocol_version", "request_id_json", "arguments_digest", "determining_policies", "policy_errors", "revision", "latency_us", "http_status", "lane", "cluster", "downstream_address", "http_method", "path", "body_bytes", "user_agent", "trace_id", "envoy_request_id", "parent_decision_id", "tool_digest", "effect", "policy_engine", "previous_hash", "abandoned", "suppressed", "session_digest", "revocation", "workload", "virtual_server", "exposed_name", "sealed", "arguments_json", "arguments_kept", "result_json", "result_digest", "replay", "outcome", "change", "span_id", "labels")
     DECISION_ID_FIELD_NUMBER: _ClassVar[int]
     AT_UNIX_US_FIELD_NUMBER: _ClassVar[int]
     WRITER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -78,7 +88,6 @@ class AuditRecord(_message.Message):
     EFFECT_FIELD_NUMBER: _ClassVar[int]
     POLICY_ENGINE_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_HASH_FIELD_NUMBER: _ClassVar[int]
-    RECORD_HASH_FIELD_NUMBER: _ClassVar[int]
     ABANDONED_FIELD_NUMBER: _ClassVar[int]
     SUPPRESSED_FIELD_NUMBER: _ClassVar[int]
     SESSION_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +95,16 @@ class AuditRecord(_message.Message):
     WORKLOAD_FIELD_NUMBER: _ClassVar[int]
     VIRTUAL_SERVER_FIELD_NUMBER: _ClassVar[int]
     EXPOSED_NAME_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_JSON_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_KEPT_FIELD_NUMBER: _ClassVar[int]
+    RESULT_JSON_FIELD_NUMBER: _ClassVar[int]
+    RESULT_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    REPLAY_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    SPAN_ID_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     decision_id: str
     at_unix_us: int
     writer_id: str
@@ -125,7 +144,6 @@ class AuditRecord(_message.Message):
     effect: str
     policy_engine: str
     previous_hash: bytes
-    record_hash: bytes
     abandoned: bool
     suppressed: int
     session_digest: str
@@ -133,7 +151,185 @@ class AuditRecord(_message.Message):
     workload: AuditPrincipal
     virtual_server: str
     exposed_name: str
-    def __init__(self, decision_id: _Optional[str] = ..., at_unix_us: _Optional[int] = ..., writer_id: _Optional[str] = ..., sequence: _Optional[int] = ..., event: _Optional[_Union[AuditEvent, str]] = ..., decision: _Optional[_Union[AuditDecision, str]] = ..., reason: _Optional[str] = ..., sentence: _Optional[str] = ..., principal: _Optional[_Union[AuditPrincipal, _Mapping]] = ..., namespace: _Optional[str] = ..., mcp_server: _Optional[str] = ..., mcp_server_uid: _Optional[str] = ..., method: _Optional[str] = ..., tool: _Optional[str] = ..., mcp_resource_uri: _Optional[str] = ..., prompt: _Optional[str] = ..., era: _Optional[str] = ..., protocol_version: _Optional[str] = ..., request_id_json: _Optional[str] = ..., arguments_digest: _Optional[str] = ..., determining_policies: _Optional[_Iterable[str]] = ..., policy_errors: _Optional[_Iterable[str]] = ..., revision: _Optional[int] = ..., latency_us: _Optional[int] = ..., http_status: _Optional[int] = ..., lane: _Optional[str] = ..., cluster: _Optional[str] = ..., downstream_address: _Optional[str] = ..., http_method: _Optional[str] = ..., path: _Optional[str] = ..., body_bytes: _Optional[int] = ..., user_agent: _Optional[str] = ..., trace_id: _Optional[str] = ..., envoy_request_id: _Optional[str] = ..., parent_decision_id: _Optional[str] = ..., tool_digest: _Optional[str] = ..., effect: _Optional[str] = ..., policy_engine: _Optional[str] = ..., previous_hash: _Optional[bytes] = ..., record_hash: _Optional[bytes] = ..., abandoned: _Optional[bool] = ..., suppressed: _Optional[int] = ..., session_digest: _Optional[str] = ..., revocation: _Optional[str] = ..., workload: _Optional[_Union[AuditPrincipal, _Mapping]] = ..., virtual_server: _Optional[str] = ..., exposed_name: _Optional[str] = ...) -> None: ...
+    sealed: AuditSealed
+    arguments_json: str
+    arguments_kept: str
+    result_json: str
+    result_digest: str
+    replay: AuditReplay
+    outcome: AuditOutcome
+    change: AuditChange
+    span_id: str
+    labels: _containers.RepeatedCompositeFieldContainer[AuditLabel]
+    def __init__(self, decision_id: _Optional[str] = ..., at_unix_us: _Optional[int] = ..., writer_id: _Optional[str] = ..., sequence: _Optional[int] = ..., event: _Optional[_Union[AuditEvent, str]] = ..., decision: _Optional[_Union[AuditDecision, str]] = ..., reason: _Optional[str] = ..., sentence: _Optional[str] = ..., principal: _Optional[_Union[AuditPrincipal, _Mapping]] = ..., namespace: _Optional[str] = ..., mcp_server: _Optional[str] = ..., mcp_server_uid: _Optional[str] = ..., method: _Optional[str] = ..., tool: _Optional[str] = ..., mcp_resource_uri: _Optional[str] = ..., prompt: _Optional[str] = ..., era: _Optional[str] = ..., protocol_version: _Optional[str] = ..., request_id_json: _Optional[str] = ..., arguments_digest: _Optional[str] = ..., determining_policies: _Optional[_Iterable[str]] = ..., policy_errors: _Optional[_Iterable[str]] = ..., revision: _Optional[int] = ..., latency_us: _Optional[int] = ..., http_status: _Optional[int] = ..., lane: _Optional[str] = ..., cluster: _Optional[str] = ..., downstream_address: _Optional[str] = ..., http_method: _Optional[str] = ..., path: _Optional[str] = ..., body_bytes: _Optional[int] = ..., user_agent: _Optional[str] = ..., trace_id: _Optional[str] = ..., envoy_request_id: _Optional[str] = ..., parent_decision_id: _Optional[str] = ..., tool_digest: _Optional[str] = ..., effect: _Optional[str] = ..., policy_engine: _Optional[str] = ..., previous_hash: _Optional[bytes] = ..., abandoned: _Optional[bool] = ..., suppressed: _Optional[int] = ..., session_digest: _Optional[str] = ..., revocation: _Optional[str] = ..., workload: _Optional[_Union[AuditPrincipal, _Mapping]] = ..., virtual_server: _Optional[str] = ..., exposed_name: _Optional[str] = ..., sealed: _Optional[_Union[AuditSealed, _Mapping]] = ..., arguments_json: _Optional[str] = ..., arguments_kept: _Optional[str] = ..., result_json: _Optional[str] = ..., result_digest: _Optional[str] = ..., replay: _Optional[_Union[AuditReplay, _Mapping]] = ..., outcome: _Optional[_Union[AuditOutcome, _Mapping]] = ..., change: _Optional[_Union[AuditChange, _Mapping]] = ..., span_id: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[AuditLabel, _Mapping]]] = ...) -> None: ...
+
+class AuditSealed(_message.Message):
+    __slots__ = ("key_id", "nonce", "ciphertext")
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    CIPHERTEXT_FIELD_NUMBER: _ClassVar[int]
+    key_id: str
+    nonce: bytes
+    ciphertext: bytes
+    def __init__(self, key_id: _Optional[str] = ..., nonce: _Optional[bytes] = ..., ciphertext: _Optional[bytes] = ...) -> None: ...
+
+class AuditSubjectKey(_message.Message):
+    __slots__ = ("key_id", "sealing_key_id", "ephemeral_public_key", "nonce", "wrapped", "created_at_unix_us")
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    SEALING_KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    EPHEMERAL_PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    WRAPPED_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_UNIX_US_FIELD_NUMBER: _ClassVar[int]
+    key_id: str
+    sealing_key_id: str
+    ephemeral_public_key: bytes
+    nonce: bytes
+    wrapped: bytes
+    created_at_unix_us: int
+    def __init__(self, key_id: _Optional[str] = ..., sealing_key_id: _Optional[str] = ..., ephemeral_public_key: _Optional[bytes] = ..., nonce: _Optional[bytes] = ..., wrapped: _Optional[bytes] = ..., created_at_unix_us: _Optional[int] = ...) -> None: ...
+
+class AuditSubject(_message.Message):
+    __slots__ = ("key", "principal_id")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    PRINCIPAL_ID_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    principal_id: str
+    def __init__(self, key: _Optional[bytes] = ..., principal_id: _Optional[str] = ...) -> None: ...
+
+class AuditReplay(_message.Message):
+    __slots__ = ("claims_json", "attributes", "scopes", "issuer", "mtls", "caller_address", "caller_era", "arguments_json", "by_certificate", "issued_at_unix")
+    CLAIMS_JSON_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    SCOPES_FIELD_NUMBER: _ClassVar[int]
+    ISSUER_FIELD_NUMBER: _ClassVar[int]
+    MTLS_FIELD_NUMBER: _ClassVar[int]
+    CALLER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    CALLER_ERA_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_JSON_FIELD_NUMBER: _ClassVar[int]
+    BY_CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    ISSUED_AT_UNIX_FIELD_NUMBER: _ClassVar[int]
+    claims_json: str
+    attributes: _containers.RepeatedScalarFieldContainer[str]
+    scopes: _containers.RepeatedScalarFieldContainer[str]
+    issuer: str
+    mtls: bool
+    caller_address: str
+    caller_era: str
+    arguments_json: str
+    by_certificate: bool
+    issued_at_unix: float
+    def __init__(self, claims_json: _Optional[str] = ..., attributes: _Optional[_Iterable[str]] = ..., scopes: _Optional[_Iterable[str]] = ..., issuer: _Optional[str] = ..., mtls: _Optional[bool] = ..., caller_address: _Optional[str] = ..., caller_era: _Optional[str] = ..., arguments_json: _Optional[str] = ..., by_certificate: _Optional[bool] = ..., issued_at_unix: _Optional[float] = ...) -> None: ...
+
+class AuditOutcome(_message.Message):
+    __slots__ = ("http_status", "upstream_address", "request_bytes", "response_bytes", "duration_us", "first_byte_us", "response_flags", "response_code_details", "rpc_error_code", "tool_error", "upstream_failure", "source", "upstream_attempts", "cluster")
+    HTTP_STATUS_FIELD_NUMBER: _ClassVar[int]
+    UPSTREAM_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DURATION_US_FIELD_NUMBER: _ClassVar[int]
+    FIRST_BYTE_US_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FLAGS_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_CODE_DETAILS_FIELD_NUMBER: _ClassVar[int]
+    RPC_ERROR_CODE_FIELD_NUMBER: _ClassVar[int]
+    TOOL_ERROR_FIELD_NUMBER: _ClassVar[int]
+    UPSTREAM_FAILURE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    UPSTREAM_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    http_status: int
+    upstream_address: str
+    request_bytes: int
+    response_bytes: int
+    duration_us: int
+    first_byte_us: int
+    response_flags: str
+    response_code_details: str
+    rpc_error_code: str
+    tool_error: bool
+    upstream_failure: str
+    source: str
+    upstream_attempts: int
+    cluster: str
+    def __init__(self, http_status: _Optional[int] = ..., upstream_address: _Optional[str] = ..., request_bytes: _Optional[int] = ..., response_bytes: _Optional[int] = ..., duration_us: _Optional[int] = ..., first_byte_us: _Optional[int] = ..., response_flags: _Optional[str] = ..., response_code_details: _Optional[str] = ..., rpc_error_code: _Optional[str] = ..., tool_error: _Optional[bool] = ..., upstream_failure: _Optional[str] = ..., source: _Optional[str] = ..., upstream_attempts: _Optional[int] = ..., cluster: _Optional[str] = ...) -> None: ...
+
+class AuditChange(_message.Message):
+    __slots__ = ("actor", "message", "op", "kind", "namespace", "name", "uid", "before_json", "after_json")
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    OP_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_JSON_FIELD_NUMBER: _ClassVar[int]
+    AFTER_JSON_FIELD_NUMBER: _ClassVar[int]
+    actor: str
+    message: str
+    op: str
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+    before_json: str
+    after_json: str
+    def __init__(self, actor: _Optional[str] = ..., message: _Optional[str] = ..., op: _Optional[str] = ..., kind: _Optional[str] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ..., uid: _Optional[str] = ..., before_json: _Optional[str] = ..., after_json: _Optional[str] = ...) -> None: ...
+
+class AuditLabel(_message.Message):
+    __slots__ = ("name", "value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: str
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+
+class ShipRequest(_message.Message):
+    __slots__ = ("hello", "batch", "barrier")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    BARRIER_FIELD_NUMBER: _ClassVar[int]
+    hello: ShipHello
+    batch: ShipBatch
+    barrier: int
+    def __init__(self, hello: _Optional[_Union[ShipHello, _Mapping]] = ..., batch: _Optional[_Union[ShipBatch, _Mapping]] = ..., barrier: _Optional[int] = ...) -> None: ...
+
+class ShipHello(_message.Message):
+    __slots__ = ("node_id",)
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    def __init__(self, node_id: _Optional[str] = ...) -> None: ...
+
+class ShipBatch(_message.Message):
+    __slots__ = ("writer_id", "first_sequence", "records", "subject_keys", "closed")
+    WRITER_ID_FIELD_NUMBER: _ClassVar[int]
+    FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_KEYS_FIELD_NUMBER: _ClassVar[int]
+    CLOSED_FIELD_NUMBER: _ClassVar[int]
+    writer_id: str
+    first_sequence: int
+    records: _containers.RepeatedScalarFieldContainer[bytes]
+    subject_keys: _containers.RepeatedScalarFieldContainer[bytes]
+    closed: bool
+    def __init__(self, writer_id: _Optional[str] = ..., first_sequence: _Optional[int] = ..., records: _Optional[_Iterable[bytes]] = ..., subject_keys: _Optional[_Iterable[bytes]] = ..., closed: _Optional[bool] = ...) -> None: ...
+
+class ShipResponse(_message.Message):
+    __slots__ = ("ack", "barrier")
+    ACK_FIELD_NUMBER: _ClassVar[int]
+    BARRIER_FIELD_NUMBER: _ClassVar[int]
+    ack: ShipAck
+    barrier: int
+    def __init__(self, ack: _Optional[_Union[ShipAck, _Mapping]] = ..., barrier: _Optional[int] = ...) -> None: ...
+
+class ShipAck(_message.Message):
+    __slots__ = ("writer_id", "sequence", "refused")
+    WRITER_ID_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    writer_id: str
+    sequence: int
+    refused: str
+    def __init__(self, writer_id: _Optional[str] = ..., sequence: _Optional[int] = ..., refused: _Optional[str] = ...) -> None: ...
 
 class AuditPrincipal(_message.Message):
     __slots__ = ("kind", "id", "provider", "subject", "issuer", "oauth_client_id", "groups", "roles", "access_token_id", "actor", "tenant", "earlier_actors", "owner")
