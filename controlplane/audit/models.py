@@ -76,7 +76,7 @@ class AuditSubjectKeyRow(AuditTable, table=True):
 
 
 class AuditStatementRow(AuditTable, table=True):
-    """A signed statement about an interval of positions; `document` is the exact bytes that were signed (`controlplane.audit.statement`)."""
+    """A signed statement about an interval of positions; `document` is what was signed (`controlplane.audit.statement`)."""
 
     __tablename__ = "audit_statement"
     number: int = Field(sa_column=Column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=False))
