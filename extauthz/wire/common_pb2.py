@@ -25,13 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65xtauthz/wire/common.proto\x12\rlegation.wire\x1a\x1cgoogle/protobuf/struct.proto\"\'\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x1a\n\nHttpStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\"N\n\x04Node\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\x12)\n\x08metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\"<\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x11\n\traw_value\x18\x03 \x01(\x0c\"V\n\x11HeaderValueOption\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x1a.legation.wire.HeaderValue\x12\x15\n\rappend_action\x18\x03 \x01(\x05\"8\n\tHeaderMap\x12+\n\x07headers\x18\x01 \x03(\x0b\x32\x1a.legation.wire.HeaderValue\"q\n\x07\x41\x64\x64ress\x12\x36\n\x0esocket_address\x18\x01 \x01(\x0b\x32\x1c.legation.wire.SocketAddressH\x00\x12#\n\x04pipe\x18\x02 \x01(\x0b\x32\x13.legation.wire.PipeH\x00\x42\t\n\x07\x61\x64\x64ress\"H\n\rSocketAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x14\n\nport_value\x18\x03 \x01(\rH\x00\x42\x10\n\x0eport_specifier\"\x14\n\x04Pipe\x12\x0c\n\x04path\x18\x01 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65xtauthz/wire/common.proto\x12\rlegation.wire\x1a\x1cgoogle/protobuf/struct.proto\"\'\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x1a\n\nHttpStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\"N\n\x04Node\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\x12)\n\x08metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\"<\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x11\n\traw_value\x18\x03 \x01(\x0c\"V\n\x11HeaderValueOption\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x1a.legation.wire.HeaderValue\x12\x15\n\rappend_action\x18\x03 \x01(\x05\"8\n\tHeaderMap\x12+\n\x07headers\x18\x01 \x03(\x0b\x32\x1a.legation.wire.HeaderValue\"q\n\x07\x41\x64\x64ress\x12\x36\n\x0esocket_address\x18\x01 \x01(\x0b\x32\x1c.legation.wire.SocketAddressH\x00\x12#\n\x04pipe\x18\x02 \x01(\x0b\x32\x13.legation.wire.PipeH\x00\x42\t\n\x07\x61\x64\x64ress\"H\n\rSocketAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x14\n\nport_value\x18\x03 \x01(\rH\x00\x42\x10\n\x0eport_specifier\"\x14\n\x04Pipe\x12\x0c\n\x04path\x18\x01 \x01(\t\"\xa0\x01\n\x08Metadata\x12\x44\n\x0f\x66ilter_metadata\x18\x01 \x03(\x0b\x32+.legation.wire.Metadata.FilterMetadataEntry\x1aN\n\x13\x46ilterMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'extauthz.wire.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_METADATA_FILTERMETADATAENTRY']._loaded_options = None
+  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_options = b'8\001'
   _globals['_STATUS']._serialized_start=75
   _globals['_STATUS']._serialized_end=114
   _globals['_HTTPSTATUS']._serialized_start=116
@@ -50,4 +52,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SOCKETADDRESS']._serialized_end=619
   _globals['_PIPE']._serialized_start=621
   _globals['_PIPE']._serialized_end=641
+  _globals['_METADATA']._serialized_start=644
+  _globals['_METADATA']._serialized_end=804
+  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_start=726
+  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_end=804
 # @@protoc_insertion_point(module_scope)

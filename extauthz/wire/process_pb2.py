@@ -22,33 +22,26 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from extauthz.wire import common_pb2 as extauthz_dot_wire_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x65xtauthz/wire/process.proto\x12\rlegation.wire\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1a\x65xtauthz/wire/common.proto\"\xc0\x01\n\x11ProcessingRequest\x12\x35\n\x0frequest_headers\x18\x02 \x01(\x0b\x32\x1a.legation.wire.HttpHeadersH\x00\x12\x36\n\x10response_headers\x18\x03 \x01(\x0b\x32\x1a.legation.wire.HttpHeadersH\x00\x12\x31\n\x10metadata_context\x18\x08 \x01(\x0b\x32\x17.legation.wire.MetadataB\t\n\x07request\"O\n\x0bHttpHeaders\x12)\n\x07headers\x18\x01 \x01(\x0b\x32\x18.legation.wire.HeaderMap\x12\x15\n\rend_of_stream\x18\x03 \x01(\x08\"\xa0\x01\n\x08Metadata\x12\x44\n\x0f\x66ilter_metadata\x18\x01 \x03(\x0b\x32+.legation.wire.Metadata.FilterMetadataEntry\x1aN\n\x13\x46ilterMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\"\x97\x01\n\x12ProcessingResponse\x12\x39\n\x0frequest_headers\x18\x01 \x01(\x0b\x32\x1e.legation.wire.HeadersResponseH\x00\x12:\n\x10response_headers\x18\x02 \x01(\x0b\x32\x1e.legation.wire.HeadersResponseH\x00\x42\n\n\x08response\"B\n\x0fHeadersResponse\x12/\n\x08response\x18\x01 \x01(\x0b\x32\x1d.legation.wire.CommonResponse\"H\n\x0e\x43ommonResponse\x12\x36\n\x0fheader_mutation\x18\x02 \x01(\x0b\x32\x1d.legation.wire.HeaderMutation\"G\n\x0eHeaderMutation\x12\x35\n\x0bset_headers\x18\x01 \x03(\x0b\x32 .legation.wire.HeaderValueOptionb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x65xtauthz/wire/process.proto\x12\rlegation.wire\x1a\x1a\x65xtauthz/wire/common.proto\"\xc0\x01\n\x11ProcessingRequest\x12\x35\n\x0frequest_headers\x18\x02 \x01(\x0b\x32\x1a.legation.wire.HttpHeadersH\x00\x12\x36\n\x10response_headers\x18\x03 \x01(\x0b\x32\x1a.legation.wire.HttpHeadersH\x00\x12\x31\n\x10metadata_context\x18\x08 \x01(\x0b\x32\x17.legation.wire.MetadataB\t\n\x07request\"O\n\x0bHttpHeaders\x12)\n\x07headers\x18\x01 \x01(\x0b\x32\x18.legation.wire.HeaderMap\x12\x15\n\rend_of_stream\x18\x03 \x01(\x08\"\x97\x01\n\x12ProcessingResponse\x12\x39\n\x0frequest_headers\x18\x01 \x01(\x0b\x32\x1e.legation.wire.HeadersResponseH\x00\x12:\n\x10response_headers\x18\x02 \x01(\x0b\x32\x1e.legation.wire.HeadersResponseH\x00\x42\n\n\x08response\"B\n\x0fHeadersResponse\x12/\n\x08response\x18\x01 \x01(\x0b\x32\x1d.legation.wire.CommonResponse\"H\n\x0e\x43ommonResponse\x12\x36\n\x0fheader_mutation\x18\x02 \x01(\x0b\x32\x1d.legation.wire.HeaderMutation\"G\n\x0eHeaderMutation\x12\x35\n\x0bset_headers\x18\x01 \x03(\x0b\x32 .legation.wire.HeaderValueOptionb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'extauthz.wire.process_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_METADATA_FILTERMETADATAENTRY']._loaded_options = None
-  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_options = b'8\001'
-  _globals['_PROCESSINGREQUEST']._serialized_start=105
-  _globals['_PROCESSINGREQUEST']._serialized_end=297
-  _globals['_HTTPHEADERS']._serialized_start=299
-  _globals['_HTTPHEADERS']._serialized_end=378
-  _globals['_METADATA']._serialized_start=381
-  _globals['_METADATA']._serialized_end=541
-  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_start=463
-  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_end=541
-  _globals['_PROCESSINGRESPONSE']._serialized_start=544
-  _globals['_PROCESSINGRESPONSE']._serialized_end=695
-  _globals['_HEADERSRESPONSE']._serialized_start=697
-  _globals['_HEADERSRESPONSE']._serialized_end=763
-  _globals['_COMMONRESPONSE']._serialized_start=765
-  _globals['_COMMONRESPONSE']._serialized_end=837
-  _globals['_HEADERMUTATION']._serialized_start=839
-  _globals['_HEADERMUTATION']._serialized_end=910
+  _globals['_PROCESSINGREQUEST']._serialized_start=75
+  _globals['_PROCESSINGREQUEST']._serialized_end=267
+  _globals['_HTTPHEADERS']._serialized_start=269
+  _globals['_HTTPHEADERS']._serialized_end=348
+  _globals['_PROCESSINGRESPONSE']._serialized_start=351
+  _globals['_PROCESSINGRESPONSE']._serialized_end=502
+  _globals['_HEADERSRESPONSE']._serialized_start=504
+  _globals['_HEADERSRESPONSE']._serialized_end=570
+  _globals['_COMMONRESPONSE']._serialized_start=572
+  _globals['_COMMONRESPONSE']._serialized_end=644
+  _globals['_HEADERMUTATION']._serialized_start=646
+  _globals['_HEADERMUTATION']._serialized_end=717
 # @@protoc_insertion_point(module_scope)

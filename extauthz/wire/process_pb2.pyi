@@ -1,4 +1,3 @@
-from google.protobuf import struct_pb2 as _struct_pb2
 from extauthz.wire import common_pb2 as _common_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -15,8 +14,8 @@ class ProcessingRequest(_message.Message):
     METADATA_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     request_headers: HttpHeaders
     response_headers: HttpHeaders
-    metadata_context: Metadata
-    def __init__(self, request_headers: _Optional[_Union[HttpHeaders, _Mapping]] = ..., response_headers: _Optional[_Union[HttpHeaders, _Mapping]] = ..., metadata_context: _Optional[_Union[Metadata, _Mapping]] = ...) -> None: ...
+    metadata_context: _common_pb2.Metadata
+    def __init__(self, request_headers: _Optional[_Union[HttpHeaders, _Mapping]] = ..., response_headers: _Optional[_Union[HttpHeaders, _Mapping]] = ..., metadata_context: _Optional[_Union[_common_pb2.Metadata, _Mapping]] = ...) -> None: ...
 
 class HttpHeaders(_message.Message):
     __slots__ = ("headers", "end_of_stream")
@@ -25,19 +24,6 @@ class HttpHeaders(_message.Message):
     headers: _common_pb2.HeaderMap
     end_of_stream: bool
     def __init__(self, headers: _Optional[_Union[_common_pb2.HeaderMap, _Mapping]] = ..., end_of_stream: _Optional[bool] = ...) -> None: ...
-
-class Metadata(_message.Message):
-    __slots__ = ("filter_metadata",)
-    class FilterMetadataEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: _struct_pb2.Struct
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
-    FILTER_METADATA_FIELD_NUMBER: _ClassVar[int]
-    filter_metadata: _containers.MessageMap[str, _struct_pb2.Struct]
-    def __init__(self, filter_metadata: _Optional[_Mapping[str, _struct_pb2.Struct]] = ...) -> None: ...
 
 class ProcessingResponse(_message.Message):
     __slots__ = ("request_headers", "response_headers")

@@ -8,10 +8,12 @@ from __future__ import annotations
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from extauthz.wire import auth_pb2, common_pb2, discovery_pb2, process_pb2
+from extauthz.wire import accesslog_pb2, auth_pb2, common_pb2, discovery_pb2, process_pb2
 from tests.unit.envoy_descriptors import files, message_descriptor
 
 ROOTS = {
+    accesslog_pb2.StreamAccessLogsMessage: "envoy.service.accesslog.v3.StreamAccessLogsMessage",
+    accesslog_pb2.StreamAccessLogsResponse: "envoy.service.accesslog.v3.StreamAccessLogsResponse",
     auth_pb2.CheckRequest: "envoy.service.auth.v3.CheckRequest",
     auth_pb2.CheckResponse: "envoy.service.auth.v3.CheckResponse",
     discovery_pb2.DeltaDiscoveryRequest: "envoy.service.discovery.v3.DeltaDiscoveryRequest",
@@ -42,7 +44,7 @@ def test_every_wire_message_is_reached_from_a_root() -> None:
 
     ours = {
         name
-        for module in (auth_pb2, common_pb2, discovery_pb2, process_pb2)
+        for module in (accesslog_pb2, auth_pb2, common_pb2, discovery_pb2, process_pb2)
         for name in _messages(module.DESCRIPTOR.message_types_by_name.values())
     }
     assert ours - seen == set()
