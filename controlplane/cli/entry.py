@@ -31,6 +31,9 @@ _SHORT = {
     Kind.TRUST_DOMAIN: (),
     Kind.AUTHORIZATION_SERVER: (),
     Kind.VIRTUAL_SERVER: ("virtual",),
+    Kind.AUDIT_POLICY: ("audit-policy",),
+    Kind.AUDIT_SINK: ("sink", "sinks"),
+    Kind.COST_MODEL: ("cost", "costs", "prices"),
 }
 
 

@@ -165,6 +165,41 @@ def _virtual_server_row(item: JsonObject) -> list[Cell]:
     ]
 
 
+def _audit_policy_row(item: JsonObject) -> list[Cell]:
+    spec = item.get("spec") or {}
+    arguments, results = spec.get("arguments") or {}, spec.get("results") or {}
+    mode: Cell = ("available", "doubt") if spec.get("mode") == "available" else "strict"
+    rules = len(arguments.get("rules") or []) + len(results.get("rules") or [])
+    holds = str(len(spec.get("legalHolds") or []))
+    return [id_of(item), mode, arguments.get("keep", "hashed"), results.get("keep", "off"), str(rules), holds, _revision(item)]
+
+
+_RECEIVERS = {
+    "file": lambda given: str(given.get("path") or "-"),
+    "syslog": lambda given: str(given.get("address", "")),
+    "splunkHec": lambda given: str(given.get("url", "")),
+    "elastic": lambda given: str(given.get("url", "")),
+    "sentinel": lambda given: str(given.get("endpoint", "")),
+    "otlp": lambda given: str(given.get("endpoint", "")),
+    "parquet": lambda given: str(given.get("directory") or (given.get("s3") or {}).get("endpoint", "")),
+}
+"""Of every receiver of an AuditSink where it is."""
+
+
+def _audit_sink_row(item: JsonObject) -> list[Cell]:
+    spec = item.get("spec") or {}
+    receiver = next((name for name in _RECEIVERS if spec.get(name) is not None), "")
+    where = _RECEIVERS[receiver](spec[receiver]) if receiver else ""
+    events = ", ".join((spec.get("filter") or {}).get("events") or []) or "all"
+    state: Cell = ("suspended", "doubt") if spec.get("suspended") else "yes"
+    return [id_of(item), receiver, where, events, state, _revision(item)]
+
+
+def _cost_model_row(item: JsonObject) -> list[Cell]:
+    spec = item.get("spec") or {}
+    return [id_of(item), str(spec.get("currency") or ""), str(len(spec.get("prices") or [])), _revision(item)]
+
+
 _TABLES: dict[Kind, tuple[list[str], Any]] = {
     Kind.NAMESPACE: (["NAME", "DESCRIPTION", "REVISION"], _namespace_row),
     Kind.MCP_SERVER: (["NAME", "ENDPOINT", "PROBED", "ERA", "ACCEPTED", "REVISION"], _server_row),
@@ -175,6 +210,9 @@ _TABLES: dict[Kind, tuple[list[str], Any]] = {
     Kind.TRUST_DOMAIN: (["NAME", "TRUST DOMAIN", "BUNDLE", "NAMESPACES", "REVISION"], _trust_domain_row),
     Kind.AUTHORIZATION_SERVER: (["NAME", "LOGIN", "CLIENTS", "METADATA DOCUMENTS", "REGISTRATION", "REVISION"], _authorization_server_row),
     Kind.VIRTUAL_SERVER: (["NAME", "MEMBERS", "READ", "TOOLS", "WITHHELD", "MODE", "REVISION"], _virtual_server_row),
+    Kind.AUDIT_POLICY: (["NAME", "MODE", "ARGUMENTS", "RESULTS", "RULES", "HOLDS", "REVISION"], _audit_policy_row),
+    Kind.AUDIT_SINK: (["NAME", "RECEIVER", "AT", "EVENTS", "SENDS", "REVISION"], _audit_sink_row),
+    Kind.COST_MODEL: (["NAME", "CURRENCY", "PRICES", "REVISION"], _cost_model_row),
     Kind.IDENTITY_PROVIDER: (["NAME", "ISSUER", "KEYS", "FOR", "REVISION"], _provider_row),
 }
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from controlplane.registry.audit_rules import AuditChecks, check_audit
 from controlplane.registry.authority import AuthorityReader, check_authorities, check_bundle_files
 from controlplane.registry.gateway_rules import GatewayChecks, addresses_of, check_gateways
 from controlplane.registry.key_pair_reader import KeyPairReader
@@ -48,4 +49,6 @@ class ChangeRules:
         check_bundle_files(written, self.authorities, findings)
         checks = GatewayChecks(public=self.public, pairs=self.pairs, read_authority=self.authorities.read, now=self.clock())
         check_gateways(written, after, checks, findings)
+        audit_checks = AuditChecks(address_rules=self.address_rules, files=self.authorities, now=checks.now)
+        check_audit(written, before, audit_checks, findings)
         return findings

@@ -27,6 +27,9 @@ FIELD_OF_KIND: Mapping[Kind, str] = {
     Kind.TRUST_DOMAIN: "trust_domains",
     Kind.AUTHORIZATION_SERVER: "authorization_servers",
     Kind.VIRTUAL_SERVER: "virtual_servers",
+    Kind.AUDIT_POLICY: "audit_policies",
+    Kind.AUDIT_SINK: "audit_sinks",
+    Kind.COST_MODEL: "cost_models",
 }
 
 

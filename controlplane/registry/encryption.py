@@ -25,6 +25,11 @@ LOGIN_SECRET = "spec.login.clientSecret"  # noqa: S105 - a path
 LOGIN_KEY = "spec.login.privateKeyJwt.key"
 OAUTH_CLIENT_SECRET = "spec.clients.*.secret"  # noqa: S105 - a path
 INITIAL_ACCESS_TOKEN = "spec.registration.initialAccessToken"  # noqa: S105 - a path
+SPLUNK_TOKEN = "spec.splunkHec.token"  # noqa: S105 - a path
+ELASTIC_API_KEY = "spec.elastic.apiKey"
+SENTINEL_SECRET = "spec.sentinel.clientSecret"  # noqa: S105 - a path
+OTLP_HEADER = "spec.otlp.headers.*"
+S3_SECRET_KEY = "spec.parquet.s3.secretAccessKey"  # noqa: S105 - a path
 UPSTREAM_KEY = "spec.tls.clientCertificate.stored.key"
 LISTENER_KEY = "spec.tls.certificates.*.stored.key"
 """Private keys of a Gateway's certificates; `*` is the certificate's name."""

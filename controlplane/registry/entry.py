@@ -14,11 +14,16 @@ from typing import Any
 
 from controlplane.registry.encryption import (
     CLIENT_SECRET,
+    ELASTIC_API_KEY,
     INITIAL_ACCESS_TOKEN,
     LISTENER_KEY,
     LOGIN_KEY,
     LOGIN_SECRET,
     OAUTH_CLIENT_SECRET,
+    OTLP_HEADER,
+    S3_SECRET_KEY,
+    SENTINEL_SECRET,
+    SPLUNK_TOKEN,
     STATIC_HEADER_SECRET,
     UPSTREAM_KEY,
 )
@@ -33,6 +38,7 @@ SECRET_PATHS: Mapping[Kind, tuple[str, ...]] = {
     Kind.MCP_SERVER: (STATIC_HEADER_SECRET, CLIENT_SECRET, UPSTREAM_KEY),
     Kind.GATEWAY: (LISTENER_KEY,),
     Kind.AUTHORIZATION_SERVER: (LOGIN_SECRET, LOGIN_KEY, OAUTH_CLIENT_SECRET, INITIAL_ACCESS_TOKEN),
+    Kind.AUDIT_SINK: (SPLUNK_TOKEN, ELASTIC_API_KEY, SENTINEL_SECRET, OTLP_HEADER, S3_SECRET_KEY),
 }
 """Where secrets may stand in a document of a kind (`*`: any name); a test finds every `SecretReference` of `registry.spec` in here."""
 

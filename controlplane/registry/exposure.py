@@ -17,12 +17,12 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from controlplane.registry.catalog import catalog_digest, effect_of, served_document
-from controlplane.registry.name_glob import Globs, parse_globs
 from controlplane.registry.pinning import member_id
 from controlplane.registry.spec import McpServerSpec, VirtualServerSpec
 from controlplane.registry.state import Definition, Entry, RegistryState
 from controlplane.registry.tool_override import hidden_and_needed, shown_annotations
 from controlplane.registry.virtual_server_spec import MemberSpec, ToolOverrideSpec
+from extauthz.catalog.name_glob import Globs, parse_globs
 from extauthz.catalog.server import Effect
 from extauthz.catalog.virtual import DefinitionKind, Exposed, Member
 from extauthz.look_alike import folded

@@ -18,6 +18,9 @@ class Kind(StrEnum):
     TRUST_DOMAIN = "TrustDomain"
     AUTHORIZATION_SERVER = "AuthorizationServer"
     VIRTUAL_SERVER = "VirtualServer"
+    AUDIT_POLICY = "AuditPolicy"
+    AUDIT_SINK = "AuditSink"
+    COST_MODEL = "CostModel"
 
 
 PLURAL_OF_KIND: dict[Kind, str] = {
@@ -31,4 +34,7 @@ PLURAL_OF_KIND: dict[Kind, str] = {
     Kind.TRUST_DOMAIN: "trust-domains",
     Kind.AUTHORIZATION_SERVER: "authorization-servers",
     Kind.VIRTUAL_SERVER: "virtual-servers",
+    Kind.AUDIT_POLICY: "audit-policies",
+    Kind.AUDIT_SINK: "audit-sinks",
+    Kind.COST_MODEL: "cost-models",
 }

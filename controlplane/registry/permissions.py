@@ -22,7 +22,10 @@ class Permission(StrEnum):
     AUDIT_READ = "audit:read"
     CATALOG_ACCEPT = "catalog:accept"
     POLICY_EXPLAIN = "policy:explain"
+    REGISTRY_AUDIT_POLICY_WRITE = "registry:audit-policy:write"
+    REGISTRY_AUDIT_SINK_WRITE = "registry:audit-sink:write"
     REGISTRY_AUTHORIZATION_SERVER_WRITE = "registry:authorization-server:write"
+    REGISTRY_COST_MODEL_WRITE = "registry:cost-model:write"
     REGISTRY_GATEWAY_WRITE = "registry:gateway:write"
     REGISTRY_IDENTITY_PROVIDER_WRITE = "registry:identity-provider:write"
     REGISTRY_MCP_SERVER_WRITE = "registry:mcp-server:write"
@@ -33,13 +36,17 @@ class Permission(StrEnum):
     REGISTRY_ROLE_BINDING_WRITE = "registry:role-binding:write"
     REGISTRY_TRUST_DOMAIN_WRITE = "registry:trust-domain:write"
     REGISTRY_VIRTUAL_SERVER_WRITE = "registry:virtual-server:write"
+    USAGE_READ = "usage:read"
 
 
 OPERATOR_ROLE_PREFIX = "legation:"
 ADMINISTRATOR = "legation:administrator"
 
 _EDITOR = frozenset(Permission) - {
+    Permission.REGISTRY_AUDIT_POLICY_WRITE,
+    Permission.REGISTRY_AUDIT_SINK_WRITE,
     Permission.REGISTRY_AUTHORIZATION_SERVER_WRITE,
+    Permission.REGISTRY_COST_MODEL_WRITE,
     Permission.REGISTRY_GATEWAY_WRITE,
     Permission.REGISTRY_IDENTITY_PROVIDER_WRITE,
     Permission.REGISTRY_NAMESPACE_WRITE,
@@ -50,7 +57,8 @@ _EDITOR = frozenset(Permission) - {
 PERMISSIONS_OF_ROLE: Mapping[str, frozenset[Permission]] = MappingProxyType(
     {
         ADMINISTRATOR: frozenset(Permission),
-        "legation:auditor": frozenset({Permission.AUDIT_READ, Permission.REGISTRY_READ}),
+        "legation:accountant": frozenset({Permission.REGISTRY_COST_MODEL_WRITE, Permission.REGISTRY_READ, Permission.USAGE_READ}),
+        "legation:auditor": frozenset({Permission.AUDIT_READ, Permission.REGISTRY_READ, Permission.USAGE_READ}),
         "legation:editor": _EDITOR,
         "legation:security-officer": frozenset({Permission.AUDIT_READ, Permission.REGISTRY_READ, Permission.REGISTRY_REVOCATION_WRITE}),
         "legation:viewer": frozenset({Permission.REGISTRY_READ}),
@@ -69,6 +77,9 @@ WRITE_OF_KIND: Mapping[Kind, Permission] = MappingProxyType(
         Kind.TRUST_DOMAIN: Permission.REGISTRY_TRUST_DOMAIN_WRITE,
         Kind.AUTHORIZATION_SERVER: Permission.REGISTRY_AUTHORIZATION_SERVER_WRITE,
         Kind.VIRTUAL_SERVER: Permission.REGISTRY_VIRTUAL_SERVER_WRITE,
+        Kind.AUDIT_POLICY: Permission.REGISTRY_AUDIT_POLICY_WRITE,
+        Kind.AUDIT_SINK: Permission.REGISTRY_AUDIT_SINK_WRITE,
+        Kind.COST_MODEL: Permission.REGISTRY_COST_MODEL_WRITE,
     }
 )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 from urllib.parse import urlsplit
 
+from controlplane.registry.audit_sink_spec import DEFAULT_AUTHORITY
 from controlplane.registry.encryption import CLIENT_SECRET, LOGIN_KEY, LOGIN_SECRET, RegistryKey, secret_aad
 from controlplane.registry.entry import Json, StoredEntry, secret_references
 from controlplane.registry.manifest import DocumentError
@@ -52,6 +53,8 @@ def _why_not_kept(path: str, kept: object, spec: Json, before: StoredEntry | Non
         return "there is no stored value to keep; give 'value' or 'file'"
     if before.kind is Kind.AUTHORIZATION_SERVER:  # only what proves us to the identity provider ever leaves the registry
         moved = path in (LOGIN_SECRET, LOGIN_KEY) and _origin(spec["login"]["issuer"]) != _origin(before.spec["login"]["issuer"])
+    elif before.kind is Kind.AUDIT_SINK:
+        moved = _receiver(spec, path) != _receiver(before.spec, path)
     elif before.kind is Kind.GATEWAY:
         moved = False  # a listener's key is sent to Envoys only
     elif path == CLIENT_SECRET:
@@ -82,6 +85,14 @@ def _same(key: RegistryKey, sealed: str, aad: str, value: str) -> bool:
         return hmac.compare_digest(key.open(sealed, aad), value.encode())
     except CredentialError:
         return False
+
+
+def _receiver(spec: Json, path: str) -> tuple[str, str | None, int | None]:
+    """Where the secret at `path` of an AuditSink is sent."""
+    name = path.split(".")[1]
+    receiver = spec["parquet"]["s3"] if name == "parquet" else spec[name]
+    url = receiver.get("authority", DEFAULT_AUTHORITY) if name == "sentinel" else receiver.get("endpoint") or receiver.get("url")
+    return _origin(str(url))
 
 
 def _origins(spec: Json) -> set[tuple[str, str | None, int | None]]:

@@ -12,11 +12,14 @@ from urllib.parse import urlsplit
 from pydantic import AwareDatetime, Field, StringConstraints, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
+from controlplane.registry.audit_policy_spec import AuditPolicySpec as AuditPolicySpec  # noqa: PLC0414 - part of this vocabulary
+from controlplane.registry.audit_sink_spec import AuditSinkSpec as AuditSinkSpec  # noqa: PLC0414
 from controlplane.registry.authorization_server_spec import AuthorizationServerSpec as AuthorizationServerSpec  # noqa: PLC0414
 from controlplane.registry.claim_mapping import DEFAULT_ALGORITHMS as DEFAULT_ALGORITHMS  # noqa: PLC0414
 from controlplane.registry.claim_mapping import Algorithm as Algorithm  # noqa: PLC0414
 from controlplane.registry.claim_mapping import ClaimMapping as ClaimMapping  # noqa: PLC0414
 from controlplane.registry.claim_mapping import Preset, Scopes
+from controlplane.registry.cost_model_spec import CostModelSpec as CostModelSpec  # noqa: PLC0414
 from controlplane.registry.document import Document as Document  # noqa: PLC0414 - part of this vocabulary
 from controlplane.registry.document import Name as Name  # noqa: PLC0414
 from controlplane.registry.document import SecretReference as SecretReference  # noqa: PLC0414
@@ -320,4 +323,7 @@ SPEC_OF_KIND: dict[Kind, type[Document]] = {
     Kind.TRUST_DOMAIN: TrustDomainSpec,
     Kind.AUTHORIZATION_SERVER: AuthorizationServerSpec,
     Kind.VIRTUAL_SERVER: VirtualServerSpec,
+    Kind.AUDIT_POLICY: AuditPolicySpec,
+    Kind.AUDIT_SINK: AuditSinkSpec,
+    Kind.COST_MODEL: CostModelSpec,
 }

@@ -12,7 +12,10 @@ from types import MappingProxyType
 from typing import Generic, TypeVar
 
 from controlplane.registry.spec import (
+    AuditPolicySpec,
+    AuditSinkSpec,
     AuthorizationServerSpec,
+    CostModelSpec,
     GatewaySpec,
     IdentityProviderSpec,
     McpServerSpec,
@@ -123,4 +126,7 @@ class RegistryState:
     definitions: Mapping[str, tuple[Definition, ...]] = field(default_factory=lambda: MappingProxyType({}))
     virtual_servers: Mapping[str, Entry[VirtualServerSpec]] = field(default_factory=lambda: MappingProxyType({}))
     readings: Mapping[str, CatalogReading] = field(default_factory=lambda: MappingProxyType({}))
+    audit_policies: Mapping[str, Entry[AuditPolicySpec]] = field(default_factory=lambda: MappingProxyType({}))
+    audit_sinks: Mapping[str, Entry[AuditSinkSpec]] = field(default_factory=lambda: MappingProxyType({}))
+    cost_models: Mapping[str, Entry[CostModelSpec]] = field(default_factory=lambda: MappingProxyType({}))
     pinned_versions: Mapping[tuple[str, str], frozenset[tuple[str, str, str]]] = field(default_factory=lambda: MappingProxyType({}))

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from controlplane.registry.catalog import catalog_digest
 from controlplane.registry.exposure import MAX_MATCHING, Exposure, Withheld, WithheldReason, expose, offers_anything
 from controlplane.registry.manifest import DocumentError
-from controlplane.registry.name_glob import is_wild, parse_globs
 from controlplane.registry.pinning import member_id
 from controlplane.registry.spec import VirtualServerSpec
 from controlplane.registry.state import Definition, Entry, RegistryState
 from controlplane.registry.tool_override import annotations_of, careful_annotations, fits, hidden_and_needed
 from controlplane.registry.validation import Findings, WrittenEntry
 from controlplane.registry.virtual_server_spec import MemberSpec, ToolOverrideSpec
+from extauthz.catalog.name_glob import is_wild, parse_globs
 from extauthz.catalog.virtual import DefinitionKind
 from extauthz.look_alike import folded
 

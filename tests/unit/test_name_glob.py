@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlplane.registry.name_glob import is_wild, parse_globs
+from extauthz.catalog.name_glob import is_wild, parse_globs
 
 TEXT = st.text("ab*?.[-!]A\n", max_size=12)
 
