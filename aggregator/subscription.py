@@ -22,6 +22,9 @@ from extauthz.policy.cedar import CedarEngine
 from extauthz.policy.model import PolicyDocument, RoleBinding
 from extauthz.state import (
     AuthorizationState,
+    audit_policies_by_namespace,
+    audit_policy_from_message,
+    audit_sealing_key_from_messages,
     mcp_server_from_message,
     policy_document_from_message,
     role_binding_from_message,
@@ -37,6 +40,7 @@ class Subscription:
         self._state: AggregatorState | None = None
         self._fronts: Fronts | None = None
         self._changed = asyncio.Event()
+        self._audit_policies = Decoded(lambda data: audit_policy_from_message(pb.AuditPolicy.FromString(data)))
         self._servers = Decoded(lambda data: mcp_server_from_message(pb.McpServer.FromString(data)))
         self._virtual_servers = Decoded(lambda data: virtual_server_from_message(pb.VirtualServer.FromString(data)))
         self._catalogs = Decoded(lambda data: catalog_from_message(pb.Catalog.FromString(data)))
@@ -59,6 +63,7 @@ class Subscription:
 
     def take(self, resources: StagedResources, revision: int) -> None:
         """Swap to a revision as a whole, or raise `LegationError` or ValueError and change nothing."""
+        audit_policies = self._audit_policies.updated(resources.get(discovery.AUDIT_POLICY, {}))
         servers = self._servers.updated(resources.get(discovery.MCP_SERVER, {}))
         virtual_servers = self._virtual_servers.updated(resources.get(discovery.VIRTUAL_SERVER, {}))
         catalogs = self._catalogs.updated(resources.get(discovery.CATALOG, {}))
@@ -71,6 +76,10 @@ class Subscription:
             identity_providers=(),
             context_keys=(),
             virtual_servers=MappingProxyType(virtual_servers.values),
+            audit_policies=audit_policies_by_namespace(audit_policies.values.values()),
+            audit_sealing_key=audit_sealing_key_from_messages(
+                pb.AuditSealingKey.FromString(data) for data in resources.get(discovery.AUDIT_SEALING_KEY, {}).values()
+            ),
         )
         keys = [pb.SealingKey.FromString(data) for data in resources.get(discovery.SEALING_KEY, {}).values()]
         state = AggregatorState(
@@ -79,7 +88,7 @@ class Subscription:
             sealing_keys=sealing_keys_from_messages(keys),
         )
         self._servers, self._virtual_servers, self._catalogs = servers, virtual_servers, catalogs
-        self._documents, self._bindings = documents, bindings
+        self._documents, self._bindings, self._audit_policies = documents, bindings, audit_policies
         self._state = state
         self._fronts = Fronts(state, self._fronts)
         changed, self._changed = self._changed, asyncio.Event()

@@ -39,16 +39,21 @@ MCP_SERVER = TYPE_PREFIX + "legation.v1.McpServer"
 CATALOG = TYPE_PREFIX + "legation.v1.Catalog"
 VIRTUAL_SERVER = TYPE_PREFIX + "legation.v1.VirtualServer"
 SEALING_KEY = TYPE_PREFIX + "legation.v1.SealingKey"
+AUDIT_POLICY = TYPE_PREFIX + "legation.v1.AuditPolicy"
+AUDIT_SEALING_KEY = TYPE_PREFIX + "legation.v1.AuditSealingKey"
 REVISION = TYPE_PREFIX + "legation.v1.Revision"
 REVISION_NAME = "current"
 
 AUTHORIZER_TYPES = (
-    *(REVOCATION, GATEWAY, IDENTITY_PROVIDER, TRUST_DOMAIN, CONTEXT_KEY),
+    *(AUDIT_SEALING_KEY, AUDIT_POLICY, REVOCATION, GATEWAY, IDENTITY_PROVIDER, TRUST_DOMAIN, CONTEXT_KEY),
     *(POLICY_SET, ROLE_BINDING, MCP_SERVER, VIRTUAL_SERVER, REVISION),
 )
 """What an authorizer subscribes to, in the order in which it is sent: the Revision last."""
 
-AGGREGATOR_TYPES = (SEALING_KEY, POLICY_SET, ROLE_BINDING, MCP_SERVER, VIRTUAL_SERVER, CATALOG, REVISION)
+AGGREGATOR_TYPES = (
+    *(AUDIT_SEALING_KEY, AUDIT_POLICY, SEALING_KEY),
+    *(POLICY_SET, ROLE_BINDING, MCP_SERVER, VIRTUAL_SERVER, CATALOG, REVISION),
+)
 """What an aggregator subscribes to: what policies decide by, without credentials, and what there is to list. It verifies nobody."""
 
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024  # ten thousand servers travel in one response

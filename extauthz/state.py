@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from extauthz.catalog.audit_policy import AuditMode, AuditPolicy, AuditSealingKey, ContentRule, ContentRules, Keep, PathStep
 from extauthz.catalog.gateway import GatewayNames
+from extauthz.catalog.name_glob import parse_globs
 from extauthz.catalog.server import (
     ArgumentType,
     ClientCredentials,
@@ -41,7 +43,9 @@ _ARGUMENT_TYPES = {
     pb.ARGUMENT_TYPE_BOOLEAN: ArgumentType.BOOL,
     pb.ARGUMENT_TYPE_STRING_SET: ArgumentType.STRING_SET,
 }
+_KEEPS = {pb.AUDIT_KEEP_FULL: Keep.FULL, pb.AUDIT_KEEP_REDACTED: Keep.REDACTED, pb.AUDIT_KEEP_HASHED: Keep.HASHED}
 _DEFINITION_KINDS = frozenset(kind.value for kind in DefinitionKind)
+_PUBLIC_KEY_BYTES = 32
 _SUBJECT_KINDS = {
     pb.SUBJECT_KIND_USER: "User",
     pb.SUBJECT_KIND_GROUP: "Group",
@@ -74,6 +78,8 @@ class AuthorizationState:
     gateways: tuple[GatewayNames, ...] = ()
     virtual_servers: Mapping[str, VirtualServer] = field(default_factory=lambda: MappingProxyType({}))  # by id, "namespace/name"
     revocations: RevocationIndex = field(default_factory=RevocationIndex)
+    audit_policies: Mapping[str, AuditPolicy] = field(default_factory=lambda: MappingProxyType({}))  # by namespace
+    audit_sealing_key: AuditSealingKey | None = None
     committed_at_unix: float = 0.0
     views: Views = field(default_factory=Views, init=False, repr=False, compare=False)
 
@@ -271,6 +277,53 @@ def trust_domain_from_message(message: pb.TrustDomain) -> TrustDomain:
 def gateway_from_message(message: pb.Gateway) -> GatewayNames:
     """What one public listener is called."""
     return GatewayNames(name=message.name, url=message.url, hostnames=tuple(message.hostnames))
+
+
+def audit_policy_from_message(message: pb.AuditPolicy) -> AuditPolicy:
+    """What is recorded in one namespace. A mode that nobody knows is strict, and of values kept as nobody knows nothing is kept."""
+    return AuditPolicy(
+        namespace=message.namespace,
+        mode=AuditMode.AVAILABLE if message.mode == pb.AUDIT_MODE_AVAILABLE else AuditMode.STRICT,
+        argument_rules=_content_rules_from_message(message.arguments),
+        result_rules=_content_rules_from_message(message.results),
+    )
+
+
+def _content_rules_from_message(message: pb.AuditContent) -> ContentRules:
+    rules = tuple(
+        ContentRule(
+            path=tuple(_path_step_from_message(step) for step in rule.path),
+            keep=_KEEPS.get(rule.keep, Keep.OFF),
+            servers=parse_globs(rule.servers),
+            tools=parse_globs(rule.tools or ("*",)),
+        )
+        for rule in message.rules
+    )
+    return ContentRules(keep=_KEEPS.get(message.keep, Keep.OFF), rules=rules)
+
+
+def _path_step_from_message(message: pb.PathStep) -> PathStep:
+    match message.WhichOneof("to"):
+        case "name":
+            return PathStep(name=message.name, deep=message.deep)
+        case "index":
+            return PathStep(index=message.index, deep=message.deep)
+        case _:
+            return PathStep(deep=message.deep)
+
+
+def audit_policies_by_namespace(policies: Iterable[AuditPolicy]) -> Mapping[str, AuditPolicy]:
+    """By namespace."""
+    return MappingProxyType({policy.namespace: policy for policy in policies})
+
+
+def audit_sealing_key_from_messages(messages: Iterable[pb.AuditSealingKey]) -> AuditSealingKey | None:
+    """The one key, if it was told. One that is none raises ValueError."""
+    for message in messages:
+        if len(message.public_key) != _PUBLIC_KEY_BYTES or not message.key_id:
+            raise ValueError("the audit sealing key is not an X25519 public key with an id")
+        return AuditSealingKey(key_id=message.key_id, public_key=message.public_key)
+    return None
 
 
 def revocation_from_message(message: pb.Revocation) -> Revocation:

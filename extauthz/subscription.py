@@ -34,6 +34,9 @@ from extauthz.policy.cedar import CedarEngine
 from extauthz.policy.model import PolicyDocument, RoleBinding
 from extauthz.state import (
     AuthorizationState,
+    audit_policies_by_namespace,
+    audit_policy_from_message,
+    audit_sealing_key_from_messages,
     context_keys_from_messages,
     gateway_from_message,
     identity_provider_from_message,
@@ -70,6 +73,7 @@ class Subscription:
         self._last_contact = clock()
         self._connected: Callable[[], bool] = lambda: False
         self._revocations = Decoded(lambda data: revocation_from_message(pb.Revocation.FromString(data)))
+        self._audit_policies = Decoded(lambda data: audit_policy_from_message(pb.AuditPolicy.FromString(data)))
         self._servers = Decoded(lambda data: mcp_server_from_message(pb.McpServer.FromString(data)))
         self._virtual_servers = Decoded(lambda data: virtual_server_from_message(pb.VirtualServer.FromString(data)))
         self._documents = Decoded(lambda data: policy_document_from_message(pb.PolicySet.FromString(data)))
@@ -111,6 +115,7 @@ class Subscription:
     def take(self, resources: StagedResources, revision: int) -> None:
         """Swap to a revision as a whole, or raise `LegationError` or ValueError and change nothing."""
         revocations = self._revocations.updated(resources.get(discovery.REVOCATION, {}))
+        audit_policies = self._audit_policies.updated(resources.get(discovery.AUDIT_POLICY, {}))
         servers = self._servers.updated(resources.get(discovery.MCP_SERVER, {}))
         virtual_servers = self._virtual_servers.updated(resources.get(discovery.VIRTUAL_SERVER, {}))
         documents = self._documents.updated(resources.get(discovery.POLICY_SET, {}))
@@ -130,13 +135,17 @@ class Subscription:
             trust_domains=tuple(trust_domains.values.values()),
             gateways=tuple(gateways.values.values()),
             revocations=self._revocation_index(revocations),
+            audit_policies=audit_policies_by_namespace(audit_policies.values.values()),
+            audit_sealing_key=audit_sealing_key_from_messages(
+                pb.AuditSealingKey.FromString(data) for data in resources.get(discovery.AUDIT_SEALING_KEY, {}).values()
+            ),
         )
         known = self._state
         if known is None or (known.identity_providers, known.trust_domains) != (state.identity_providers, state.trust_domains):
             self._replace_authenticator(state)
         self._servers, self._documents, self._bindings, self._providers = servers, documents, bindings, providers
         self._trust_domains, self._gateways, self._revocations = trust_domains, gateways, revocations
-        self._virtual_servers = virtual_servers
+        self._virtual_servers, self._audit_policies = virtual_servers, audit_policies
         self._state = state
         self._last_contact = self._clock()
 

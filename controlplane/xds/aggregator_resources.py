@@ -19,6 +19,8 @@ from controlplane.xds.cache import Resources, XdsResource
 from controlplane.xds.virtual_server_resources import as_json
 from extauthz.discovery import (
     AGGREGATOR_TYPES,
+    AUDIT_POLICY,
+    AUDIT_SEALING_KEY,
     CATALOG,
     MCP_SERVER,
     POLICY_SET,
@@ -76,6 +78,8 @@ def aggregator_view(
     if catalogs.keys() - servers.keys():
         catalogs = {name: catalog for name, catalog in catalogs.items() if name in servers}
     return {
+        AUDIT_SEALING_KEY: told[AUDIT_SEALING_KEY],
+        AUDIT_POLICY: told[AUDIT_POLICY],
         SEALING_KEY: sealing_keys,
         POLICY_SET: told[POLICY_SET],
         ROLE_BINDING: told[ROLE_BINDING],

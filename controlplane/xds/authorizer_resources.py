@@ -40,11 +40,14 @@ from controlplane.registry.spec import (
 from controlplane.registry.state import Definition, Entry, RegistryState, SigningKey
 from controlplane.registry.subjects import provider_id
 from controlplane.registry.trust_bundle import TrustBundle
+from controlplane.xds.audit_resources import AUDIT_SEALING_KEY_NAME, make_audit_policy, make_audit_sealing_key
 from controlplane.xds.cluster_name import cluster_name, upstream_path
 from controlplane.xds.virtual_server_resources import make_virtual_server
 from extauthz.catalog.gateway import GatewayNames
 from extauthz.catalog.server import ArgumentType, Effect
 from extauthz.discovery import (
+    AUDIT_POLICY,
+    AUDIT_SEALING_KEY,
     CONTEXT_KEY,
     GATEWAY,
     IDENTITY_PROVIDER,
@@ -61,6 +64,9 @@ from extauthz.identity.revocation import RevocationIndex
 from extauthz.policy.cedar import CedarEngine
 from extauthz.state import (
     AuthorizationState,
+    audit_policies_by_namespace,
+    audit_policy_from_message,
+    audit_sealing_key_from_messages,
     context_keys_from_messages,
     gateway_from_message,
     identity_provider_from_message,
@@ -110,6 +116,8 @@ def build_messages(
     """
     known = exposures or Exposures()
     return {
+        AUDIT_SEALING_KEY: {AUDIT_SEALING_KEY_NAME: make_audit_sealing_key(key)},
+        AUDIT_POLICY: {name: make_audit_policy(entry) for name, entry in state.audit_policies.items()},
         REVOCATION: {name: make_revocation(entry) for name, entry in state.revocations.items()},
         IDENTITY_PROVIDER: {
             **{name: make_identity_provider(entry) for name, entry in state.identity_providers.items()},
@@ -164,6 +172,8 @@ def build_authorization_state(
         gateways=gateway_names(state),
         trust_domains=tuple(map(trust_domain_from_message, _of(messages[TRUST_DOMAIN], pb.TrustDomain))),
         revocations=RevocationIndex(map(revocation_from_message, _of(messages[REVOCATION], pb.Revocation))),
+        audit_policies=audit_policies_by_namespace(map(audit_policy_from_message, _of(messages[AUDIT_POLICY], pb.AuditPolicy))),
+        audit_sealing_key=audit_sealing_key_from_messages(_of(messages[AUDIT_SEALING_KEY], pb.AuditSealingKey)),
         committed_at_unix=state.committed_at.timestamp(),
     )
 

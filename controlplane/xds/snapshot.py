@@ -31,6 +31,7 @@ from controlplane.registry.spec import AuthorizationServerSpec, McpServerSpec, T
 from controlplane.registry.state import Entry, RegistryState
 from controlplane.xds import authorizer_resources as authorizer
 from controlplane.xds.aggregator_resources import NOTHING_TOLD, aggregator_view, make_catalog, make_sealing_keys
+from controlplane.xds.audit_resources import AUDIT_SEALING_KEY_NAME, make_audit_policy, make_audit_sealing_key
 from controlplane.xds.authority_file import Authorities, authority_of
 from controlplane.xds.building import load_builder, remembered
 from controlplane.xds.cache import Resources, XdsResource, make_resource
@@ -46,6 +47,8 @@ from controlplane.xds.trust_bundle import NO_BUNDLES, TrustBundles
 from controlplane.xds.upstream_tls import PLAIN_TLS, upstream_tls
 from controlplane.xds.virtual_server_resources import checked_exposure, make_virtual_server
 from extauthz.discovery import (
+    AUDIT_POLICY,
+    AUDIT_SEALING_KEY,
     AUTHORIZER_TYPES,
     CATALOG,
     CONTEXT_KEY,
@@ -295,6 +298,7 @@ def policies_of(newest: RegistryState, snapshot: Snapshot, bundles: TrustBundles
         TRUST_DOMAIN: _trust_domains(newest, then, held[TRUST_DOMAIN], bundles, snapshot.inputs.bundles),
         POLICY_SET: _told(newest.policy_sets, then.policy_sets, held[POLICY_SET], authorizer.make_policy_set),
         ROLE_BINDING: _told(newest.role_bindings, then.role_bindings, held[ROLE_BINDING], authorizer.make_role_binding),
+        AUDIT_POLICY: _told(newest.audit_policies, then.audit_policies, held[AUDIT_POLICY], make_audit_policy),
     }
 
 
@@ -327,6 +331,8 @@ def _authorizer_resources(
     read_alike = then.definitions is state.definitions and then.readings is state.readings
 
     return {
+        AUDIT_SEALING_KEY: _audit_sealing_key(inputs, previous),
+        AUDIT_POLICY: _told(state.audit_policies, then.audit_policies, held[AUDIT_POLICY], make_audit_policy),
         REVOCATION: _told(state.revocations, then.revocations, held[REVOCATION], authorizer.make_revocation),
         IDENTITY_PROVIDER: _providers(
             state, then, held[IDENTITY_PROVIDER], inputs.gateway, previous.inputs.gateway if previous is not None else inputs.gateway
@@ -400,6 +406,12 @@ def _trust_domains(
         return bundles.get(entry.id) is bundles_then.get(entry.id)
 
     return _told(now.trust_domains, then.trust_domains, held, make, same=None if bundles is bundles_then else same)
+
+
+def _audit_sealing_key(inputs: SnapshotInputs, previous: Snapshot | None) -> Mapping[str, XdsResource]:
+    if previous is not None and previous.inputs.key is inputs.key:
+        return previous.authorizer[AUDIT_SEALING_KEY]
+    return {AUDIT_SEALING_KEY_NAME: make_resource(AUDIT_SEALING_KEY_NAME, make_audit_sealing_key(inputs.key))}
 
 
 def _sealing_keys(inputs: SnapshotInputs, previous: Snapshot | None) -> Mapping[str, XdsResource]:

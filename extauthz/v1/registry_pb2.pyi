@@ -31,6 +31,20 @@ class SubjectKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SUBJECT_KIND_AGENT: _ClassVar[SubjectKind]
     SUBJECT_KIND_WORKLOAD: _ClassVar[SubjectKind]
     SUBJECT_KIND_CLAIM: _ClassVar[SubjectKind]
+
+class AuditMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    AUDIT_MODE_UNSPECIFIED: _ClassVar[AuditMode]
+    AUDIT_MODE_STRICT: _ClassVar[AuditMode]
+    AUDIT_MODE_AVAILABLE: _ClassVar[AuditMode]
+
+class AuditKeep(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    AUDIT_KEEP_UNSPECIFIED: _ClassVar[AuditKeep]
+    AUDIT_KEEP_FULL: _ClassVar[AuditKeep]
+    AUDIT_KEEP_REDACTED: _ClassVar[AuditKeep]
+    AUDIT_KEEP_HASHED: _ClassVar[AuditKeep]
+    AUDIT_KEEP_OFF: _ClassVar[AuditKeep]
 EFFECT_UNSPECIFIED: Effect
 EFFECT_READ: Effect
 EFFECT_WRITE: Effect
@@ -47,6 +61,14 @@ SUBJECT_KIND_GROUP: SubjectKind
 SUBJECT_KIND_AGENT: SubjectKind
 SUBJECT_KIND_WORKLOAD: SubjectKind
 SUBJECT_KIND_CLAIM: SubjectKind
+AUDIT_MODE_UNSPECIFIED: AuditMode
+AUDIT_MODE_STRICT: AuditMode
+AUDIT_MODE_AVAILABLE: AuditMode
+AUDIT_KEEP_UNSPECIFIED: AuditKeep
+AUDIT_KEEP_FULL: AuditKeep
+AUDIT_KEEP_REDACTED: AuditKeep
+AUDIT_KEEP_HASHED: AuditKeep
+AUDIT_KEEP_OFF: AuditKeep
 
 class Revision(_message.Message):
     __slots__ = ("revision", "committed_at_unix_ms")
@@ -251,7 +273,7 @@ class IdentityProvider(_message.Message):
     def __init__(self, id: _Optional[str] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ..., issuer: _Optional[str] = ..., jwks_json: _Optional[str] = ..., jwks_url: _Optional[str] = ..., algorithms: _Optional[_Iterable[str]] = ..., audiences: _Optional[_Iterable[str]] = ..., trusted_namespaces: _Optional[_Iterable[str]] = ..., allow_insecure_http: _Optional[bool] = ..., operators_only: _Optional[bool] = ..., required_token_types: _Optional[_Iterable[str]] = ..., rules: _Optional[_Union[ClaimRules, _Mapping]] = ..., scopes: _Optional[_Iterable[str]] = ..., token_binding: _Optional[str] = ..., dpop_nonce: _Optional[bool] = ...) -> None: ...
 
 class ClaimRules(_message.Message):
-    __slots__ = ("subject", "subject_from_client", "groups", "attributes", "tenant", "tenants", "oauth_client", "oauth_clients", "client_required", "token_id", "agent", "kind", "agent_kinds", "agent_subjects", "agent_without", "required", "id_tokens")
+    __slots__ = ("subject", "subject_from_client", "groups", "attributes", "tenant", "tenants", "oauth_client", "oauth_clients", "client_required", "token_id", "agent", "kind", "agent_kinds", "agent_subjects", "agent_without", "required", "id_tokens", "labels")
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FROM_CLIENT_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
@@ -269,6 +291,7 @@ class ClaimRules(_message.Message):
     AGENT_WITHOUT_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_FIELD_NUMBER: _ClassVar[int]
     ID_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     subject: str
     subject_from_client: bool
     groups: _containers.RepeatedScalarFieldContainer[str]
@@ -286,7 +309,16 @@ class ClaimRules(_message.Message):
     agent_without: _containers.RepeatedScalarFieldContainer[str]
     required: _containers.RepeatedCompositeFieldContainer[ClaimRequirement]
     id_tokens: bool
-    def __init__(self, subject: _Optional[str] = ..., subject_from_client: _Optional[bool] = ..., groups: _Optional[_Iterable[str]] = ..., attributes: _Optional[_Iterable[str]] = ..., tenant: _Optional[str] = ..., tenants: _Optional[_Iterable[str]] = ..., oauth_client: _Optional[_Iterable[str]] = ..., oauth_clients: _Optional[_Iterable[str]] = ..., client_required: _Optional[bool] = ..., token_id: _Optional[_Iterable[str]] = ..., agent: _Optional[str] = ..., kind: _Optional[str] = ..., agent_kinds: _Optional[_Iterable[str]] = ..., agent_subjects: _Optional[_Iterable[str]] = ..., agent_without: _Optional[_Iterable[str]] = ..., required: _Optional[_Iterable[_Union[ClaimRequirement, _Mapping]]] = ..., id_tokens: _Optional[bool] = ...) -> None: ...
+    labels: _containers.RepeatedCompositeFieldContainer[ClaimLabel]
+    def __init__(self, subject: _Optional[str] = ..., subject_from_client: _Optional[bool] = ..., groups: _Optional[_Iterable[str]] = ..., attributes: _Optional[_Iterable[str]] = ..., tenant: _Optional[str] = ..., tenants: _Optional[_Iterable[str]] = ..., oauth_client: _Optional[_Iterable[str]] = ..., oauth_clients: _Optional[_Iterable[str]] = ..., client_required: _Optional[bool] = ..., token_id: _Optional[_Iterable[str]] = ..., agent: _Optional[str] = ..., kind: _Optional[str] = ..., agent_kinds: _Optional[_Iterable[str]] = ..., agent_subjects: _Optional[_Iterable[str]] = ..., agent_without: _Optional[_Iterable[str]] = ..., required: _Optional[_Iterable[_Union[ClaimRequirement, _Mapping]]] = ..., id_tokens: _Optional[bool] = ..., labels: _Optional[_Iterable[_Union[ClaimLabel, _Mapping]]] = ...) -> None: ...
+
+class ClaimLabel(_message.Message):
+    __slots__ = ("label", "claim")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    claim: str
+    def __init__(self, label: _Optional[str] = ..., claim: _Optional[str] = ...) -> None: ...
 
 class ClaimRequirement(_message.Message):
     __slots__ = ("claim", "allowed")
@@ -331,16 +363,26 @@ class TrustDomain(_message.Message):
     def __init__(self, id: _Optional[str] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ..., trust_domain: _Optional[str] = ..., trusted_namespaces: _Optional[_Iterable[str]] = ..., x509_authorities: _Optional[_Iterable[bytes]] = ..., jwt_authorities_json: _Optional[str] = ..., audiences: _Optional[_Iterable[str]] = ..., max_jwt_svid_seconds: _Optional[int] = ..., workloads: _Optional[_Iterable[_Union[WorkloadMapping, _Mapping]]] = ...) -> None: ...
 
 class WorkloadMapping(_message.Message):
-    __slots__ = ("spiffe_id", "owner", "groups", "scopes")
+    __slots__ = ("spiffe_id", "owner", "groups", "scopes", "labels")
     SPIFFE_ID_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     SCOPES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     spiffe_id: str
     owner: str
     groups: _containers.RepeatedScalarFieldContainer[str]
     scopes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, spiffe_id: _Optional[str] = ..., owner: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ..., scopes: _Optional[_Iterable[str]] = ...) -> None: ...
+    labels: _containers.RepeatedCompositeFieldContainer[Label]
+    def __init__(self, spiffe_id: _Optional[str] = ..., owner: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ..., scopes: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ...) -> None: ...
+
+class Label(_message.Message):
+    __slots__ = ("name", "value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: str
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
 
 class Catalog(_message.Message):
     __slots__ = ("namespace", "name", "definitions", "instructions", "fault", "read_at_unix_ms", "capabilities_json", "server_info_json")
@@ -471,3 +513,55 @@ class SealingKey(_message.Message):
     not_before_unix: int
     not_after_unix: int
     def __init__(self, key_id: _Optional[str] = ..., key: _Optional[bytes] = ..., not_before_unix: _Optional[int] = ..., not_after_unix: _Optional[int] = ...) -> None: ...
+
+class AuditPolicy(_message.Message):
+    __slots__ = ("namespace", "name", "mode", "arguments", "results")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    mode: AuditMode
+    arguments: AuditContent
+    results: AuditContent
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., mode: _Optional[_Union[AuditMode, str]] = ..., arguments: _Optional[_Union[AuditContent, _Mapping]] = ..., results: _Optional[_Union[AuditContent, _Mapping]] = ...) -> None: ...
+
+class AuditContent(_message.Message):
+    __slots__ = ("keep", "rules")
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    keep: AuditKeep
+    rules: _containers.RepeatedCompositeFieldContainer[AuditContentRule]
+    def __init__(self, keep: _Optional[_Union[AuditKeep, str]] = ..., rules: _Optional[_Iterable[_Union[AuditContentRule, _Mapping]]] = ...) -> None: ...
+
+class AuditContentRule(_message.Message):
+    __slots__ = ("servers", "tools", "path", "keep")
+    SERVERS_FIELD_NUMBER: _ClassVar[int]
+    TOOLS_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    servers: _containers.RepeatedScalarFieldContainer[str]
+    tools: _containers.RepeatedScalarFieldContainer[str]
+    path: _containers.RepeatedCompositeFieldContainer[PathStep]
+    keep: AuditKeep
+    def __init__(self, servers: _Optional[_Iterable[str]] = ..., tools: _Optional[_Iterable[str]] = ..., path: _Optional[_Iterable[_Union[PathStep, _Mapping]]] = ..., keep: _Optional[_Union[AuditKeep, str]] = ...) -> None: ...
+
+class PathStep(_message.Message):
+    __slots__ = ("name", "index", "deep")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    DEEP_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    index: int
+    deep: bool
+    def __init__(self, name: _Optional[str] = ..., index: _Optional[int] = ..., deep: _Optional[bool] = ...) -> None: ...
+
+class AuditSealingKey(_message.Message):
+    __slots__ = ("key_id", "public_key")
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    key_id: str
+    public_key: bytes
+    def __init__(self, key_id: _Optional[str] = ..., public_key: _Optional[bytes] = ...) -> None: ...
