@@ -6,13 +6,19 @@ deleting a person's keys leaves nothing readable of them.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, Table, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, Table, UniqueConstraint, text
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
 
 class AuditTable(SQLModel, registry=registry()):
     """A table of the record: its database is its own, and so are its migrations."""
+
+
+def _partial(name: str, column: str) -> Index:
+    """An index of the records that say something there, in their order."""
+    where = text(f"{column} <> ''")
+    return Index(name, column, "position", sqlite_where=where, postgresql_where=where)
 
 
 class AuditRecordRow(AuditTable, table=True):
@@ -23,9 +29,26 @@ class AuditRecordRow(AuditTable, table=True):
         UniqueConstraint("writer_id", "sequence", name="audit_record_of_writer"),
         Index("audit_record_at", "at_unix_us"),
         Index("audit_record_decision", "decision_id"),
-        Index("audit_record_server", "mcp_server", "position"),
-        Index("audit_record_principal", "principal_ref", "position"),
-        Index("audit_record_tool", "tool", "position"),
+        _partial("audit_record_server", "mcp_server"),
+        _partial("audit_record_virtual_server", "virtual_server"),
+        _partial("audit_record_principal", "principal_ref"),
+        _partial("audit_record_subject", "subject_ref"),
+        _partial("audit_record_tool", "tool"),
+        _partial("audit_record_exposed_name", "exposed_name"),
+        _partial("audit_record_trace", "trace_id"),
+        Index(
+            "audit_record_parent",
+            "parent_decision_id",
+            sqlite_where=text("parent_decision_id <> ''"),
+            postgresql_where=text("parent_decision_id <> ''"),
+        ),
+        Index(
+            "audit_record_not_allowed",
+            "decision",
+            "position",
+            sqlite_where=text("decision <> 'allow'"),
+            postgresql_where=text("decision <> 'allow'"),
+        ),
     )
     position: int = Field(sa_column=Column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=False))
     writer_id: str
@@ -65,7 +88,10 @@ class AuditWriterRow(AuditTable, table=True):
 
 
 class AuditSubjectKeyRow(AuditTable, table=True):
-    """A key of sealed values, as it came: wrapped for the registry's key. Deleting the row erases what it opens."""
+    """A key of sealed values, as it came: wrapped for the registry's key. Emptying `wrapped` erases what it opens.
+
+    The row of an erased key stays, so that the key does not come back when its writer's log is sent once more.
+    """
 
     __tablename__ = "audit_subject_key"
     __table_args__ = (Index("audit_subject_key_of", "principal_ref"),)

@@ -1,0 +1,61 @@
+"""Whether records that came continue the chain of their writer: numbered without a gap, each naming the one before it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
+
+from extauthz.v1 import audit_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """The last record of a writer that is held; sequence 0 and no hash: none."""
+
+    sequence: int = 0
+    record_hash: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A record that continues a chain."""
+
+    message: pb.AuditRecord
+    payload: bytes
+    record_hash: bytes
+
+
+def links_behind(head: Head, batch: pb.ShipBatch) -> tuple[list[Link], str]:
+    """The records of the batch behind `head` up to the first that does not continue the chain, and why it does not ("": all do).
+
+    Records that are held already are passed over, but for the last of them, which must be the one that is held.
+    """
+    if batch.records and batch.first_sequence > head.sequence + 1:
+        return [], f"records {head.sequence + 1} to {batch.first_sequence - 1} are missing"
+    found: list[Link] = []
+    expected, previous = head.sequence + 1, head.record_hash
+    for number, payload in enumerate(batch.records, batch.first_sequence):
+        if number < expected:
+            if number == head.sequence and hashlib.sha256(payload).digest() != previous:
+                return [], f"record {number} is another than the one that came before"
+            continue
+        link, fault = _link(batch.writer_id, number, previous, payload)
+        if link is None:
+            return found, fault
+        found.append(link)
+        expected, previous = number + 1, link.record_hash
+    return found, ""
+
+
+def _link(writer_id: str, number: int, previous: bytes, payload: bytes) -> tuple[Link | None, str]:
+    try:
+        message = pb.AuditRecord.FromString(payload)
+    except DecodeError:
+        return None, f"record {number} is not an AuditRecord"
+    if message.writer_id != writer_id or message.sequence != number:
+        return None, f"record {number} says that it is {message.sequence} of {message.writer_id}"
+    if message.previous_hash != previous:
+        return None, f"record {number} does not continue the chain: the record before it has another hash than it says"
+    return Link(message=message, payload=payload, record_hash=hashlib.sha256(payload).digest()), ""

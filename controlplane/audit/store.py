@@ -1,0 +1,276 @@
+"""The record in SQL: what writers shipped, in the order in which it came, each exactly once.
+
+    collector ─▶ append ─▶ audit_record (position 1, 2, 3 … without a gap) ─▶ rows, opened ─▶ query, statements, sinks, usage
+
+Synchronous and thread-safe: callers on the event loop use a thread. Those who append are serialised by the database, so that
+positions become visible in their order; whoever reads up to a position has seen everything before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import lru_cache, partial
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, select, text
+
+from controlplane.audit.chain import Head, Link, links_behind
+from controlplane.audit.models import AUDIT_CURSOR, AUDIT_RECORD, AUDIT_SUBJECT_KEY, AUDIT_WRITER
+from controlplane.audit.stored_record import StoredRecord, columns_of, stored_record
+from controlplane.audit.subject_keys import SubjectKeyring
+from controlplane.database import WRITE_OPTION
+from controlplane.registry.audit_key import audit_private_key
+from controlplane.registry.encryption import RegistryKey
+from extauthz.audit.record import record_to_json
+from extauthz.v1 import audit_pb2 as pb
+
+POLL_SECONDS = 0.5
+POSITION = "position"
+"""The cursor that counts all records; those of readers have names of their own."""
+
+_REF_PURPOSE = b"legation/v1/audit-principal"
+_REF_BYTES = 16
+_APPEND_LOCK = 5_317_642_902  # pg_advisory_xact_lock: any constant that is ours
+
+
+class AuditStore:
+    """Reads and writes the record. `key` opens sealed values and makes the keyed digests of principals."""
+
+    def __init__(self, engine: Engine, key: RegistryKey, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._reference_key = key.derive(_REF_PURPOSE)
+        self._keyring = SubjectKeyring(audit_private_key(key))
+        self._lock = threading.Lock()
+        self._last_position = 0
+        self._appended: dict[int, int] = {}  # position by connection, of transactions that have not ended
+        self._waiters: set[_Waiter] = set()
+        self.principal_ref = lru_cache(maxsize=8192)(self._principal_ref)
+        """The keyed digest by which a principal's records are found; "" for nobody."""
+
+    @property
+    def engine(self) -> Engine:
+        """The database, for who keeps tables of his own there."""
+        return self._engine
+
+    def close(self) -> None:
+        """Give the database's connections back."""
+        self._engine.dispose()
+
+    # writing
+
+    def append(self, batch: pb.ShipBatch, node_id: str) -> pb.ShipAck:
+        """Keep what the batch has behind what is held of its writer. The ack says how far the writer is held now, durably."""
+        return self.append_all([(batch, node_id)])[0]
+
+    def append_all(self, batches: Sequence[tuple[pb.ShipBatch, str]]) -> list[pb.ShipAck]:
+        """`append` for several batches, each with its node's id, in one transaction."""
+        with self.transaction() as connection:
+            return [self.append_in(connection, batch, node_id) for batch, node_id in batches]
+
+    def append_in(self, connection: Connection, batch: pb.ShipBatch, node_id: str) -> pb.ShipAck:
+        """`append` in the caller's transaction."""
+        writer = self._writer(connection, batch.writer_id)
+        head = Head(sequence=writer.sequence, record_hash=writer.record_hash) if writer is not None else Head()
+        links, refused = links_behind(head, batch)
+        self._keep_subject_keys(connection, batch.subject_keys)
+        if links:
+            self._keep_records(connection, links)
+            head = Head(sequence=links[-1].message.sequence, record_hash=links[-1].record_hash)
+        if links or writer is None or refused != writer.refused or batch.closed != writer.closed:
+            values = {
+                "node_id": node_id,
+                "sequence": head.sequence,
+                "record_hash": head.record_hash,
+                "at_unix_us": self._now_us(),
+                "closed": batch.closed and not refused,
+                "refused": refused,
+            }
+            if writer is None:
+                connection.execute(AUDIT_WRITER.insert().values(writer_id=batch.writer_id, dropped_to=0, **values))
+            else:
+                connection.execute(AUDIT_WRITER.update().where(AUDIT_WRITER.c.writer_id == batch.writer_id).values(**values))
+        return pb.ShipAck(writer_id=batch.writer_id, sequence=head.sequence, refused=refused)
+
+    def head(self, connection: Connection, writer_id: str) -> Head:
+        """The last record of a writer, for who continues its chain in this transaction: nobody else appends before it ends."""
+        row = self._writer(connection, writer_id)
+        return Head(sequence=row.sequence, record_hash=row.record_hash) if row is not None else Head()
+
+    def erase(self, principal_id: str) -> int:
+        """Delete the keys of a principal's values, so that nobody can read them again. How many there were.
+
+        What was recorded of the principal stays, without those values; the chain and its proof are as they were.
+        """
+        if not principal_id:
+            raise ValueError("a principal must be named")
+        table, reference = AUDIT_SUBJECT_KEY, self.principal_ref(principal_id)
+        with self.transaction() as connection:
+            erased = connection.execute(
+                table.update().where(table.c.principal_ref == reference, table.c.wrapped != b"").values(wrapped=b"")
+            )
+        self._keyring.forget()
+        return erased.rowcount
+
+    # reading
+
+    def rows(self, after: int, limit: int) -> list[StoredRecord]:
+        """Up to `limit` records behind a position, in their order."""
+        statement = select(AUDIT_RECORD).where(AUDIT_RECORD.c.position > after).order_by(AUDIT_RECORD.c.position).limit(limit)
+        with self.reading() as connection:
+            return [stored_record(row) for row in connection.execute(statement)]
+
+    def opened(self, row: StoredRecord) -> pb.AuditRecord:
+        """The record with its sealed values; where their key is gone, without them and with `sealed` as it was."""
+        return self._keyring.opened(pb.AuditRecord.FromString(row.payload), self._read_wrapped)
+
+    def opened_json(self, row: StoredRecord) -> dict[str, object]:
+        """`opened` as JSON-ready values (`extauthz.audit.record.record_to_json`)."""
+        return record_to_json(row.payload)
+
+    def last_position(self) -> int:
+        """The position of the newest record; 0 when there has never been one."""
+        with self.reading() as connection:
+            return self.cursor_in(connection, POSITION)[0]
+
+    async def wait(self, position: int) -> None:
+        """Return when there is a record behind `position`; told at once by this process, and found within half a second else."""
+        waiter = _Waiter()
+        with self._lock:
+            self._waiters.add(waiter)
+        try:
+            while self._last_position <= position and await asyncio.to_thread(self.last_position) <= position:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(waiter.event.wait(), POLL_SECONDS)
+                waiter.event.clear()
+        finally:
+            with self._lock:
+                self._waiters.discard(waiter)
+
+    # cursors
+
+    def cursor(self, name: str) -> tuple[int, str]:
+        """How far a reader has come, and what it keeps with that; (0, "") for a new one."""
+        with self.reading() as connection:
+            return self.cursor_in(connection, name)
+
+    def cursor_in(self, connection: Connection, name: str) -> tuple[int, str]:
+        """`cursor` in the caller's transaction."""
+        row = connection.execute(select(AUDIT_CURSOR.c.position, AUDIT_CURSOR.c.state).where(AUDIT_CURSOR.c.name == name)).first()
+        return (row.position, row.state) if row is not None else (0, "")
+
+    def advance(self, connection: Connection, name: str, position: int, state: str = "", *, fault: str = "") -> None:
+        """Remember how far a reader has come, together with what else the caller's transaction writes."""
+        values = {"position": position, "state": state, "at_unix_us": self._now_us(), "fault": fault}
+        if connection.execute(AUDIT_CURSOR.update().where(AUDIT_CURSOR.c.name == name).values(**values)).rowcount == 0:
+            connection.execute(AUDIT_CURSOR.insert().values(name=name, **values))
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """One write; nothing is kept when the block raises."""
+        with self._engine.connect() as connection:
+            try:
+                with connection.execution_options(**{WRITE_OPTION: True}).begin():
+                    yield connection
+                self._tell(self._appended.get(id(connection), 0))
+            finally:
+                self._appended.pop(id(connection), None)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """One consistent read."""
+        with self._engine.connect() as connection:
+            if connection.dialect.name == "postgresql":  # SQLite's read transactions are snapshots anyway
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")  # noqa: PLW2901
+            with connection.begin():
+                yield connection
+
+    # parts of `append_in`
+
+    def _writer(self, connection: Connection, writer_id: str) -> Row[Any] | None:
+        if connection.dialect.name == "postgresql":  # SQLite's writers are alone anyway
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _APPEND_LOCK})
+        return connection.execute(select(AUDIT_WRITER).where(AUDIT_WRITER.c.writer_id == writer_id)).first()
+
+    def _keep_records(self, connection: Connection, links: Sequence[Link]) -> None:
+        last = self.cursor_in(connection, POSITION)[0]
+        rows = [self._row(connection, position, link) for position, link in enumerate(links, last + 1)]
+        connection.execute(AUDIT_RECORD.insert(), rows)
+        self.advance(connection, POSITION, last + len(rows))
+        self._appended[id(connection)] = last + len(rows)
+
+    def _row(self, connection: Connection, position: int, link: Link) -> dict[str, Any]:
+        principal_ref, subject_ref = self._references(connection, link.message)
+        return {
+            **columns_of(link.message),
+            "position": position,
+            "principal_ref": principal_ref,
+            "subject_ref": subject_ref,
+            "record_hash": link.record_hash,
+            "payload": link.payload,
+        }
+
+    def _references(self, connection: Connection, message: pb.AuditRecord) -> tuple[str, str]:
+        """The keyed digests of who asked: of the id, and of its part behind the identity provider."""
+        if not message.HasField("sealed"):
+            return self.principal_ref(message.principal.id), self.principal_ref(message.principal.subject)
+        opened = self._keyring.opened(message, partial(_read_wrapped, connection))
+        if opened.HasField("principal"):
+            return self.principal_ref(opened.principal.id), self.principal_ref(opened.principal.subject)
+        table = AUDIT_SUBJECT_KEY  # of an erased key it is still known whose it was
+        found = connection.execute(select(table.c.principal_ref).where(table.c.key_id == message.sealed.key_id)).scalar()
+        return found or "", ""
+
+    def _keep_subject_keys(self, connection: Connection, keys: Iterable[bytes]) -> None:
+        """Keep keys that are not known yet; one that was erased stays so."""
+        table = AUDIT_SUBJECT_KEY
+        for wrapped in keys:
+            key_id, subject = self._keyring.unwrap(wrapped)
+            if subject is None or connection.execute(select(table.c.key_id).where(table.c.key_id == key_id)).first() is not None:
+                continue
+            values = {"key_id": key_id, "principal_ref": self.principal_ref(subject.principal_id), "wrapped": wrapped}
+            connection.execute(table.insert().values(created_at_unix_us=self._now_us(), **values))
+
+    def _read_wrapped(self, key_id: str) -> bytes:
+        with self.reading() as connection:
+            return _read_wrapped(connection, key_id)
+
+    def _tell(self, position: int) -> None:
+        with self._lock:
+            if position <= self._last_position:
+                return
+            self._last_position = position
+            for waiter in self._waiters:
+                waiter.wake()
+
+    def _principal_ref(self, principal_id: str) -> str:
+        if not principal_id:
+            return ""
+        return hmac.new(self._reference_key, principal_id.encode(), hashlib.sha256).digest()[:_REF_BYTES].hex()
+
+    def _now_us(self) -> int:
+        return int(self._clock().timestamp() * 1_000_000)
+
+
+class _Waiter:
+    """An event of the caller's loop that other threads may set."""
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def wake(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and its waiter with it
+            self._loop.call_soon_threadsafe(self.event.set)
+
+
+def _read_wrapped(connection: Connection, key_id: str) -> bytes:
+    """A key as it came; empty: it has been erased, or never came."""
+    return connection.execute(select(AUDIT_SUBJECT_KEY.c.wrapped).where(AUDIT_SUBJECT_KEY.c.key_id == key_id)).scalar() or b""

@@ -1,0 +1,92 @@
+"""A record as it is stored: what its writer wrote, and the columns by which it is found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row
+
+from extauthz.v1 import audit_pb2 as pb
+
+MAX_INTEGER = 2**63 - 1
+_EVENT_PREFIX = "AUDIT_EVENT_"
+_DECISION_PREFIX = "AUDIT_DECISION_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRecord:
+    """One row of `audit_record`; times are microseconds since 1970, absent texts are empty.
+
+    `mcp_server` is "namespace/name". `principal_ref` and `subject_ref` are keyed digests (`AuditStore.principal_ref`); `record_hash` is the
+    SHA-256 of `payload`, which is an AuditRecord as its writer wrote it.
+    """
+
+    position: int
+    writer_id: str
+    sequence: int
+    at_unix_us: int
+    event: str
+    decision: str
+    reason: str
+    decision_id: str
+    namespace: str
+    mcp_server: str
+    virtual_server: str
+    tool: str
+    exposed_name: str
+    method: str
+    principal_ref: str
+    subject_ref: str
+    revision: int
+    trace_id: str
+    parent_decision_id: str
+    record_hash: bytes
+    payload: bytes
+
+
+def stored_record(row: Row[Any]) -> StoredRecord:
+    """The value of a row that was read with every column."""
+    return StoredRecord(**row._mapping)  # noqa: SLF001 - public by its documentation, in spite of its name
+
+
+def columns_of(message: pb.AuditRecord) -> dict[str, Any]:
+    """What a record says openly, as columns; those of who asked, of its place and of its bytes are not among them."""
+    server = f"{message.namespace}/{message.mcp_server}" if message.mcp_server else ""
+    return {
+        "writer_id": _text(message.writer_id),
+        "sequence": message.sequence,
+        "at_unix_us": message.at_unix_us,
+        "event": event_name(message.event),
+        "decision": decision_name(message.decision),
+        "reason": _text(message.reason),
+        "decision_id": _text(message.decision_id),
+        "namespace": _text(message.namespace),
+        "mcp_server": _text(server),
+        "virtual_server": _text(message.virtual_server),
+        "tool": _text(message.tool),
+        "exposed_name": _text(message.exposed_name),
+        "method": _text(message.method),
+        "revision": min(message.revision, MAX_INTEGER),
+        "trace_id": _text(message.trace_id),
+        "parent_decision_id": _text(message.parent_decision_id),
+    }
+
+
+def event_name(number: int) -> str:
+    """The event as it is said outside ("tool_call"); one of a newer release is "unspecified"."""
+    return _EVENTS.get(number, "unspecified")
+
+
+def decision_name(number: int) -> str:
+    """ "allow", "deny", "error" or "unspecified"."""
+    return _DECISIONS.get(number, "unspecified")
+
+
+def _text(value: str) -> str:
+    """Callers chose some of these; PostgreSQL has no place for U+0000 in a text. The record itself stays as it is."""
+    return value.replace("\x00", "\ufffd") if "\x00" in value else value
+
+
+_EVENTS = {number: name.removeprefix(_EVENT_PREFIX).lower() for name, number in pb.AuditEvent.items()}
+_DECISIONS = {number: name.removeprefix(_DECISION_PREFIX).lower() for name, number in pb.AuditDecision.items()}
