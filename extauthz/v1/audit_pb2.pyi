@@ -48,7 +48,7 @@ AUDIT_DECISION_DENY: AuditDecision
 AUDIT_DECISION_ERROR: AuditDecision
 
 class AuditRecord(_message.Message):
-    __slots__ = ("decision_id", "at_unix_us", "writer_id", "sequence", "event", "decision", "reason", "sentence", "principal", "namespace", "mcp_server", "mcp_server_uid", "method", "tool", "mcp_resource_uri", "prompt", "era", "protocol_version", "request_id_json", "arguments_digest", "determining_policies", "policy_errors", "revision", "latency_us", "http_status", "lane", "cluster", "downstream_address", "http_method", "path", "body_bytes", "user_agent", "trace_id", "envoy_request_id", "parent_decision_id", "tool_digest", "effect", "policy_engine", "previous_hash", "abandoned", "suppressed", "session_digest", "revocation", "workload", "virtual_server", "exposed_name", "sealed", "arguments_json", "arguments_kept", "result_json", "result_digest", "replay", "outcome", "change", "span_id", "labels")
+    __slots__ = ("decision_id", "at_unix_us", "writer_id", "sequence", "event", "decision", "reason", "sentence", "principal", "namespace", "mcp_server", "mcp_server_uid", "method", "tool", "mcp_resource_uri", "prompt", "era", "protocol_version", "request_id_json", "arguments_digest", "determining_policies", "policy_errors", "revision", "latency_us", "http_status", "lane", "cluster", "downstream_address", "http_method", "path", "body_bytes", "user_agent", "trace_id", "envoy_request_id", "parent_decision_id", "tool_digest", "effect", "policy_engine", "previous_hash", "abandoned", "suppressed", "session_digest", "revocation", "workload", "virtual_server", "exposed_name", "sealed", "arguments_json", "arguments_kept", "result_json", "result_digest", "replay", "outcome", "change", "span_id", "labels", "alarm")
     DECISION_ID_FIELD_NUMBER: _ClassVar[int]
     AT_UNIX_US_FIELD_NUMBER: _ClassVar[int]
     WRITER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -105,6 +105,7 @@ class AuditRecord(_message.Message):
     CHANGE_FIELD_NUMBER: _ClassVar[int]
     SPAN_ID_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    ALARM_FIELD_NUMBER: _ClassVar[int]
     decision_id: str
     at_unix_us: int
     writer_id: str
@@ -161,7 +162,8 @@ class AuditRecord(_message.Message):
     change: AuditChange
     span_id: str
     labels: _containers.RepeatedCompositeFieldContainer[AuditLabel]
-    def __init__(self, decision_id: _Optional[str] = ..., at_unix_us: _Optional[int] = ..., writer_id: _Optional[str] = ..., sequence: _Optional[int] = ..., event: _Optional[_Union[AuditEvent, str]] = ..., decision: _Optional[_Union[AuditDecision, str]] = ..., reason: _Optional[str] = ..., sentence: _Optional[str] = ..., principal: _Optional[_Union[AuditPrincipal, _Mapping]] = ..., namespace: _Optional[str] = ..., mcp_server: _Optional[str] = ..., mcp_server_uid: _Optional[str] = ..., method: _Optional[str] = ..., tool: _Optional[str] = ..., mcp_resource_uri: _Optional[str] = ..., prompt: _Optional[str] = ..., era: _Optional[str] = ..., protocol_version: _Optional[str] = ..., request_id_json: _Optional[str] = ..., arguments_digest: _Optional[str] = ..., determining_policies: _Optional[_Iterable[str]] = ..., policy_errors: _Optional[_Iterable[str]] = ..., revision: _Optional[int] = ..., latency_us: _Optional[int] = ..., http_status: _Optional[int] = ..., lane: _Optional[str] = ..., cluster: _Optional[str] = ..., downstream_address: _Optional[str] = ..., http_method: _Optional[str] = ..., path: _Optional[str] = ..., body_bytes: _Optional[int] = ..., user_agent: _Optional[str] = ..., trace_id: _Optional[str] = ..., envoy_request_id: _Optional[str] = ..., parent_decision_id: _Optional[str] = ..., tool_digest: _Optional[str] = ..., effect: _Optional[str] = ..., policy_engine: _Optional[str] = ..., previous_hash: _Optional[bytes] = ..., abandoned: _Optional[bool] = ..., suppressed: _Optional[int] = ..., session_digest: _Optional[str] = ..., revocation: _Optional[str] = ..., workload: _Optional[_Union[AuditPrincipal, _Mapping]] = ..., virtual_server: _Optional[str] = ..., exposed_name: _Optional[str] = ..., sealed: _Optional[_Union[AuditSealed, _Mapping]] = ..., arguments_json: _Optional[str] = ..., arguments_kept: _Optional[str] = ..., result_json: _Optional[str] = ..., result_digest: _Optional[str] = ..., replay: _Optional[_Union[AuditReplay, _Mapping]] = ..., outcome: _Optional[_Union[AuditOutcome, _Mapping]] = ..., change: _Optional[_Union[AuditChange, _Mapping]] = ..., span_id: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[AuditLabel, _Mapping]]] = ...) -> None: ...
+    alarm: AuditAlarm
+    def __init__(self, decision_id: _Optional[str] = ..., at_unix_us: _Optional[int] = ..., writer_id: _Optional[str] = ..., sequence: _Optional[int] = ..., event: _Optional[_Union[AuditEvent, str]] = ..., decision: _Optional[_Union[AuditDecision, str]] = ..., reason: _Optional[str] = ..., sentence: _Optional[str] = ..., principal: _Optional[_Union[AuditPrincipal, _Mapping]] = ..., namespace: _Optional[str] = ..., mcp_server: _Optional[str] = ..., mcp_server_uid: _Optional[str] = ..., method: _Optional[str] = ..., tool: _Optional[str] = ..., mcp_resource_uri: _Optional[str] = ..., prompt: _Optional[str] = ..., era: _Optional[str] = ..., protocol_version: _Optional[str] = ..., request_id_json: _Optional[str] = ..., arguments_digest: _Optional[str] = ..., determining_policies: _Optional[_Iterable[str]] = ..., policy_errors: _Optional[_Iterable[str]] = ..., revision: _Optional[int] = ..., latency_us: _Optional[int] = ..., http_status: _Optional[int] = ..., lane: _Optional[str] = ..., cluster: _Optional[str] = ..., downstream_address: _Optional[str] = ..., http_method: _Optional[str] = ..., path: _Optional[str] = ..., body_bytes: _Optional[int] = ..., user_agent: _Optional[str] = ..., trace_id: _Optional[str] = ..., envoy_request_id: _Optional[str] = ..., parent_decision_id: _Optional[str] = ..., tool_digest: _Optional[str] = ..., effect: _Optional[str] = ..., policy_engine: _Optional[str] = ..., previous_hash: _Optional[bytes] = ..., abandoned: _Optional[bool] = ..., suppressed: _Optional[int] = ..., session_digest: _Optional[str] = ..., revocation: _Optional[str] = ..., workload: _Optional[_Union[AuditPrincipal, _Mapping]] = ..., virtual_server: _Optional[str] = ..., exposed_name: _Optional[str] = ..., sealed: _Optional[_Union[AuditSealed, _Mapping]] = ..., arguments_json: _Optional[str] = ..., arguments_kept: _Optional[str] = ..., result_json: _Optional[str] = ..., result_digest: _Optional[str] = ..., replay: _Optional[_Union[AuditReplay, _Mapping]] = ..., outcome: _Optional[_Union[AuditOutcome, _Mapping]] = ..., change: _Optional[_Union[AuditChange, _Mapping]] = ..., span_id: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[AuditLabel, _Mapping]]] = ..., alarm: _Optional[_Union[AuditAlarm, _Mapping]] = ...) -> None: ...
 
 class AuditSealed(_message.Message):
     __slots__ = ("key_id", "nonce", "ciphertext")
@@ -198,7 +200,7 @@ class AuditSubject(_message.Message):
     def __init__(self, key: _Optional[bytes] = ..., principal_id: _Optional[str] = ...) -> None: ...
 
 class AuditReplay(_message.Message):
-    __slots__ = ("claims_json", "attributes", "scopes", "issuer", "mtls", "caller_address", "caller_era", "arguments_json", "by_certificate", "issued_at_unix")
+    __slots__ = ("claims_json", "attributes", "scopes", "issuer", "mtls", "caller_address", "caller_era", "arguments_json", "by_certificate", "issued_at_unix", "withheld", "trusted_namespaces")
     CLAIMS_JSON_FIELD_NUMBER: _ClassVar[int]
     ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
     SCOPES_FIELD_NUMBER: _ClassVar[int]
@@ -209,6 +211,8 @@ class AuditReplay(_message.Message):
     ARGUMENTS_JSON_FIELD_NUMBER: _ClassVar[int]
     BY_CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     ISSUED_AT_UNIX_FIELD_NUMBER: _ClassVar[int]
+    WITHHELD_FIELD_NUMBER: _ClassVar[int]
+    TRUSTED_NAMESPACES_FIELD_NUMBER: _ClassVar[int]
     claims_json: str
     attributes: _containers.RepeatedScalarFieldContainer[str]
     scopes: _containers.RepeatedScalarFieldContainer[str]
@@ -219,7 +223,9 @@ class AuditReplay(_message.Message):
     arguments_json: str
     by_certificate: bool
     issued_at_unix: float
-    def __init__(self, claims_json: _Optional[str] = ..., attributes: _Optional[_Iterable[str]] = ..., scopes: _Optional[_Iterable[str]] = ..., issuer: _Optional[str] = ..., mtls: _Optional[bool] = ..., caller_address: _Optional[str] = ..., caller_era: _Optional[str] = ..., arguments_json: _Optional[str] = ..., by_certificate: _Optional[bool] = ..., issued_at_unix: _Optional[float] = ...) -> None: ...
+    withheld: _containers.RepeatedScalarFieldContainer[str]
+    trusted_namespaces: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, claims_json: _Optional[str] = ..., attributes: _Optional[_Iterable[str]] = ..., scopes: _Optional[_Iterable[str]] = ..., issuer: _Optional[str] = ..., mtls: _Optional[bool] = ..., caller_address: _Optional[str] = ..., caller_era: _Optional[str] = ..., arguments_json: _Optional[str] = ..., by_certificate: _Optional[bool] = ..., issued_at_unix: _Optional[float] = ..., withheld: _Optional[_Iterable[str]] = ..., trusted_namespaces: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AuditOutcome(_message.Message):
     __slots__ = ("http_status", "upstream_address", "request_bytes", "response_bytes", "duration_us", "first_byte_us", "response_flags", "response_code_details", "rpc_error_code", "tool_error", "upstream_failure", "source", "upstream_attempts", "cluster")
@@ -274,6 +280,26 @@ class AuditChange(_message.Message):
     before_json: str
     after_json: str
     def __init__(self, actor: _Optional[str] = ..., message: _Optional[str] = ..., op: _Optional[str] = ..., kind: _Optional[str] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ..., uid: _Optional[str] = ..., before_json: _Optional[str] = ..., after_json: _Optional[str] = ...) -> None: ...
+
+class AuditAlarm(_message.Message):
+    __slots__ = ("lost", "first_lost_at_unix_us", "last_lost_at_unix_us", "ended_writer_id", "ended_sequence", "ended_hash", "used_bytes", "max_bytes")
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    FIRST_LOST_AT_UNIX_US_FIELD_NUMBER: _ClassVar[int]
+    LAST_LOST_AT_UNIX_US_FIELD_NUMBER: _ClassVar[int]
+    ENDED_WRITER_ID_FIELD_NUMBER: _ClassVar[int]
+    ENDED_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ENDED_HASH_FIELD_NUMBER: _ClassVar[int]
+    USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    lost: int
+    first_lost_at_unix_us: int
+    last_lost_at_unix_us: int
+    ended_writer_id: str
+    ended_sequence: int
+    ended_hash: bytes
+    used_bytes: int
+    max_bytes: int
+    def __init__(self, lost: _Optional[int] = ..., first_lost_at_unix_us: _Optional[int] = ..., last_lost_at_unix_us: _Optional[int] = ..., ended_writer_id: _Optional[str] = ..., ended_sequence: _Optional[int] = ..., ended_hash: _Optional[bytes] = ..., used_bytes: _Optional[int] = ..., max_bytes: _Optional[int] = ...) -> None: ...
 
 class AuditLabel(_message.Message):
     __slots__ = ("name", "value")
