@@ -53,6 +53,7 @@ _PRINCIPAL_MEMBERS = {
     "iss": str,
     "jti": str,
     "kind": str,
+    "lbl": list,  # names and values, in turn
     "ns": list,
     "own": str,
     "prv": str,
@@ -176,6 +177,7 @@ def _principal_members(principal: Principal) -> dict[str, object]:
         "iss": principal.issuer,
         "jti": principal.access_token_id,
         "kind": principal.kind.value,
+        "lbl": [text for label in principal.labels for text in label],
         "ns": list(principal.trusted_namespaces),
         "own": principal.owner,
         "prv": principal.provider,
@@ -188,12 +190,17 @@ def _principal_members(principal: Principal) -> dict[str, object]:
 
 def _principal(members: object, *, is_workload: bool = False) -> Principal:
     checked = _check_members(members, _PRINCIPAL_MEMBERS)
-    if not all(isinstance(name, str) for name in (*checked["grp"], *checked["ns"], *checked["att"], *checked["eac"], *checked["scp"])):
+    if not all(
+        isinstance(name, str)
+        for name in (*checked["grp"], *checked["ns"], *checked["att"], *checked["eac"], *checked["scp"], *checked["lbl"])
+    ):
         raise _invalid("is malformed")
     try:
         kind = PrincipalKind(checked["kind"])
     except ValueError as error:
         raise _invalid("is malformed") from error
+    if len(checked["lbl"]) % 2:
+        raise _invalid("is malformed")
     if len(checked["wkl"]) > (0 if is_workload else 1):
         raise _invalid("is malformed")
     return Principal(
@@ -212,6 +219,7 @@ def _principal(members: object, *, is_workload: bool = False) -> Principal:
         earlier_actors=tuple(checked["eac"]),
         owner=checked["own"],
         by_certificate=checked["crt"],
+        labels=tuple(zip(checked["lbl"][::2], checked["lbl"][1::2], strict=True)),
         workload=_principal(checked["wkl"][0], is_workload=True) if checked["wkl"] else None,
         trusted_namespaces=tuple(checked["ns"]),
         issued_at_unix=checked["iat"],

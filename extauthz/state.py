@@ -247,6 +247,7 @@ def _rules_from_message(message: pb.ClaimRules) -> ClaimRules:
         agent_without=tuple(message.agent_without),
         required=tuple((requirement.claim, tuple(requirement.allowed)) for requirement in message.required),
         id_tokens=message.id_tokens,
+        labels=tuple((label.label, label.claim) for label in message.labels),
     )
 
 
@@ -268,6 +269,7 @@ def trust_domain_from_message(message: pb.TrustDomain) -> TrustDomain:
                 owner=mapping.owner,
                 groups=tuple(mapping.groups),
                 scopes=tuple(mapping.scopes),
+                labels=tuple((label.name, label.value) for label in mapping.labels),
             )
             for mapping in message.workloads
         ),

@@ -264,7 +264,8 @@ class Login:
         if principal.subject.startswith(CLIENT_SUBJECT_PREFIX):
             raise LoginError("access_denied", f"a subject that begins with {CLIENT_SUBJECT_PREFIX} is a client's")
         prefix = f"{principal.provider}/"
-        copied = {name: read_claim(claims, name) for name in self._login.mapping.claims if name not in OWN_CLAIMS}
+        mapping = self._login.mapping
+        copied = {name: read_claim(claims, name) for name in (*mapping.claims, *mapping.labels.values()) if name not in OWN_CLAIMS}
         return Person(
             subject=principal.subject,
             shown=_shown_name(claims) or principal.subject,

@@ -65,6 +65,7 @@ def issued_rules_of(spec: AuthorizationServerSpec) -> ClaimRules:
     return ClaimRules(
         groups=("groups",),
         attributes=spec.login.mapping.claims,
+        labels=tuple(sorted(spec.login.mapping.labels.items())),
         tenant="tenant",
         oauth_client=("client_id",),
         client_required=True,
@@ -94,7 +95,9 @@ def _problems_of_mapping(mapping: ClaimMapping) -> Iterator[ProviderProblem]:
         if given:
             message = "has no meaning here: who logs in is a user, and the client is the one that asked"
             yield ProviderProblem(path=f"spec.login.mapping.{field}", message=message)
-    for index, claim in enumerate(mapping.claims):
+    named = [(f"claims[{index}]", claim) for index, claim in enumerate(mapping.claims)]
+    named += [(f"labels.{label}", claim) for label, claim in mapping.labels.items()]
+    for place, claim in named:
         if claim.startswith("/") or claim in OWN_CLAIMS:
             message = "must be the plain name of a claim that access tokens do not use themselves"
-            yield ProviderProblem(path=f"spec.login.mapping.claims[{index}]", message=message)
+            yield ProviderProblem(path=f"spec.login.mapping.{place}", message=message)

@@ -15,6 +15,10 @@ Scopes = Annotated[tuple[Scope, ...], Field(max_length=50)]
 ClaimPath = Annotated[str, StringConstraints(pattern=r"^(/[^=]+|[^/=][^=]*)?$", max_length=500)]
 """A claim by its name, or by a JSON pointer (RFC 6901) into nested objects: `/realm_access/roles`."""
 
+LabelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,29}$")]
+"""Of a caller's labels, such as team and project."""
+MAX_LABELS = 8
+
 Preset = Literal["okta", "entra", "google", "ping", "keycloak", "auth0"]
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 DEFAULT_ALGORITHMS: tuple[Algorithm, ...] = ("RS256", "ES256", "EdDSA")
@@ -28,7 +32,10 @@ class KindMapping(Document):
 
 
 class ClaimMapping(Document):
-    """Which claims make the principal; empty: what the preset says, else the standard one."""
+    """Which claims make the principal; empty: what the preset says, else the standard one.
+
+    `labels`: claims that reports group callers by, by the label's name. Nothing is decided by them.
+    """
 
     subject: ClaimPath = ""
     groups: ClaimPath | Annotated[tuple[ClaimPath, ...], Field(max_length=20)] = ""
@@ -37,3 +44,4 @@ class ClaimMapping(Document):
     agent: ClaimPath = ""
     kind: KindMapping | None = None
     claims: tuple[ClaimPath, ...] = Field(default=(), max_length=20)
+    labels: dict[LabelName, Annotated[ClaimPath, Field(min_length=1)]] = Field(default_factory=dict, max_length=MAX_LABELS)

@@ -141,6 +141,7 @@ def claim_rules_of(spec: IdentityProviderSpec) -> ClaimRules:
         "tenants": spec.tenants,
         "oauth_clients": spec.oauth_clients,
         "attributes": mapping.claims,
+        "labels": tuple(sorted(mapping.labels.items())),
         "required": (*rules.required, *_further_requirements(spec)),
     }
     if mapping.subject:

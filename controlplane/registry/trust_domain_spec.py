@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
+from controlplane.registry.claim_mapping import MAX_LABELS, LabelName
 from controlplane.registry.document import Document, FileName, Name
 from extauthz.identity.spiffe_pattern import parse_spiffe_pattern
 
@@ -79,8 +80,14 @@ class JwtSvidsSpec(Document):
     max_lifetime_seconds: int = Field(default=3600, ge=60, le=86_400)
 
 
+LabelText = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$", min_length=1, max_length=100)]
+
+
 class WorkloadMappingSpec(Document):
-    """What the workloads are whose SPIFFE ID has this form: who owns them, their groups, and which OAuth scopes they count as having."""
+    """What the workloads are whose SPIFFE ID has this form: who owns them, their groups, and which OAuth scopes they count as having.
+
+    `labels`: what reports group them by. Nothing is decided by them.
+    """
 
     spiffe_id: SpiffePattern
     owner: str = Field(default="", max_length=200)
@@ -88,6 +95,7 @@ class WorkloadMappingSpec(Document):
     scopes: Annotated[
         tuple[Annotated[str, StringConstraints(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$", max_length=200)], ...], Field(max_length=50)
     ] = ()
+    labels: dict[LabelName, LabelText] = Field(default_factory=dict, max_length=MAX_LABELS)
 
     @field_validator("spiffe_id")
     @classmethod

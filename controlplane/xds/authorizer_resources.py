@@ -264,9 +264,10 @@ def make_issued_provider(entry: Entry[AuthorizationServerSpec], keys: Sequence[S
 
 
 def _make_rules(rules: ClaimRules) -> pb.ClaimRules:
-    plain = {field.name: getattr(rules, field.name) for field in fields(rules) if field.name != "required"}
+    plain = {field.name: getattr(rules, field.name) for field in fields(rules) if field.name not in {"required", "labels"}}
     required = [pb.ClaimRequirement(claim=claim, allowed=allowed) for claim, allowed in rules.required]
-    return pb.ClaimRules(required=required, **plain)
+    labels = [pb.ClaimLabel(label=label, claim=claim) for label, claim in rules.labels]
+    return pb.ClaimRules(required=required, labels=labels, **plain)
 
 
 def make_trust_domain(entry: Entry[TrustDomainSpec], bundle: TrustBundle | None) -> pb.TrustDomain:
@@ -274,7 +275,13 @@ def make_trust_domain(entry: Entry[TrustDomainSpec], bundle: TrustBundle | None)
     spec = entry.spec
     known = bundle if bundle is not None and bundle.trust_domain == spec.trust_domain else TrustBundle(trust_domain=spec.trust_domain)
     mappings = [
-        pb.WorkloadMapping(spiffe_id=mapping.spiffe_id, owner=mapping.owner, groups=mapping.groups, scopes=mapping.scopes)
+        pb.WorkloadMapping(
+            spiffe_id=mapping.spiffe_id,
+            owner=mapping.owner,
+            groups=mapping.groups,
+            scopes=mapping.scopes,
+            labels=[pb.Label(name=name, value=value) for name, value in sorted(mapping.labels.items())],
+        )
         for mapping in spec.workloads
     ]
     return pb.TrustDomain(

@@ -17,6 +17,7 @@ from extauthz.identity.provider import ClaimRules, IdentityProvider
 MAX_GROUPS = 500
 MAX_NAME_LENGTH = 500
 MAX_SCOPES = 500
+MAX_LABEL_LENGTH = 100
 MAX_ACTORS = 5
 """How long a chain of `act` may be (RFC 8693 section 4.1): who acts for whom must stay a thing that people can read."""
 
@@ -68,6 +69,7 @@ def principal_from_claims(claims: VerifiedClaims, provider: IdentityProvider) ->
         access_token_id=_first_name(claims, rules.token_id),
         actor=f"{provider.id}/{actors[0]}" if actors else "",
         earlier_actors=tuple(f"{provider.id}/{actor}" for actor in actors[1:]),
+        labels=tuple(_labels(claims, rules)),
         trusted_namespaces=(provider.trusted_namespaces or ("*",)) if provider.namespace == "system" else (provider.namespace,),
         issued_at_unix=issued_at_of(claims),
         expires_at_unix=limits_of(claims).expires_at,
@@ -147,6 +149,16 @@ def _attributes(claims: VerifiedClaims, paths: Sequence[str]) -> list[str]:
         if len(found) > MAX_GROUPS:
             raise _invalid(f"the access token's claim {path} holds more than {MAX_GROUPS} values")
     return list(found)
+
+
+def _labels(claims: VerifiedClaims, rules: ClaimRules) -> Iterator[tuple[str, str]]:
+    """Names and values of what reports group by. A value that is no short text is left out: nothing is decided by it, and nobody
+    must be refused for it."""
+    for label, path in rules.labels:
+        value = read_claim(claims, path)
+        text = _text(value[0] if isinstance(value, list) and len(value) == 1 else value).strip()
+        if 0 < len(text) <= MAX_LABEL_LENGTH and text.isprintable():
+            yield label, text
 
 
 def _scopes(claims: VerifiedClaims) -> dict[str, None]:

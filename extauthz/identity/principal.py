@@ -31,6 +31,7 @@ class Principal:
     `earlier_actors` acted before it (RFC 8693), the latest first. A workload's `id` is its SPIFFE ID and `owner` who answers for it.
     `by_certificate`: it proved itself by the client certificate of the connection, alone or with a token that is bound to it.
     `workload` is the actor as a principal of its own, when it has shown an X.509-SVID: what it may not do, nobody does through it.
+    `labels` are names and values, by name, that reports group by (team, project); nothing is decided by them.
     """
 
     kind: PrincipalKind
@@ -52,6 +53,7 @@ class Principal:
     owner: str = ""
     by_certificate: bool = False
     workload: Principal | None = None
+    labels: tuple[tuple[str, str], ...] = ()
     claims: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}), compare=False, repr=False)
 
     def trusted_in(self, namespace: str) -> bool:

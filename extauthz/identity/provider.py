@@ -42,6 +42,7 @@ class ClaimRules:
     claim `kind` has one of `agent_kinds`, or, if that claim is absent, when the subject has a form of `agent_subjects`
     (`{client}` stands for the OAuth client) or none of the claims `agent_without` is there. `id_tokens`: the provider has no access
     tokens that others can read, and its ID tokens are taken instead.
+    `labels`: names of labels, and the claims whose values they are.
     """
 
     subject: str = "sub"
@@ -61,6 +62,7 @@ class ClaimRules:
     agent_without: tuple[str, ...] = ()
     required: tuple[tuple[str, tuple[str, ...]], ...] = ()
     id_tokens: bool = False
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,12 +14,14 @@ from extauthz.identity.spiffe_pattern import SpiffePattern
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadMapping:
-    """What the workloads are whose SPIFFE ID fits `pattern`. `groups` and `owner` are not qualified; `scopes` count as OAuth scopes."""
+    """What the workloads are whose SPIFFE ID fits `pattern`. `groups` and `owner` are not qualified; `scopes` count as OAuth scopes;
+    `labels` are names and values."""
 
     pattern: SpiffePattern
     owner: str = ""
     groups: tuple[str, ...] = ()
     scopes: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

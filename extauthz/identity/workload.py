@@ -162,10 +162,12 @@ def principal_of(
     token_id: str = "",
     by_certificate: bool = False,
 ) -> Principal:
-    """The principal of a verified SPIFFE ID. Of the mappings every one that fits counts for groups and scopes, the first for the owner."""
+    """The principal of a verified SPIFFE ID. Of the mappings every one that fits counts for groups and scopes, the first for the owner
+    and for each label."""
     fitting = [mapping for mapping in trust_domain.workloads if mapping.pattern.matches(spiffe_id.text)]
     owner = next((mapping.owner for mapping in fitting if mapping.owner), "")
     groups = dict.fromkeys(f"{trust_domain.id}/{group}" for mapping in fitting for group in mapping.groups)
+    labels = {name: value for mapping in reversed(fitting) for name, value in mapping.labels}
     return Principal(
         kind=PrincipalKind.WORKLOAD,
         id=spiffe_id.text,
@@ -175,6 +177,7 @@ def principal_of(
         groups=tuple(groups),
         attributes=(f"{trust_domain.id}/owner={owner}",) if owner else (),
         owner=owner,
+        labels=tuple(sorted(labels.items())),
         by_certificate=by_certificate,
         scopes=tuple(dict.fromkeys(scope for mapping in fitting for scope in mapping.scopes)),
         access_token_id=token_id,
