@@ -337,6 +337,8 @@ def serving_api(application: web.Application, listen: str, link: LinkIdentity) -
 
 
 def _live_status(live: LiveState, bundles: BundleFollower, certificates: CertificateSources, kind: Kind, entry_id: str) -> Json | None:
+        outcome_log=settings.outcome_log,
+        **_otlp(settings),
     """What this process knows of an entry beside what is stored."""
     if kind is Kind.GATEWAY:
         entry = live.state.gateways.get(entry_id)

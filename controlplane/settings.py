@@ -55,6 +55,9 @@ class ControlPlaneSettings:
         "LEGATION_EDGE_LOG_FILE", "file on Envoy's host in which it writes what it refused by itself", default=None
     )
     secrets_dir: Path | None = setting("LEGATION_SECRETS_DIR", "secret files and upstreams' certificate authorities", default=None)
+    outcome_log: str = setting(
+        "LEGATION_OUTCOME_LOG", "how Envoy tells how requests ended: grpc, file (beside the edge log), both or none", default="grpc"
+    )
     workload_api: str = setting(
         "LEGATION_WORKLOAD_API", "unix:/path of a SPIFFE Workload API; empty: SPIFFE_ENDPOINT_SOCKET, where an entry needs one", default=""
     )

@@ -20,16 +20,19 @@ _OPTIONS = (
 
 
 class GrpcioServer:
-    """Serves what `make_handler(require_envoy)` gives: over TLS only a node of kind envoy may ask. `setting` names `listen` in errors."""
+    """Serves what each `make_handler(require_envoy)` gives: over TLS only a node of kind envoy may ask.
+
+    `setting` names `listen` in errors.
+    """
 
     def __init__(
-        self, listen: str, setting: str, link: transport.LinkIdentity, make_handler: Callable[[bool], grpc.GenericRpcHandler]
+        self, listen: str, setting: str, link: transport.LinkIdentity, *make_handlers: Callable[[bool], grpc.GenericRpcHandler]
     ) -> None:
         self._address = transport.parse_link_address(listen)
         self._setting = setting
         self._credentials = link.server_credentials(listen)
         self._server = grpc.aio.server(options=_OPTIONS)
-        self._server.add_generic_rpc_handlers((make_handler(self._credentials is not None),))
+        self._server.add_generic_rpc_handlers(tuple(make_handler(self._credentials is not None) for make_handler in make_handlers))
         self.port = 0
 
     async def start(self) -> None:

@@ -18,6 +18,7 @@ from extauthz import transport
 from extauthz.address import AddressRules
 from extauthz.audit.edge_reader import EdgeLogReader
 from extauthz.audit.flood import FloodGuard
+from extauthz.audit.outcome_log import OutcomeLog
 from extauthz.audit.wal import AuditLog
 from extauthz.authorizer_settings import AuthorizerSettings
 from extauthz.check_server import make_check_server
@@ -27,6 +28,9 @@ from extauthz.discovery import DiscoveryClient, StagedResources
 from extauthz.door import Door
 from extauthz.grpcio_server import GrpcioServer
 from extauthz.identity.jwks import KeySource
+from extauthz.outcome_service import OutcomeService
+from extauthz.metrics_site import serving_metrics
+from extauthz.observation import Observation, observe_audit
 from extauthz.process import process_service
 from extauthz.subscription import Subscription
 
@@ -70,11 +74,14 @@ async def run(settings: AuthorizerSettings) -> None:
             lambda require_envoy: process_service(subscription, require_envoy=require_envoy),
         )
         keeper = LastGoodKeeper(subscription)
+        outcomes = OutcomeLog(audit)
+        outcome_service = OutcomeService(outcomes)
         discovery = DiscoveryClient(
             address=settings.xds_address,
             node_id=settings.node_id,
             on_revision=keeper.take,
             credentials=link.channel_credentials(settings.xds_address),
+            lambda require_envoy: outcome_service.handler(require_envoy=require_envoy),
             initial=subscription.read_last_good(),
         )
         subscription.watch_connection(lambda: discovery.connected)
@@ -96,6 +103,7 @@ async def run(settings: AuthorizerSettings) -> None:
         audit.close()
 
 
+        outcome_service.leave()
 class LastGoodKeeper:
     """Hands each revision to the subscription and keeps a copy on disk, at most once per `interval_seconds`, off the event loop."""
 

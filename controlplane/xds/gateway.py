@@ -25,6 +25,11 @@ Anybody can make Envoy buffer so much; the authorizer refuses at the limit of ea
 MAX_CALL_SECONDS = 3600
 """As `spec.timeoutMs` of an MCP server at most."""
 
+OTLP_CLUSTER = "legation-otlp"
+"""Where Envoy's spans go; there while `otlp_address` is."""
+
+OUTCOME_LOGS = ("grpc", "file", "both", "none")
+
 _SYSTEM_CA_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem", "/etc/ssl/ca-bundle.pem")
 
 
@@ -37,7 +42,9 @@ class GatewaySettings:
     `loop_name`: this deployment's name in `CDN-Loop` (RFC 8586), by which calls that come back to it are known.
     `request_timeout_seconds`: how long a client may take to send one request; `max_call_seconds` and `max_stream_seconds`: how long it
     and its answer, or a stream, may go on. `edge_log`: file on Envoy's host for what Envoy
-    refuses by itself; empty: none.
+    refuses by itself; empty: none. `outcome_log`: where it tells how requests ended, one of `OUTCOME_LOGS`; a file is beside `edge_log`.
+    `otlp_address`: where Envoy sends its spans; empty: it makes none. `otlp_tls_name`: by TLS, to who proves to have this name.
+    `trace_sampling`: which part of the traces that begin here is kept.
     """
 
     gateway_listen: str
@@ -56,12 +63,21 @@ class GatewaySettings:
     max_stream_seconds: int = 300
     loop_name: str = "legation"
     edge_log: str = ""
+    outcome_log: str = "grpc"
+    otlp_address: str = ""
+    otlp_tls_name: str = ""
+    otlp_ca_file: str = ""
+    trace_sampling: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.authorizer_addresses:
             raise ConfigurationError("LEGATION_AUTHORIZER_ADDRESSES is empty: Envoy must be told at least one authorizer")
         if not self.processor_addresses:
             raise ConfigurationError("LEGATION_PROCESSOR_ADDRESSES is empty: Envoy must be told who seals legacy sessions")
+        if self.outcome_log not in OUTCOME_LOGS:
+            raise ConfigurationError(f"LEGATION_OUTCOME_LOG must be one of {', '.join(OUTCOME_LOGS)}, got {self.outcome_log!r}")
+        if self.outcome_log in {"file", "both"} and not self.edge_log:
+            raise ConfigurationError(f"LEGATION_OUTCOME_LOG={self.outcome_log} needs LEGATION_EDGE_LOG_FILE: the file is put beside that")
         for variable, seconds, most in (
             ("LEGATION_MAX_CALL_SECONDS", self.max_call_seconds, MAX_CALL_SECONDS),
             ("LEGATION_MAX_STREAM_SECONDS", self.max_stream_seconds, MAX_STREAM_SECONDS),

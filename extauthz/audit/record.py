@@ -26,6 +26,11 @@ class AuditEvent(StrEnum):
     REFUSED = "refused"
     METADATA = "metadata"
     EDGE_REJECTED = "edge_rejected"
+    OUTCOME = "outcome"
+    OUTCOME_MISSING = "outcome_missing"
+    CHANGE = "change"
+    API_REFUSED = "api_refused"
+    ALARM = "alarm"
 
 
 class AuditDecision(StrEnum):
@@ -44,6 +49,11 @@ _EVENTS = {
     AuditEvent.REFUSED: pb.AUDIT_EVENT_REFUSED,
     AuditEvent.METADATA: pb.AUDIT_EVENT_METADATA,
     AuditEvent.EDGE_REJECTED: pb.AUDIT_EVENT_EDGE_REJECTED,
+    AuditEvent.OUTCOME: pb.AUDIT_EVENT_OUTCOME,
+    AuditEvent.OUTCOME_MISSING: pb.AUDIT_EVENT_OUTCOME_MISSING,
+    AuditEvent.CHANGE: pb.AUDIT_EVENT_CHANGE,
+    AuditEvent.API_REFUSED: pb.AUDIT_EVENT_API_REFUSED,
+    AuditEvent.ALARM: pb.AUDIT_EVENT_ALARM,
 }
 _DECISIONS = {
     AuditDecision.ALLOW: pb.AUDIT_DECISION_ALLOW,
@@ -105,6 +115,8 @@ class AuditRecord:
     revocation: str = ""
     virtual_server: str = ""
     exposed_name: str = ""
+    outcome: pb.AuditOutcome | None = None
+    change: pb.AuditChange | None = None
 
 
 _PLAIN_FIELDS = (
@@ -132,6 +144,10 @@ def encode_record(record: AuditRecord, *, writer_id: str, sequence: int) -> byte
     message = pb.AuditRecord(
         writer_id=writer_id, sequence=sequence, event=_EVENTS[record.event], decision=_DECISIONS[record.decision], **values
     )
+    if record.outcome is not None:
+        message.outcome.CopyFrom(record.outcome)
+    if record.change is not None:
+        message.change.CopyFrom(record.change)
     if record.server is not None:
         message.mcp_server_uid = record.server.uid
     if record.principal is not None:
@@ -177,7 +193,7 @@ def _json_value(name: str, value: object) -> object:
         return _EVENT_NAMES.get(value, "unspecified")  # type: ignore[call-overload]
     if name == "decision":
         return _DECISION_NAMES.get(value, "unspecified")  # type: ignore[call-overload]
-    if isinstance(value, pb.AuditPrincipal):
+    if isinstance(value, pb.AuditPrincipal | pb.AuditOutcome | pb.AuditChange):
         return {f.name: _json_value(f.name, v) for f, v in value.ListFields()}
     if isinstance(value, bytes):
         return value.hex()

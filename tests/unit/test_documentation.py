@@ -16,6 +16,7 @@ from controlplane.registry.refusal import RegistryRefusal
 from controlplane.settings import ControlPlaneSettings
 from extauthz.answer import TOLD
 from extauthz.audit.edge_line import EDGE_REASONS
+from extauthz.audit.outcome import OUTCOME_REASONS
 from extauthz.authorizer_settings import OF_OTHER_PROCESSES, AuthorizerSettings
 from extauthz.errors import Reason
 from extauthz.settings import variables_of
@@ -104,9 +105,15 @@ def test_every_error_of_envoy_is_documented_with_its_code_and_no_other() -> None
 
 
 def test_every_reason_of_an_edge_rejected_event_is_documented_and_no_other() -> None:
-    edge = (DOCS / "errors.md").read_text().split("### Edge")[1].split("## On the API")[0]
+    edge = (DOCS / "errors.md").read_text().split("### Edge")[1].split("### Outcomes")[0]
 
     assert re.findall(r"^\| `(\w+)` \|", edge, re.MULTILINE) == sorted(EDGE_REASONS)
+
+
+def test_every_reason_of_an_outcome_is_documented_and_no_other() -> None:
+    outcomes = (DOCS / "errors.md").read_text().split("### Outcomes")[1].split("## On the API")[0]
+
+    assert re.findall(r"^\| `(\w+)` \|", outcomes, re.MULTILINE) == sorted(OUTCOME_REASONS)
 
 
 def test_every_problem_of_the_api_is_documented_with_its_status_and_no_other() -> None:

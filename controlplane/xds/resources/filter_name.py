@@ -8,7 +8,8 @@ CUSTOM_RESPONSE = "envoy.filters.http.custom_response"
 HEADER_MUTATION = "envoy.filters.http.header_mutation"
 EXT_PROC = "envoy.filters.http.ext_proc"
 STATEFUL_SESSION = "envoy.filters.http.stateful_session"
+HEADER_TO_METADATA = "envoy.filters.http.header_to_metadata"
 ROUTER = "envoy.filters.http.router"
 
-HTTP_FILTERS = (LOCAL_RATELIMIT, CUSTOM_RESPONSE, EXT_AUTHZ, HEADER_MUTATION, EXT_PROC, STATEFUL_SESSION, ROUTER)
+HTTP_FILTERS = (LOCAL_RATELIMIT, CUSTOM_RESPONSE, EXT_AUTHZ, HEADER_MUTATION, EXT_PROC, STATEFUL_SESSION, HEADER_TO_METADATA, ROUTER)
 """In the order of the filter chain; answers pass it backwards."""

@@ -1,7 +1,8 @@
 """LDS: the public listener and the egress listener, with the filters in their order. Constant: nothing volatile stands here.
 
     local rate limit ──▶ custom response (acts on answers, lanes only) ──▶ ext_authz ──▶ header mutation (the same)
-        ──▶ ext_proc (answers of the lane `inspect`) ──▶ stateful session (lanes only) ──▶ router
+        ──▶ ext_proc (answers of the lane `inspect`) ──▶ stateful session (lanes only)
+        ──▶ header to metadata (answers of the lane `aggregate`) ──▶ router
 
 Before the first filter the connection manager removes the headers that only we may set and refuses what two parsers could read
 in two ways. Paths are not normalised: one that is not in its plain form is refused by a route (`route`).
@@ -20,6 +21,7 @@ from envoy_data_plane.envoy.extensions.filters.http.custom_response import v3 as
 from envoy_data_plane.envoy.extensions.filters.http.ext_authz import v3 as ext_authz
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as ext_proc
 from envoy_data_plane.envoy.extensions.filters.http.header_mutation import v3 as header_mutation
+from envoy_data_plane.envoy.extensions.filters.http.header_to_metadata import v3 as header_to_metadata
 from envoy_data_plane.envoy.extensions.filters.http.local_ratelimit import v3 as local_ratelimit
 from envoy_data_plane.envoy.extensions.filters.http.router import v3 as router
 from envoy_data_plane.envoy.extensions.filters.http.stateful_session import v3 as stateful_session
@@ -32,7 +34,7 @@ from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from controlplane.xds.gateway import USUAL_BODY_BYTES, GatewaySettings
 from controlplane.xds.public_listener import PublicListener
 from controlplane.xds.resources import filter_name
-from controlplane.xds.resources.access_log import make_edge_log
+from controlplane.xds.resources.access_log import make_access_logs
 from controlplane.xds.resources.cluster import AUTHORIZER_CLUSTER, PROCESSOR_CLUSTER, REFUSAL_LISTENER
 from controlplane.xds.resources.listener_tls import HANDSHAKE, make_listener_socket
 from controlplane.xds.resources.local_reply import SESSION_NOT_SEALED, make_local_replies
@@ -134,7 +136,8 @@ def _connection_manager(name: str, settings: GatewaySettings, stripped: tuple[st
         http_filters=_http_filters(settings),
         early_header_mutation_extensions=[_early_mutation(stripped)],
         local_reply_config=make_local_replies(),
-        access_log=make_edge_log(settings.edge_log),
+        access_log=make_access_logs(settings),
+        tracing=make_tracing(EGRESS if name == EGRESS else "ingress", settings),
         # what is refused or rewritten before anybody looks
         normalize_path=False,
         path_with_escaped_slashes_action=hcm.HttpConnectionManagerPathWithEscapedSlashesAction.REJECT_REQUEST,
@@ -184,6 +187,7 @@ def _http_filters(settings: GatewaySettings) -> list[hcm.HttpFilter]:
         filter_name.EXT_PROC: _ext_proc(settings),
         filter_name.STATEFUL_SESSION: stateful_session.StatefulSession(),  # none but on lanes
         filter_name.ROUTER: router.Router(suppress_envoy_headers=True),
+        filter_name.HEADER_TO_METADATA: header_to_metadata.Config(),  # none but on lanes of aggregators
     }
     return [hcm.HttpFilter(name=name, typed_config=pack(configs[name])) for name in filter_name.HTTP_FILTERS]
 

@@ -15,6 +15,7 @@ from envoy_data_plane.envoy.config.route import v3 as route
 from envoy_data_plane.envoy.extensions.filters.http.ext_authz import v3 as ext_authz
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as ext_proc
 from envoy_data_plane.envoy.extensions.filters.http.header_mutation import v3 as header_mutation
+from envoy_data_plane.envoy.extensions.filters.http.header_to_metadata import v3 as header_to_metadata
 from envoy_data_plane.envoy.extensions.filters.http.stateful_session import v3 as stateful_session
 from envoy_data_plane.envoy.extensions.http.stateful_session.envelope import v3 as envelope
 from envoy_data_plane.envoy.extensions.retry.host.previous_hosts import v3 as previous_hosts
@@ -23,9 +24,17 @@ from envoy_data_plane.google.protobuf import Any
 
 from controlplane.xds.gateway import GatewaySettings
 from controlplane.xds.resources.cluster import API_CLUSTER, REFUSAL_CLUSTER
-from controlplane.xds.resources.filter_name import CUSTOM_RESPONSE, EXT_AUTHZ, EXT_PROC, HEADER_MUTATION, STATEFUL_SESSION
+from controlplane.xds.resources.filter_name import (
+    CUSTOM_RESPONSE,
+    EXT_AUTHZ,
+    EXT_PROC,
+    HEADER_MUTATION,
+    HEADER_TO_METADATA,
+    STATEFUL_SESSION,
+)
 from controlplane.xds.resources.local_reply import SESSION_GONE, make_lane_policy
 from controlplane.xds.resources.typed import pack
+from extauthz.audit.outcome import ANSWER_HEADER, ANSWER_KEY, ANSWER_METADATA
 from extauthz.check_input import EGRESS_CONTEXT_HEADER
 from extauthz.passage import AFFINITY_HEADER, LANE_AGGREGATE, LANE_DIRECT, LANE_INSPECT, LANE_STREAM
 from extauthz.session import SEALED_HEADER, SESSION_HEADER
@@ -153,9 +162,18 @@ def _aggregate_lanes(gateway: GatewaySettings) -> list[route.Route]:
         lane.request_headers_to_remove = [name for name in _NOT_FOR_UPSTREAMS if name not in {EGRESS_CONTEXT_HEADER, AFFINITY_HEADER}]
         lane.response_headers_to_remove = [*_NOT_FOR_CLIENTS, SEALED_HEADER]
         lane.typed_per_filter_config[CUSTOM_RESPONSE] = pack(make_lane_policy(of_our_own=True))
+        lane.typed_per_filter_config[HEADER_TO_METADATA] = pack(_answer_to_metadata())
         del lane.typed_per_filter_config[STATEFUL_SESSION]
         lanes.append(lane)
     return lanes
+
+
+def _answer_to_metadata() -> header_to_metadata.Config:
+    """What an aggregator says of its answer is for the access log. The header goes no further."""
+    noted = header_to_metadata.ConfigKeyValuePair(metadata_namespace=ANSWER_METADATA, key=ANSWER_KEY)
+    return header_to_metadata.Config(
+        response_rules=[header_to_metadata.ConfigRule(header=ANSWER_HEADER, on_header_present=noted, remove=True)]
+    )
 
 
 def _call_action(gateway: GatewaySettings) -> route.RouteAction:
