@@ -12,7 +12,7 @@ import http.client
 import json
 import re
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -111,6 +111,25 @@ class ApiClient:
         return self._json(
             _Request(method="POST", path=path, query=query or {}, body=_encoded(body), headers={"Content-Type": content_type})
         )
+
+    def post_for_lines(
+        self, path: str, body: bytes, query: Mapping[str, object] | None = None, *, content_type: str = "application/json"
+    ) -> Iterator[JsonObject]:
+        """Send `body`; each line of the answer as it comes, a JSON object."""
+        request = _Request(method="POST", path=path, query=query or {}, body=body, headers={"Content-Type": content_type})
+        connection = self._connection(self._timeout_seconds)
+        try:
+            response = self._send(connection, request)
+            if response.status >= 300:
+                raise _refusal(response.status, response.headers, response.read(MAX_ANSWER_BYTES))
+            while line := response.readline(MAX_ANSWER_BYTES):
+                yield json.loads(line)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+        except ValueError as error:
+            raise UnreachableError(f"the answer of {self.gateway_url}{request.path} ended in the middle of a line") from error
+        finally:
+            connection.close()
 
     def put(self, path: str, document: Mapping[str, object], *, if_match: str = "") -> JsonObject:
         """Replace the entry whose entity tag is `if_match`; without one, create it and refuse to replace."""

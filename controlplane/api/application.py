@@ -21,6 +21,7 @@ from controlplane.api.nodes import NodeRoutes, RolloutStatus
 from controlplane.api.openapi import OpenApiRoutes
 from controlplane.api.reviews import ProbeNow, ReviewRoutes, no_prober
 from controlplane.api.routes import Route, make_application
+from controlplane.api.what_if import Replays, WhatIfRoutes
 from controlplane.api.write_slots import WriteSlots
 from controlplane.authorization_server.oversight import Oversight
 from controlplane.registry.live import LiveState
@@ -45,6 +46,7 @@ def make_routes(
     problems: Callable[[], list[str]] = list,
     oversight: Oversight | None = None,
     probe_now: ProbeNow = no_prober,
+    replays: Replays | None = None,
     clock: Callable[[], float] = time.time,
 ) -> list[Route]:
     """The whole route table. `problems`: what keeps this process from being ready, beside the database and the nodes."""
@@ -67,6 +69,7 @@ def make_routes(
         *NodeRoutes(reader=reader, rollout=rollout, state=state, problems=problems).routes(),
         *ExplainRoutes(explainer=Explainer(state=state, build=build_state, clock=clock)).routes(),
         *AuditRoutes(audit=audit, authentication=authentication).routes(),
+        *(WhatIfRoutes(service=service, replays=replays, clock=clock).routes() if replays is not None else ()),
         *(AuthorizationServerRoutes(oversight=oversight).routes() if oversight is not None else ()),
     ]
     openapi.describe(routes, version=_version())

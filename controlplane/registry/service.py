@@ -64,6 +64,8 @@ from extauthz.address import AddressRules
 
 MOST_PRUNED = 1000
 """Revocations that end in one revision: a write transaction stays short."""
+CANDIDATE_KINDS = (Kind.POLICY_SET, Kind.ROLE_BINDING)
+"""What `candidate` takes: what decides."""
 REVOKED_LONGER = timedelta(seconds=60)
 """How much longer than a token is good it stays revoked: clocks differ."""
 
@@ -160,6 +162,33 @@ class RegistryService:
         require_any_write(operator)
         documents, errors = parse_documents(text)
         return self._write(operator, documents, shape_errors=errors, dry_run=dry_run, message=message, precondition=None)
+
+    def candidate(self, operator: Operator, text: bytes, *, without: Sequence[EntryKey] = ()) -> RegistryState:
+        """The state as these policies and role bindings, and the absence of others, would make it: held against every rule, not written.
+
+        Needs `policy:explain` where each of them is. Raises what `apply` raises.
+        """
+        documents, shape_errors = parse_documents(text) if text.strip() or not without else ([], [])
+        for document in documents:
+            if document.kind not in CANDIDATE_KINDS:
+                fault = f"what-if takes kinds {' and '.join(kind.value for kind in CANDIDATE_KINDS)} only"
+                shape_errors.append(DocumentError(document=document.index, path="kind", message=fault))
+        for _, namespace, _ in (*map(key_of, documents), *without):
+            require(operator, Permission.POLICY_EXPLAIN, namespace)
+        if shape_errors:
+            raise InvalidDocumentsError(shape_errors)
+        with self._writer, self._store.transaction(actor=operator.id, message="") as transaction:  # nothing is written: no revision
+            stored = read_entries(transaction.connection, [key_of(document) for document in documents])
+            before = self._live.at(transaction)
+            plan = make_plan(documents, stored, before, self._key)
+            self._check(before, plan, [])
+            state = plan.after
+            for key in without:
+                entry = read_entry(transaction.connection, key)
+                if entry is None:
+                    raise EntryNotFoundError(f"there is no {key[0].value} {key[1]}/{key[2]}")
+                state = without_entry(state, entry)
+        return state
 
     def put(self, operator: Operator, key: EntryKey, document: object, *, precondition: Precondition, dry_run: bool = False) -> ApplyResult:
         """Create or replace one entry."""

@@ -139,6 +139,11 @@ class CedarEngine:
         indexes = self._indexes(mcp_server.namespace)
         return frozenset().union(*(index.named_in(ResourceKind.MCP_RESOURCE.value, mcp_server.id) for index in indexes))
 
+    def named_roles(self) -> frozenset[str]:
+        """Qualified roles that policies name, whether anybody holds them or not."""
+        policies = (policy for own in self._policies.values() for compiled in own.compiled.values() for policy in compiled)
+        return frozenset(name for policy in policies for kind, name in policy.parsed.entities if kind == "Role")
+
     def explain(self, request: AuthorizationRequest) -> Evaluation:
         """`evaluate`, and when nothing permits, each role that alone would have made it allowed."""
         evaluation = self.evaluate(request)

@@ -1,0 +1,116 @@
+"""`POST /v1/what-if`: which recorded calls would be decided otherwise if these policies were in force."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+
+from aiohttp import web
+
+from controlplane.api.problems import ApiError, ProblemCode, bad_request
+from controlplane.api.routes import MANIFEST_TYPES, Route, query_text, read_body
+from controlplane.registry.entry import EntryKey
+from controlplane.registry.permissions import Operator, Permission, require_somewhere
+from controlplane.registry.service import RegistryService
+from controlplane.registry.spec import Kind
+from controlplane.what_if.question import Question, policies_of
+from controlplane.what_if.runner import ReplayBusyError, ReplayFailedError
+
+_QUERY = {
+    "since": "from when on calls are replayed: a time (RFC 3339), or 7d, 12h, 30m before now; 7d when not given",
+    "until": "until when, likewise; now when not given",
+    "without": "entries that are taken away: PolicySet/namespace/name or RoleBinding/namespace/name, with commas between",
+}
+_AGO = re.compile(r"([0-9]{1,4})([dhm])", re.ASCII)
+_SECONDS = {"d": 86_400, "h": 3600, "m": 60}
+_WITHOUT = re.compile(r"(PolicySet|RoleBinding)/([a-z0-9-]{1,63})/([a-z0-9-]{1,63})", re.ASCII)
+
+Replays = Callable[[Question], AsyncIterator[bytes]]
+
+
+class WhatIfRoutes:
+    """Replays of recorded calls."""
+
+    def __init__(self, *, service: RegistryService, replays: Replays, clock: Callable[[], float] = time.time) -> None:
+        self._service = service
+        self._replays = replays
+        self._clock = clock
+
+    def routes(self) -> list[Route]:
+        """One question."""
+        return [
+            Route(
+                method="POST",
+                path="/v1/what-if",
+                operation_id="whatIf",
+                summary="Recorded calls that would be decided otherwise with these PolicySets and RoleBindings: lines of JSON, "
+                "`progress` and at last `result` or `error`",
+                handler=self._what_if,
+                body="Manifest",
+                answer="WhatIfLine",
+                query=_QUERY,
+                permission=f"{Permission.POLICY_EXPLAIN.value} where the documents are; calls of namespaces with "
+                f"{Permission.AUDIT_READ.value} are replayed",
+                statuses=(400, 401, 403, 404, 413, 415, 422, 429),
+            )
+        ]
+
+    async def _what_if(self, request: web.Request, operator: Operator) -> web.StreamResponse:
+        require_somewhere(operator, Permission.AUDIT_READ)
+        text = await read_body(request, MANIFEST_TYPES) if request.can_read_body else b""
+        without = _without(query_text(request, "without"))
+        since, until = self._moment(request, "since", 7 * 86_400), self._moment(request, "until", 0)
+        candidate = await asyncio.to_thread(self._service.candidate, operator, text, without=without)
+        question = Question(
+            since_unix_us=since,
+            until_unix_us=until,
+            namespaces=operator.permissions.namespaces_with(Permission.AUDIT_READ),
+            policies=policies_of(candidate),
+        )
+        lines = self._replays(question)
+        try:
+            first = await anext(lines)
+        except ReplayBusyError as error:
+            raise ApiError(429, ProblemCode.TOO_MANY_REQUESTS, "Busy", "two replays are running; ask again when one has ended") from error
+        except (ReplayFailedError, StopAsyncIteration) as error:
+            raise ApiError(500, ProblemCode.INTERNAL_ERROR, "No result", "the replay ended without a result") from error
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        await response.write(first)
+        try:
+            async for line in lines:
+                await response.write(line)
+        except ReplayFailedError:
+            await response.write(json.dumps({"error": "the replay ended without a result"}).encode() + b"\n")
+        await response.write_eof()
+        return response
+
+    def _moment(self, request: web.Request, name: str, ago_seconds: int) -> int:
+        """A time of the query, in microseconds since 1970."""
+        text = query_text(request, name)
+        now = self._clock()
+        if not text:
+            return int((now - ago_seconds) * 1_000_000)
+        if ago := _AGO.fullmatch(text):
+            return int((now - int(ago[1]) * _SECONDS[ago[2]]) * 1_000_000)
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError as error:
+            raise bad_request(f"?{name} must be a time such as 2026-11-01T00:00:00Z, or 7d, 12h, 30m") from error
+        if moment.tzinfo is None:
+            raise bad_request(f"?{name} must say its time zone, such as {text}Z")
+        return int(moment.timestamp() * 1_000_000)
+
+
+def _without(text: str) -> list[EntryKey]:
+    keys: list[EntryKey] = []
+    for part in filter(None, text.split(",")):
+        found = _WITHOUT.fullmatch(part)
+        if found is None:
+            raise bad_request(f"?without must name PolicySet/namespace/name or RoleBinding/namespace/name, not {part[:100]!r}")
+        keys.append((Kind(found[1]), found[2], found[3]))
+    return keys
