@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,12 @@ from controlplane.audit.store import AuditStore
 from controlplane.database import open_database
 from controlplane.registry.encryption import RegistryKey, read_registry_key
 from controlplane.registry.store import RegistryStore
-from controlplane.what_if.matrix import Policies, matrix_difference
+from controlplane.what_if.matrix import matrix_difference
 from controlplane.what_if.question import Question, policies_of, question_from_json
 from controlplane.what_if.replay import Flip, Replay, Report
 from controlplane.xds.authorizer_resources import build_authorization_state
 from extauthz.errors import LegationError
 from extauthz.policy.cedar import CedarEngine
-from extauthz.state import AuthorizationState
 from extauthz.v1 import audit_pb2 as pb
 
 _BATCH = 2000
@@ -62,7 +61,8 @@ def answer(question: Question, store: RegistryStore, record: AuditStore, key: Re
     state = store.read_state()
     before = build_authorization_state(state, key=key, now=datetime.now(UTC))
     now = policies_of(state)
-    after = candidate_state(before, question.policies)
+    policies = question.policies
+    after = CedarEngine.build(policies.documents, policies.bindings, before.mcp_servers)
     texts = [document.cedar for document in (*now.documents, *question.policies.documents)]
     replay = Replay(before, after, policy_texts=texts)
     for message in records_of(question, record, tell):
@@ -74,11 +74,6 @@ def answer(question: Question, store: RegistryStore, record: AuditStore, key: Re
         "matrix": [asdict(cell) for cell in cells],
         "matrix_is_cut": more,
     }
-
-
-def candidate_state(before: AuthorizationState, policies: Policies) -> AuthorizationState:
-    """The same state with other policies."""
-    return replace(before, policy=CedarEngine.build(policies.documents, policies.bindings, before.mcp_servers))
 
 
 def records_of(question: Question, record: AuditStore, tell: Any) -> Iterator[pb.AuditRecord]:  # noqa: ANN401

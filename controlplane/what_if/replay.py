@@ -1,7 +1,7 @@
 """Decides recorded calls twice, by the policies in force and by candidates, and counts what would be different.
 
-    recorded calls ──▶ authorize(as it is) ┐
-                   └─▶ authorize(candidate) ┴▶ flips, by caller, server and name
+    recorded calls ──▶ authorize(as it is) ─────────────────────────────┐
+                   └─▶ authorize(candidate), where it could differ at all ┴▶ flips, by caller, server and name
 
 Everything but the policies is that of today: servers, accepted definitions, required scopes. So a difference is the candidate's doing
 alone. `drifted` counts calls that the policies in force decide otherwise than they were decided then.
@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from controlplane.what_if.recorded_call import POLICY_REASONS, RecordedCall, Undecidable, UndecidableError, recorded_call
 from extauthz.authorization import Verdict, authorize
 from extauthz.errors import Reason
 from extauthz.identity.principal import PrincipalKind
+from extauthz.policy.cedar import CedarEngine
+from extauthz.policy.model import AuthorizationRequest
 from extauthz.state import AuthorizationState
 from extauthz.v1 import audit_pb2 as pb
 
@@ -81,8 +83,11 @@ class Report:
 class Replay:
     """Feeds records to both states. Answers are remembered where neither state can tell two calls apart."""
 
-    def __init__(self, before: AuthorizationState, after: AuthorizationState, *, policy_texts: Iterable[str]) -> None:
-        self._before, self._after = before, after
+    def __init__(self, before: AuthorizationState, after: CedarEngine, *, policy_texts: Iterable[str]) -> None:
+        if not isinstance(before.policy, CedarEngine):
+            raise TypeError("only policies of Cedar can be compared")
+        self._before, self._after = before, replace(before, policy=after)
+        self._engines, self._servers = (before.policy, after), before.mcp_servers
         texts = tuple(policy_texts)
         # A policy that reads a fact has its name somewhere in its text; more than that need not be understood here.
         self._reads_time = any("now" in text for text in texts)
@@ -122,10 +127,22 @@ class Replay:
         key = (call.question, time, call.caller.address if self._reads_address else "")
         known = self._answers.get(key)
         if known is None:
-            known = decide(self._before, call), decide(self._after, call)
+            before = decide(self._before, call)
+            known = before, before if self._are_alike(call) else decide(self._after, call)
             if len(self._answers) < _KEPT_ANSWERS:
                 self._answers[key] = known
         return known
+
+    def _are_alike(self, call: RecordedCall) -> bool:
+        """Whether everything that the answer comes from is the same in both states: most changes touch few calls."""
+        mcp_server, target = self._servers[call.mcp_server_id], call.request.targets[0]
+        for principal in filter(None, (call.principal, call.principal.workload)):
+            request = AuthorizationRequest(
+                principal=principal, action=target.action, resource_kind=target.kind, mcp_server=mcp_server, name=target.name
+            )
+            if self._engines[0].basis(request) != self._engines[1].basis(request):
+                return False
+        return True
 
     def _flipped(self, call: RecordedCall, before: Answer, after: Answer) -> None:
         report = self.report

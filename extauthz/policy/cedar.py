@@ -139,6 +139,15 @@ class CedarEngine:
         indexes = self._indexes(mcp_server.namespace)
         return frozenset().union(*(index.named_in(ResourceKind.MCP_RESOURCE.value, mcp_server.id) for index in indexes))
 
+    def basis(self, request: AuthorizationRequest) -> tuple[object, ...]:
+        """What the answer to a request, and `visible`, come from beside the request itself: two engines with equal ones answer alike."""
+        if not is_cedar_principal(request.principal):
+            return ()
+        view = self._view_of(request.principal, request.mcp_server.namespace)
+        matching = self._scope_of(request, view).matching
+        policies = tuple((policy.id, policy.parsed.text) for policy in matching)
+        return (self.visible(request.principal, request.mcp_server), view.entities_json, policies)
+
     def named_roles(self) -> frozenset[str]:
         """Qualified roles that policies name, whether anybody holds them or not."""
         policies = (policy for own in self._policies.values() for compiled in own.compiled.values() for policy in compiled)

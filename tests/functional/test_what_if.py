@@ -8,6 +8,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from controlplane.registry.probe import ProbedDefinition
 from controlplane.registry.refusal import EntryNotFoundError, InvalidDocumentsError, NotPermittedError
 from controlplane.registry.spec import Kind
 from controlplane.what_if.matrix import matrix_difference
-from controlplane.what_if.process import answer, candidate_state
+from controlplane.what_if.process import answer
 from controlplane.what_if.question import Question, policies_of, question_from_json
 from controlplane.what_if.recorded_call import UndecidableError, recorded_call
 from controlplane.what_if.replay import decide
 from controlplane.what_if.runner import ReplayRunner, ReplaySources
 from controlplane.xds.authorizer_resources import build_authorization_state
+from extauthz.policy.cedar import CedarEngine
 from extauthz.v1 import audit_pb2 as pb
 from tests.functional.registry import ADMIN, CRM, Registry, open_registry, operator, reading
 
@@ -163,7 +165,8 @@ def test_a_replay_agrees_with_deciding_every_call_by_itself(world: World):
 
     result = world.replay(question)
 
-    after = candidate_state(world.state, question.policies)
+    engine = CedarEngine.build(question.policies.documents, question.policies.bindings, world.state.mcp_servers)
+    after = replace(world.state, policy=engine)
     expected: Counter[tuple[str, str, bool]] = Counter()
     for record in world.records:
         call = recorded_call(record)
