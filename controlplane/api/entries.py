@@ -69,14 +69,14 @@ class EntryRoutes:
 
     def _routes_of(self, kind: Kind) -> list[Route]:
         plural = PLURAL_OF_KIND[kind]
-        noun = kind.value
+        noun, nouns = kind.value, "".join(word.capitalize() for word in plural.split("-"))
         namespaced = kind is not Kind.NAMESPACE
         one = f"/v1/namespaces/{{namespace}}/{plural}/{{name}}" if namespaced else "/v1/namespaces/{name}"
         write, read = WRITE_OF_KIND[kind].value, Permission.REGISTRY_READ.value
         if kind in WRITTEN_IN_SYSTEM:
             write += " in `system`"
         routes = [
-            _route("GET", f"/v1/{plural}", f"list{noun}s", f"Every {noun} that you may read", self._list(kind), f"{noun}List", read),
+            _route("GET", f"/v1/{plural}", f"list{nouns}", f"Every {noun} that you may read", self._list(kind), f"{noun}List", read),
             _route("GET", one, f"read{noun}", f"One {noun}", self._read(kind), noun, read, statuses=(401, 403, 404)),
             _route(
                 "PUT",
@@ -114,7 +114,7 @@ class EntryRoutes:
         ]
         if namespaced:
             inside = f"/v1/namespaces/{{namespace}}/{plural}"
-            routes.append(_route("GET", inside, f"list{noun}sIn", f"Every {noun} of a namespace", self._list(kind), f"{noun}List", read))
+            routes.append(_route("GET", inside, f"list{nouns}In", f"Every {noun} of a namespace", self._list(kind), f"{noun}List", read))
         return routes
 
     async def _apply(self, request: web.Request, operator: Operator) -> web.Response:

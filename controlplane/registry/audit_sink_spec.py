@@ -12,10 +12,11 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from controlplane.registry.audit_policy_spec import EventName, Globs
-from controlplane.registry.document import Document, FileName, SecretReference
+from controlplane.registry.document import Document, SecretReference
 from controlplane.registry.gateway_spec import CertificateFilesSpec
 
 _HOST_AND_PORT = re.compile(r"(?:\[[0-9a-f:.]+\]|[A-Za-z0-9_.-]{1,253}):([0-9]{1,5})")
+_DIRECTORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}(/[A-Za-z0-9][A-Za-z0-9_.-]{0,99}){0,7}")
 _MAX_PORT = 65_535
 
 
@@ -38,10 +39,16 @@ def _host_and_port(address: str) -> str:
     return address
 
 
+def _relative_directory(path: str) -> str:
+    if path and _DIRECTORY.fullmatch(path) is None:
+        raise ValueError("must be a relative directory of at most 8 names of letters, digits, '-', '_' and '.', such as siem/daily")
+    return path
+
+
 Url = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=r"^[\x21-\x7e]+$"), AfterValidator(_http_url)]
 Address = Annotated[str, AfterValidator(_host_and_port)]
-Directory = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}(/[A-Za-z0-9][A-Za-z0-9_.-]{0,99}){0,7}$")]
-"""A relative directory below the namespace's own directory of exported records; no step of it can lead out."""
+Directory = Annotated[str, AfterValidator(_relative_directory)]
+"""A relative directory below the namespace's own directory of exported records; no step of it can lead out. Empty: the sink's name."""
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,99}$")]
 Facility = Literal[
     "user", "daemon", "auth", "authpriv", "audit", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7"
@@ -53,7 +60,7 @@ class SinkTlsSpec(Document):
     """TLS towards the receiver. `caFile` and the files of `clientCertificate` are in the namespace's secrets folder; without a `caFile`
     the system's authorities are believed. `serverName`: the name in the certificate, when it is not the host that is called."""
 
-    ca_file: FileName | Literal[""] = ""
+    ca_file: Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,99})?$")] = ""
     server_name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.:_-]*$", max_length=253)] = ""
     client_certificate: CertificateFilesSpec | None = None
 
@@ -61,7 +68,7 @@ class SinkTlsSpec(Document):
 class FileSinkSpec(Document):
     """JSON lines in a directory of the control plane's host (`LEGATION_AUDIT_EXPORT_DIR/<namespace>/<path>`; empty: the sink's name)."""
 
-    path: Directory | Literal[""] = ""
+    path: Directory = ""
     rotate_mib: int = Field(default=100, ge=1, le=10_240, alias="rotateMiB")
 
 

@@ -16,11 +16,13 @@ PUBLIC = {"readHealth", "readReadiness", "readOpenApi", "readProtectedResourceMe
 KINDS = (
     *("McpServer", "PolicySet", "RoleBinding", "IdentityProvider"),
     *("Revocation", "Gateway", "TrustDomain", "AuthorizationServer", "VirtualServer"),
+    *("AuditPolicy", "AuditSink", "CostModel"),
 )
-FILTERED_READS = {"listNodes", "listReviews", "readRevision", "readStatus", "listNamespaces", *(f"list{kind}s" for kind in KINDS)}
+PLURALS = [kind.removesuffix("y") + ("ies" if kind.endswith("y") else "s") for kind in KINDS]
+FILTERED_READS = {"listNodes", "listReviews", "readRevision", "readStatus", "listNamespaces", *(f"list{plural}" for plural in PLURALS)}
 VIEWER = FILTERED_READS | {
     *(f"{verb}{kind}" for kind in ("Namespace", *KINDS) for verb in ("read", "history")),
-    *(f"list{kind}sIn" for kind in KINDS),
+    *(f"list{plural}In" for plural in PLURALS),
     *("readTools", "showReviews", "listCatalogVersions"),
 }
 EDITOR_ELSEWHERE = FILTERED_READS | {"readAudit"}
