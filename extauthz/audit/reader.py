@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import base64
 import json
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+from extauthz.audit.frames import SUFFIX, read_frames
 from extauthz.audit.record import record_to_json
-from extauthz.audit.wal import FRAME, SUFFIX
 
-MAX_RECORD_BYTES = 1024 * 1024
 Position = dict[str, int]  # file name -> offset of the first byte not yet read
 Filter = Callable[[dict[str, object]], bool]
 
@@ -35,9 +33,11 @@ class AuditReader:
         found: list[dict[str, object]] = []
         for name, start in self._files(position):
             offset = start
-            for payload, end in _frames(self._directory / name, start):
-                offset = end
-                record = record_to_json(payload)
+            for frame in read_frames(self._directory / name, start):
+                offset = frame.end
+                if frame.is_key:
+                    continue
+                record = record_to_json(frame.payload)
                 if matches is not None and not matches(record):
                     continue
                 found.append(record)
@@ -59,25 +59,6 @@ class AuditReader:
 
 def _newest(records: list[dict[str, object]], limit: int) -> list[dict[str, object]]:
     return sorted(records, key=lambda record: str(record["at"]))[-limit:]
-
-
-def _frames(path: Path, start: int) -> Iterator[tuple[bytes, int]]:
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        return
-    with file:
-        file.seek(start)
-        offset = start
-        while len(header := file.read(FRAME.size)) == FRAME.size:
-            length, checksum = FRAME.unpack(header)
-            if length > MAX_RECORD_BYTES:
-                return
-            payload = file.read(length)
-            if len(payload) < length or zlib.crc32(payload) != checksum:
-                return
-            offset += FRAME.size + length
-            yield payload, offset
 
 
 def _encode_cursor(position: Position) -> str:

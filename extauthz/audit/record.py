@@ -1,16 +1,25 @@
 """The audit record of one decision: every field an auditor can ask for, and its two forms (protobuf on disk, JSON outside).
 
+    AuditRecord ──▶ `draft_of` ──▶ Draft: the open and the personal part ──▶ `audit.chain`: numbered, chained, sealed
+
 docs/audit-fields.md explains each field; a test compares the two.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
+from typing import Any
 
+from google.protobuf.message import Message
+
+from extauthz.audit.sealing import open_record
+from extauthz.catalog.audit_policy import BUILT_IN, AuditPolicy
 from extauthz.catalog.server import McpServer
 from extauthz.identity.principal import Principal
 from extauthz.v1 import audit_pb2 as pb
@@ -60,15 +69,28 @@ _DECISIONS = {
     AuditDecision.DENY: pb.AUDIT_DECISION_DENY,
     AuditDecision.ERROR: pb.AUDIT_DECISION_ERROR,
 }
-_EVENT_NAMES = {number: event.value for event, number in _EVENTS.items()}
-_DECISION_NAMES = {number: decision.value for decision, number in _DECISIONS.items()}
+_NAMES: Mapping[str, Mapping[int, str]] = {
+    "event": {number: event.value for event, number in _EVENTS.items()},
+    "decision": {number: decision.value for decision, number in _DECISIONS.items()},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """What policies read of a request beside what the record says elsewhere. `withheld`: names of arguments that are not kept."""
+
+    caller_address: str = ""
+    caller_era: str = ""
+    arguments_json: str = ""
+    withheld: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
 class AuditRecord:
     """What is known about one decision. Filled while the decision is made, complete when it is written.
 
-    Absent facts are empty strings or zero; a record is written for whatever was known when the decision ended.
+    Absent facts are empty strings or zero; a record is written for whatever was known when the decision ended. `policy` says what is
+    kept, and what happens when the record cannot be written; it stands in no record.
     """
 
     decision_id: str
@@ -115,49 +137,123 @@ class AuditRecord:
     revocation: str = ""
     virtual_server: str = ""
     exposed_name: str = ""
+    span_id: str = ""
+    arguments_json: str = ""
+    arguments_kept: str = ""
+    result_json: str = ""
+    result_digest: str = ""
+    replay: Replay | None = None
     outcome: pb.AuditOutcome | None = None
     change: pb.AuditChange | None = None
+    alarm: pb.AuditAlarm | None = None
+    policy: AuditPolicy = BUILT_IN
 
 
-_PLAIN_FIELDS = (
-    ("decision_id", "at_unix_us", "reason", "sentence", "namespace", "mcp_server", "method", "tool", "mcp_resource_uri", "prompt")
-    + ("era", "protocol_version", "request_id_json", "arguments_digest", "determining_policies", "policy_errors", "policy_engine")
-    + ("revision", "latency_us", "http_status", "lane", "cluster", "downstream_address", "http_method", "path", "body_bytes")
-    + ("user_agent", "trace_id", "envoy_request_id", "parent_decision_id", "tool_digest", "effect", "abandoned", "suppressed")
-    + ("session_digest",)
-    + ("revocation", "virtual_server", "exposed_name")
+_OPEN_FIELDS = (
+    ("decision_id", "at_unix_us", "reason", "namespace", "mcp_server", "method", "tool", "prompt", "era", "protocol_version")
+    + ("request_id_json", "arguments_digest", "determining_policies", "policy_errors", "policy_engine", "revision", "latency_us")
+    + ("http_status", "lane", "cluster", "http_method", "path", "body_bytes", "trace_id", "envoy_request_id", "parent_decision_id")
+    + ("tool_digest", "effect", "abandoned", "suppressed", "session_digest", "revocation", "virtual_server", "exposed_name")
+    + ("span_id", "arguments_kept", "result_digest", "outcome", "change", "alarm")
 )
+_PERSONAL_FIELDS = ("sentence", "mcp_resource_uri", "downstream_address", "user_agent", "arguments_json", "result_json")
+"""Beside the principal, its labels and what of the replay is its own."""
 
 
-_OF_CALLERS = ("path", "tool", "exposed_name", "prompt", "mcp_resource_uri", "request_id_json", "protocol_version", "user_agent")
+_OPEN_OF_CALLERS = ("path", "tool", "exposed_name", "prompt", "request_id_json", "protocol_version")
+_PERSONAL_OF_CALLERS = ("mcp_resource_uri", "user_agent", "arguments_json", "result_json")
 """Texts that callers make up: a confused one may write its token there."""
 _JWT_BEGINS = "eyJ"
 _JWT = re.compile(r"(?<![\w-])eyJ[\w-]{8,}\.[\w-]{8,}[\w.-]*", re.ASCII)  # also one that was cut off
 
 
-def encode_record(record: AuditRecord, *, writer_id: str, sequence: int) -> bytes:
-    """The record as it is written: an `AuditRecord` message of `protos/extauthz/v1/audit.proto`. No JSON web token stands in it."""
-    values = {name: value for name in _PLAIN_FIELDS if (value := getattr(record, name))}
-    for name in _OF_CALLERS:
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A record before it has a place: two parts of one `AuditRecord` message, and whose the personal one is ("": strangers')."""
+
+    open: bytes
+    personal: bytes
+    principal_id: str
+    at_unix_us: int
+
+
+def draft_of(record: AuditRecord) -> Draft:
+    """The record as far as it can be written down before it has a place in a log. No JSON web token stands in it."""
+    principal = record.principal
+    fields = {name: value for name in _OPEN_FIELDS if (value := getattr(record, name))}
+    personal = {name: value for name in _PERSONAL_FIELDS if (value := getattr(record, name))}
+    if record.event is AuditEvent.ALARM and personal:
+        fields["sentence"] = personal.pop("sentence", "")  # about nobody
+    if record.server is not None:
+        fields["mcp_server_uid"] = record.server.uid
+    _without_tokens(fields, _OPEN_OF_CALLERS)
+    _without_tokens(personal, _PERSONAL_OF_CALLERS)
+    replay = record.replay
+    if replay is not None:
+        personal["replay"] = pb.AuditReplay(
+            caller_address=replay.caller_address,
+            caller_era=replay.caller_era,
+            arguments_json=replay.arguments_json,
+            withheld=replay.withheld,
+        )
+    of_principal = b""
+    if principal is not None:
+        of_principal = _personal_of(principal, record.roles, record.workload_roles, replayable=replay is not None)
+    return Draft(
+        open=pb.AuditRecord(event=_EVENTS[record.event], decision=_DECISIONS[record.decision], **fields).SerializeToString(),
+        personal=of_principal + pb.AuditRecord(**personal).SerializeToString() if personal else of_principal,
+        principal_id=principal.id if principal is not None else "",
+        at_unix_us=record.at_unix_us,
+    )
+
+
+def _without_tokens(values: dict[str, Any], names: tuple[str, ...]) -> None:
+    for name in names:
         if _JWT_BEGINS in values.get(name, ""):
             values[name] = _JWT.sub("[token]", values[name])
+
+
+def encode_record(record: AuditRecord, *, writer_id: str, sequence: int, previous_hash: bytes = b"") -> bytes:
+    """The record as it is written where nothing is sealed: an `AuditRecord` message of `protos/extauthz/v1/audit.proto`."""
+    draft = draft_of(record)
+    place = pb.AuditRecord(writer_id=writer_id, sequence=sequence, previous_hash=previous_hash)
+    return draft.open + place.SerializeToString() + draft.personal
+
+
+@lru_cache(maxsize=4096)  # the same few callers ask again and again
+def _personal_of(principal: Principal, roles: tuple[str, ...], workload_roles: tuple[str, ...], *, replayable: bool) -> bytes:
+    """What is the same in every record of this caller."""
     message = pb.AuditRecord(
-        writer_id=writer_id, sequence=sequence, event=_EVENTS[record.event], decision=_DECISIONS[record.decision], **values
+        principal=_principal_message(principal, roles),
+        labels=[pb.AuditLabel(name=name, value=value) for name, value in principal.labels],
     )
-    if record.outcome is not None:
-        message.outcome.CopyFrom(record.outcome)
-    if record.change is not None:
-        message.change.CopyFrom(record.change)
-    if record.server is not None:
-        message.mcp_server_uid = record.server.uid
-    if record.principal is not None:
-        message.principal.CopyFrom(_principal_message(record.principal, record.roles))
-        if record.principal.workload is not None:
-            message.workload.CopyFrom(_principal_message(record.principal.workload, record.workload_roles))
+    workload = principal.workload
+    if workload is not None:
+        message.workload.CopyFrom(_principal_message(workload, workload_roles))
+    if replayable:
+        message.replay.CopyFrom(
+            pb.AuditReplay(
+                attributes=principal.attributes,
+                scopes=principal.scopes,
+                issuer=principal.issuer,
+                mtls=principal.by_certificate,
+                by_certificate=principal.by_certificate,
+                issued_at_unix=principal.issued_at_unix,
+                trusted_namespaces=_trusted_namespaces(principal, workload),
+            )
+        )
     return message.SerializeToString()
 
 
-@lru_cache(maxsize=4096)  # the same few callers ask again and again; the messages are only read
+def _trusted_namespaces(principal: Principal, workload: Principal | None) -> tuple[str, ...]:
+    """Where both are trusted."""
+    if workload is None or "*" in workload.trusted_namespaces:
+        return principal.trusted_namespaces
+    if "*" in principal.trusted_namespaces:
+        return workload.trusted_namespaces
+    return tuple(namespace for namespace in principal.trusted_namespaces if namespace in workload.trusted_namespaces)
+
+
 def _principal_message(principal: Principal, roles: tuple[str, ...]) -> pb.AuditPrincipal:
     return pb.AuditPrincipal(
         kind=principal.kind,
@@ -176,27 +272,38 @@ def _principal_message(principal: Principal, roles: tuple[str, ...]) -> pb.Audit
     )
 
 
-def record_to_json(payload: bytes) -> dict[str, object]:
-    """One written record as JSON-ready values: field names as in the message, times in RFC 3339, empty fields left out."""
-    message = pb.AuditRecord.FromString(payload)
-    result: dict[str, object] = {}
-    for field, value in message.ListFields():
-        result[field.name] = _json_value(field.name, value)
+def record_to_json(payload: bytes, key: bytes | None = None) -> dict[str, object]:
+    """One written record as JSON-ready values: field names as in the message, times in RFC 3339, empty fields left out.
+
+    `key` opens its sealed values (`audit.sealing`); without it they are left out, and `erased` says so. Raises `SealedValueError` for a
+    wrong one.
+    """
+    return message_to_json(open_record(payload, key), hashlib.sha256(payload).digest())
+
+
+def message_to_json(message: pb.AuditRecord, record_hash: bytes) -> dict[str, object]:
+    """`record_to_json` of a record that was read already; `record_hash` is the SHA-256 of its payload."""
+    result = _members(message)
     result["at"] = datetime.fromtimestamp(message.at_unix_us / 1_000_000, UTC).isoformat(timespec="microseconds")
+    result["record_hash"] = record_hash.hex()
     result.setdefault("event", "unspecified")
     result.setdefault("decision", "unspecified")
+    if result.pop("sealed", None) is not None:
+        result["erased"] = True
     return result
 
 
+def _members(message: Message) -> dict[str, object]:
+    return {field.name: _json_value(field.name, value) for field, value in message.ListFields()}
+
+
 def _json_value(name: str, value: object) -> object:
-    if name == "event":
-        return _EVENT_NAMES.get(value, "unspecified")  # type: ignore[call-overload]
-    if name == "decision":
-        return _DECISION_NAMES.get(value, "unspecified")  # type: ignore[call-overload]
-    if isinstance(value, pb.AuditPrincipal | pb.AuditOutcome | pb.AuditChange):
-        return {f.name: _json_value(f.name, v) for f, v in value.ListFields()}
+    if name in _NAMES and isinstance(value, int):
+        return _NAMES[name].get(value, "unspecified")
+    if isinstance(value, Message):
+        return _members(value)
     if isinstance(value, bytes):
         return value.hex()
-    if isinstance(value, bool | int | str):
+    if isinstance(value, bool | int | float | str):
         return value
-    return list(value)  # type: ignore[call-overload]
+    return [_json_value("", item) for item in value]  # type: ignore[attr-defined]

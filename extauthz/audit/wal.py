@@ -1,34 +1,61 @@
 """The write-ahead audit log of one authorizer: a record is on disk before its decision leaves the process.
 
-Group commit: whatever is waiting is written and synced (fdatasync) together by one thread, so a busy authorizer pays for one
-sync per group and an idle one for one per call. A frame is `length (4 bytes) | CRC-32 of payload (4 bytes) | payload`,
-big-endian; the payload is an AuditRecord message. A torn last frame (power loss) is recognised and ignored by readers, and
-its decision was never answered. Files: `<writer id>.<segment>.wal`, mode 0600; a writer never appends to an old file.
+    append ──▶ what waits ──▶ one group ──▶ `audit.segment`, in a thread: numbered, chained, sealed, written, synced ──▶ all are answered
+
+Group commit: whatever is waiting is written and synced (fdatasync) together, so a busy authorizer pays for one sync per group and
+an idle one for one per call. Records get their number when their group is written, one group after the other: a group that could not
+be written has taken no number. How much disk there may be is `audit.disk`'s; what becomes of a call whose record cannot be
+written is `audit.loss`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
-import os
-import struct
-import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from io import FileIO
 from pathlib import Path
 
-from extauthz.audit.record import AuditRecord, encode_record
-from extauthz.errors import AuditError
+import structlog
 
-FRAME = struct.Struct(">II")
-SUFFIX = ".wal"
-SEGMENT_BYTES = 64 * 1024 * 1024
+from extauthz.audit.alarm import AlarmReason, alarm
+from extauthz.audit.disk import DEFAULT_MAX_BYTES, DiskBudget, DiskLevel
+from extauthz.audit.frames import MAX_PAYLOAD_BYTES
+from extauthz.audit.record import AuditEvent, AuditRecord, Draft, draft_of
+from extauthz.audit.sealing import SubjectKeys
+from extauthz.audit.segment import SEGMENT_BYTES, Durable, SegmentWriter
+from extauthz.catalog.audit_policy import AuditSealingKey
+from extauthz.errors import AuditError
+from extauthz.v1 import audit_pb2 as pb
+
+logger = structlog.get_logger(__name__)
+
 MAX_WAITING = 10_000
 GATHER_SECONDS = 0.002
+RETRY_SECONDS = 1.0
+LATER_IN_GROUP = 500
+MAX_DRAFT_BYTES = MAX_PAYLOAD_BYTES - 1024
+"""What a place in the chain and the seal add is less than the difference."""
 
-Group = list[tuple[bytes, "asyncio.Future[None]"]]
+_FROM_RESERVE = frozenset({AuditEvent.OUTCOME, AuditEvent.OUTCOME_MISSING, AuditEvent.ALARM})
+
+Waiting = list[tuple[Draft, "asyncio.Future[None]"]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditStatistics:
+    """The log at one moment. `sequence` counts what waits as well; `failures` are records that were refused or could not be written."""
+
+    writer_id: str
+    sequence: int
+    durable_sequence: int
+    waiting: int
+    failures: int
+    last_sync_seconds: float
+    bytes: int
+    used_bytes: int
+    capacity_bytes: int
 
 
 class AuditLog:
@@ -37,132 +64,214 @@ class AuditLog:
     Used from one event loop. While a group is being synced the next one gathers.
     """
 
-    def __init__(self, *, directory: Path, writer_id: str, segment_bytes: int = SEGMENT_BYTES) -> None:
-        self.writer_id = writer_id
+    def __init__(self, *, directory: Path, writer_id: str, segment_bytes: int = SEGMENT_BYTES, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         self._directory = directory
-        self._segment_bytes = segment_bytes
-        self._waiting: Group = []
+        self._segments = SegmentWriter(directory=directory, writer_id=writer_id, segment_bytes=segment_bytes)
+        self._disk = DiskBudget(directory, max_bytes)
+        self._waiting: Waiting = []
+        self._later: list[Draft] = []
         self._writing = False
         self._closing = False
-        self._sequence = 0
-        self._segment = 0
-        self._file: FileIO | None = None
-        self._path = directory
-        self._written_bytes = 0
+        self._scanning = False
+        self._failures = 0
+        self._fault = ""  # of the last group
+        self._sealing_key: AuditSealingKey | None = None
+        self._keys: SubjectKeys | None = None
+        self._watchers: list[Callable[[], None]] = []
+        self._durable = self._segments.durable
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit-log")
 
     def open(self) -> None:
         """Create the first segment; raises `AuditError` when the directory is not writable."""
         try:
-            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._open_segment()
+            self._segments.open()
         except OSError as error:
             raise AuditError(f"the audit directory {self._directory} cannot be written: {error.strerror}") from error
+        self._durable = self._segments.durable
+        self._disk.scan()
+
+    def seal_for(self, sealing_key: AuditSealingKey | None) -> None:
+        """Seal personal values for this key from the next group on; None: leave them open. Raises ValueError for an unusable key."""
+        if sealing_key != self._sealing_key:
+            self._keys = SubjectKeys(sealing_key) if sealing_key is not None else None
+            self._sealing_key = sealing_key
 
     async def append(self, record: AuditRecord) -> None:
         """Write one record; it is durable when this returns."""
-        if self._closing:
-            raise AuditError("the audit log is closed")
-        if len(self._waiting) >= MAX_WAITING:
-            raise AuditError("the audit log cannot keep up")
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
-        self._sequence += 1
-        self._waiting.append((encode_record(record, writer_id=self.writer_id, sequence=self._sequence), done))
-        if len(self._waiting) == 1 and not self._writing:
-            loop.call_soon(self._write_group)  # whatever else is decided in this turn of the loop joins the group
+        draft = self._admitted(record)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((draft, done))
+        self._soon()
         await done
+
+    def append_later(self, record: AuditRecord) -> bool:
+        """Write one record that nobody waits for; it is tried again until it is durable or the process ends. False: there is no room."""
+        try:
+            draft = self._admitted(record)
+        except AuditError:
+            return False
+        self._later.append(draft)
+        self._soon()
+        return True
+
+    @property
+    def durable(self) -> Durable:
+        """How far it is on disk; what stands behind that may be taken back."""
+        return self._durable
+
+    def durable_end(self, path: Path) -> int | None:
+        """How far one file is; None for one that is not written here any more, or never was, and so may be read to its end."""
+        return self._segments.durable_end(path, self._durable)
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        """Call it in the event loop, soon after `durable` has changed."""
+        self._watchers.append(callback)
+
+    def statistics(self) -> AuditStatistics:
+        """What there is to say about it now."""
+        waiting = len(self._waiting) + len(self._later)
+        return AuditStatistics(
+            writer_id=self._durable.writer_id,
+            sequence=self._durable.sequence + waiting,
+            durable_sequence=self._durable.sequence,
+            waiting=waiting,
+            failures=self._failures,
+            last_sync_seconds=self._segments.last_sync_seconds,
+            bytes=self._segments.written_bytes,
+            used_bytes=self._disk.used_bytes,
+            capacity_bytes=self._disk.capacity_bytes,
+        )
 
     def close(self) -> None:
         """Write what is waiting, sync and stop. Idempotent."""
         self._closing = True
         self._writer.shutdown(wait=True)
         group, self._waiting = self._waiting, []
-        if group:
-            _settle(group, self._write([payload for payload, _ in group]))
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        later, self._later = self._later, []
+        if group or later:
+            self._segments.seal_with(self._keys)
+            _settle(group, _fault_of(partial(self._segments.write, [*(draft for draft, _ in group), *later])))
+            self._durable = self._segments.durable
+        self._segments.close()
 
-    def _write_group(self) -> None:
-        if self._writing or self._closing or not self._waiting:
-            return
-        group, self._waiting = self._waiting, []
-        self._writing = True
-        written = asyncio.get_running_loop().run_in_executor(self._writer, self._write, [payload for payload, _ in group])
-        written.add_done_callback(partial(self._written, group))
+    # what may wait
 
-    def _written(self, group: Group, written: asyncio.Future[str]) -> None:
-        _settle(group, "the audit log was stopped" if written.cancelled() else written.result())
-        if self._waiting:  # busy: a moment more makes the next group larger, and each call's share of a sync smaller
-            asyncio.get_running_loop().call_later(GATHER_SECONDS, self._next_group)
-        else:
-            self._writing = False
+    def _admitted(self, record: AuditRecord) -> Draft:
+        """What is to be written, once it is clear that it can be."""
+        refusal = self._refusal(record.event)
+        draft = draft_of(record) if not refusal else None
+        if draft is not None and len(draft.open) + len(draft.personal) > MAX_DRAFT_BYTES:
+            refusal = "the record is too large"
+        if draft is None or refusal:
+            self._failures += 1
+            self._look_at_disk()
+            raise AuditError(refusal)
+        return draft
 
-    def _next_group(self) -> None:
-        self._writing = False
-        self._write_group()
-
-    def _write(self, payloads: list[bytes]) -> str:
-        try:
-            if self._file is None or self._written_bytes >= self._segment_bytes:
-                self._open_segment()
-            assert self._file is not None  # noqa: S101 - _open_segment made it
-            data = b"".join(FRAME.pack(len(payload), zlib.crc32(payload)) + payload for payload in payloads)
-            _write_all(self._file, data)
-            os.fdatasync(self._file.fileno())
-            self._require_in_place()
-            self._written_bytes += len(data)
-        except OSError as error:
-            # A half-written frame must never be followed by a whole one: the next group starts a new file.
-            self._abandon_segment()
-            return f"the audit log cannot be written: {error.strerror}"
+    def _refusal(self, event: AuditEvent) -> str:
+        """Why nothing can be written now; empty: it can."""
+        if self._closing:
+            return "the audit log is closed"
+        if len(self._waiting) >= MAX_WAITING or len(self._later) >= MAX_WAITING:
+            return "the audit log cannot keep up"
+        if not self._disk.has_room(from_reserve=event in _FROM_RESERVE):
+            return (
+                f"the audit directory {self._directory} is full: {self._disk.used_bytes} of {self._disk.capacity_bytes} bytes wait for the "
+                "control plane (LEGATION_AUDIT_MAX_BYTES, or the disk)"
+            )
         return ""
 
-    def _require_in_place(self) -> None:
-        """Raise OSError when the segment is no longer where readers look: what is written to a deleted file is on no disk."""
-        assert self._file is not None  # noqa: S101 - written to a moment ago
-        if not os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
-            raise FileNotFoundError(errno.ENOENT, "the file was taken away")
+    # groups
 
-    def _abandon_segment(self) -> None:
-        """Leave the segment as it is; one that holds nothing whole is taken away, so that a full disk does not fill with names."""
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                self._file.close()
-            if self._written_bytes == 0:
-                with contextlib.suppress(OSError):
-                    self._path.unlink()
-            self._file = None
+    def _soon(self) -> None:
+        if not self._writing and not self._closing:
+            self._writing = True
+            asyncio.get_running_loop().call_soon(self._write_group)  # whatever else is decided in this turn of the loop joins the group
 
-    def _open_segment(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        self._segment += 1
-        path = self._directory / f"{self.writer_id}.{self._segment:06d}{SUFFIX}"
-        self._path = path
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._file = FileIO(descriptor, "wb")
-        self._written_bytes = 0
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+    def _write_group(self) -> None:
+        if self._closing or not (self._waiting or self._later):
+            self._writing = False
+            return
+        group, self._waiting = self._waiting, []
+        # while nothing can be written, who waits for an answer must not wait for the encoding of those who do not
+        count = LATER_IN_GROUP if not self._fault else 0 if group else 1
+        later, self._later = self._later[:count], self._later[count:]
+        self._segments.seal_with(self._keys)  # nobody else uses it now
+        drafts = [*(draft for draft, _ in group), *later]
+        written = asyncio.get_running_loop().run_in_executor(self._writer, self._write, drafts)
+        written.add_done_callback(partial(self._written, group, later))
+
+    def _write(self, drafts: list[Draft]) -> str:
+        before = self._segments.written_bytes
+        fault = _fault_of(partial(self._segments.write, drafts))
+        self._disk.add(self._segments.written_bytes - before)
+        if self._disk.may_be_stale:
+            self._disk.scan()
+        return fault
+
+    def _written(self, group: Waiting, later: list[Draft], written: asyncio.Future[str]) -> None:
+        self._fault = fault = "the audit log was stopped" if written.cancelled() else written.result()
+        _settle(group, fault)
+        loop = asyncio.get_running_loop()
+        self._tell_level()
+        if fault:
+            self._failures += len(group)
+            self._later[:0] = later
+        else:
+            self._durable = self._segments.durable
+            for watcher in self._watchers:
+                loop.call_soon(watcher)
+        if self._waiting:  # busy: a moment more makes the next group larger, and each call's share of a sync smaller
+            loop.call_later(GATHER_SECONDS, self._write_group)
+            return
+        self._writing = False
+        if self._later:
+            loop.call_later(RETRY_SECONDS if fault else 0, self._soon)
+
+    # the disk
+
+    def _look_at_disk(self) -> None:
+        """Nothing is written while it is full, and so nobody would see that there is room again."""
+        if self._disk.may_be_stale and not self._scanning and not self._closing:
+            self._scanning = True
+            asyncio.get_running_loop().run_in_executor(self._writer, self._disk.scan).add_done_callback(self._looked)
+
+    def _looked(self, _scanned: asyncio.Future[None]) -> None:
+        self._scanning = False
+        self._tell_level()
+
+    def _tell_level(self) -> None:
+        level = self._disk.new_level()
+        if level is None:
+            return
+        used, most = self._disk.used_bytes, self._disk.capacity_bytes
+        if level is DiskLevel.ROOM:
+            logger.info("audit directory has room again", used_bytes=used, capacity_bytes=most)
+            return
+        logger.error(
+            "audit directory full" if level is DiskLevel.FULL else "audit directory nearly full", used_bytes=used, capacity_bytes=most
+        )
+        if not self._closing:
+            is_full = level is DiskLevel.FULL
+            reason = AlarmReason.AUDIT_DISK_FULL if is_full else AlarmReason.AUDIT_DISK_NEARLY_FULL
+            sentence = f"{used} of {most} bytes of the audit directory are used by records that the control plane has not taken."
+            self.append_later(alarm(reason, sentence, pb.AuditAlarm(used_bytes=used, max_bytes=most)))
 
 
-def _settle(group: Group, error: str) -> None:
+def _fault_of(write: Callable[[], object]) -> str:
+    """What went wrong in a write; empty: nothing."""
+    try:
+        write()
+    except OSError as error:
+        return f"the audit log cannot be written: {error.strerror}"
+    return ""
+
+
+def _settle(group: Waiting, fault: str) -> None:
     for _, done in group:
         if done.done():
             continue  # Envoy has gone; the record stays
-        if error:
-            done.set_exception(AuditError(error))
+        if fault:
+            done.set_exception(AuditError(fault))
         else:
             done.set_result(None)
-
-
-def _write_all(file: FileIO, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]

@@ -186,7 +186,7 @@ async def test_a_full_disk_leaves_no_empty_files_behind(tmp_path: Path) -> None:
 
     await log.append(record(6))
     log.close()
-    assert len(list(tmp_path.glob("*.wal"))) == 2
+    assert len(list(tmp_path.glob("*.wal"))) == 1
     assert [r["decision_id"] for r in AuditReader(tmp_path).read(after="", limit=10)[0]] == ["d1", "d6"]
 
 
@@ -259,4 +259,10 @@ async def test_a_file_that_was_taken_away_takes_no_record_and_another_is_begun(t
     log.close()
 
     found, _ = AuditReader(tmp_path / "audit").read(after="", limit=10)
-    assert [r["decision_id"] for r in found] == (["d1", "d3"] if way == "replaced" else ["d3"])
+    of_the_first = [(r["decision_id"], r["sequence"]) for r in found if r["writer_id"] == "a-1"]
+    alarm, third = sorted((r for r in found if r["writer_id"] == "a-1-2"), key=lambda r: int(str(r["sequence"])))
+    assert of_the_first == ([("d1", 1)] if way == "replaced" else [])
+    assert (alarm["event"], alarm["reason"], third["decision_id"]) == ("alarm", "writer_ended", "d3")
+    said = alarm["alarm"]
+    assert isinstance(said, dict)
+    assert (said["ended_writer_id"], said["ended_sequence"]) == ("a-1", 1)

@@ -1,0 +1,34 @@
+"""What the authorizer puts on the record about the record itself (event `alarm`); docs/audit-fields.md, "Alarms"."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from enum import StrEnum
+
+from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord
+from extauthz.v1 import audit_pb2 as pb
+
+
+class AlarmReason(StrEnum):
+    """Why."""
+
+    AUDIT_DISK_FULL = "audit_disk_full"
+    AUDIT_DISK_NEARLY_FULL = "audit_disk_nearly_full"
+    RECORD_LOST = "record_lost"
+    REFUSED_UNRECORDED = "refused_unrecorded"
+    WRITER_ENDED = "writer_ended"
+
+
+def alarm(reason: AlarmReason, sentence: str, said: pb.AuditAlarm, *, namespace: str = "") -> AuditRecord:
+    """The record of an alarm, of now."""
+    return AuditRecord(
+        decision_id=secrets.token_urlsafe(16),
+        at_unix_us=time.time_ns() // 1000,
+        event=AuditEvent.ALARM,
+        decision=AuditDecision.ERROR,
+        reason=reason.value,
+        sentence=sentence,
+        namespace=namespace,
+        alarm=said,
+    )
