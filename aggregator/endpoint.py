@@ -27,6 +27,7 @@ from aggregator.front import Front, Fronts, viewer_of
 from aggregator.handshake import discover_result, dumped, initialize_result, negotiated
 from aggregator.listening import Listener, Listening
 from aggregator.listing import KINDS, make_page
+from aggregator.observation import Observation, answered_with, described
 from aggregator.question import Questions, Remembered, SessionMemory, UnderWay
 from aggregator.refusal import CANCELLED, INTERNAL_ERROR, error_response, json_response, not_one_message, refused, result_message
 from aggregator.reply import HttpReply, one_event, unchanged
@@ -68,8 +69,15 @@ class Endpoint:
     """Answers what Envoy's lane `aggregate` brings."""
 
     def __init__(
-        self, *, subscription: Subscription, upstream: Upstream, max_session_seconds: int, clock: Callable[[], float] = time.time
+        self,
+        *,
+        subscription: Subscription,
+        upstream: Upstream,
+        max_session_seconds: int,
+        clock: Callable[[], float] = time.time,
+        observation: Observation | None = None,
     ) -> None:
+        self._observation = observation
         self._subscription = subscription
         self._upstream = upstream
         self._max_session_seconds = max_session_seconds
@@ -85,12 +93,15 @@ class Endpoint:
         """Answer one request; never raises but when it is cancelled."""
         try:
             asked = await self._read(request)
+            described(asked)
             return await self._answer(request, asked)
         except _RefusedError as error:
             return error.response
         except Exception:
             logger.exception("a request failed")
-            return error_response(RpcError(INTERNAL_ERROR, _FAILED), "null", Era.MODERN)
+            failed = RpcError(INTERNAL_ERROR, _FAILED)
+            answered_with(failed)
+            return error_response(failed, "null", Era.MODERN)
 
     # what is asked: steps 1 to 4
 
@@ -194,6 +205,7 @@ class Endpoint:
             message = result_message(self._from_memory(asked), mcp.id_json)
             return one_event(request, message) if mcp.era is Era.LEGACY and mcp.method in KINDS else json_response(message)
         except RpcError as error:
+            answered_with(error)
             return error_response(error, mcp.id_json, mcp.era)
 
     def _from_memory(self, asked: Asked) -> bytes:
@@ -251,13 +263,15 @@ class Endpoint:
         rewrite = names.notification if asked.front.is_virtual else unchanged
         reply = HttpReply(request, id_json=mcp.id_json, era=mcp.era, questions=self._questions, whose=asked.whose, rewrite=rewrite)
         async with reply:
-            task = asyncio.create_task(self._upstream.call(call, reply))
+            work = self._upstream.call(call, reply)
+            task = asyncio.create_task(work if self._observation is None else self._observation.observed(call, work))
             with self._under_way.entered(asked.whose, mcp.id_json, task):
                 try:
                     outcome = await self._outcome(task, asked, reply)
                 except Exception:  # whatever it was, the client waits for an answer, perhaps on a stream that has begun
                     logger.exception("a call failed", mcp_server=call.member.id, method=call.method)
                     outcome = RpcError(INTERNAL_ERROR, _FAILED, {"reason": "internal_error", "retryable": False})
+            answered_with(outcome)
             return await reply.end(outcome if isinstance(outcome, RpcError) else dumped(names.result(mcp.method, outcome)))
 
     async def _outcome(self, task: asyncio.Task[Json], asked: Asked, reply: HttpReply) -> Json | RpcError:

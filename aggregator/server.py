@@ -16,11 +16,14 @@ import structlog
 
 from aggregator.application import make_application
 from aggregator.endpoint import Endpoint
+from aggregator.observation import Observation
 from aggregator.settings import AggregatorSettings
 from aggregator.subscription import Subscription
 from aggregator.upstream.bridge import Bridge
 from extauthz.discovery import AGGREGATOR_TYPES, DiscoveryClient
 from extauthz.http_site import serving
+from extauthz.metrics_site import serving_metrics
+from extauthz.telemetry.process import observe_node, running_telemetry
 from extauthz.transport import LinkIdentity
 
 logger = structlog.get_logger(__name__)
@@ -49,8 +52,19 @@ async def run(settings: AggregatorSettings) -> None:
         upstream = await parts.enter_async_context(
             Bridge(egress_address=settings.egress_address, ssl_context=link.client_ssl_context(settings.egress_address))
         )
-        endpoint = Endpoint(subscription=subscription, upstream=upstream, max_session_seconds=settings.session_max_age_seconds)
+        telemetry = await parts.enter_async_context(running_telemetry(settings, service="legation-aggregator", node_id=settings.node_id))
+        await parts.enter_async_context(serving_metrics(telemetry.metrics, settings, link))
+        observation = Observation(telemetry) if telemetry.metrics is not None else None
+        endpoint = Endpoint(
+            subscription=subscription,
+            upstream=upstream,
+            max_session_seconds=settings.session_max_age_seconds,
+            observation=observation,
+        )
         application = make_application(subscription=subscription, endpoint=endpoint)
+        if telemetry.metrics is not None and observation is not None:
+            application.middlewares.append(observation.observing)
+            observe_node(telemetry.metrics, discovery)
         site = serving(application, settings.listen, "LEGATION_AGGREGATOR_LISTEN", link, handler_cancellation=True)
         await parts.enter_async_context(site)
         logger.info("aggregator listening", address=settings.listen, node=settings.node_id)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from extauthz.authorizer_settings import OF_OTHER_PROCESSES, AuthorizerSettings
 from extauthz.settings import setting, variables_of
+from extauthz.telemetry.settings import TelemetrySettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AggregatorSettings:
+class AggregatorSettings(TelemetrySettings):
     """Read once by `aggregator.server`; each part gets its slice."""
 
     listen: str = setting("LEGATION_AGGREGATOR_LISTEN", "where Envoy reaches the aggregator: unix:/path or host:port")

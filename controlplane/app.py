@@ -16,11 +16,13 @@ import hashlib
 import os
 import secrets
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Coroutine
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -33,6 +35,7 @@ from controlplane.authorization_server.issuers import Issuers
 from controlplane.authorization_server.oversight import Oversight
 from controlplane.authorization_server.store import GrantStore
 from controlplane.database import open_database
+from controlplane.observation import ApiObservation, CountedReader, observe_registry
 from controlplane.prober import Prober
 from controlplane.registry.authority import AuthorityReader
 from controlplane.registry.encryption import RegistryKey, read_registry_key
@@ -75,8 +78,10 @@ from extauthz.http_site import serving
 from extauthz.identity.jwks import KeySource
 from extauthz.identity.principal import PROBER
 from extauthz.identity.provider import IdentityProvider
+from extauthz.metrics_site import serving_metrics
 from extauthz.state import AuthorizationState, context_keys_from_messages, identity_provider_from_message
-from extauthz.transport import LinkIdentity
+from extauthz.telemetry.process import Telemetry, running_telemetry
+from extauthz.transport import LinkIdentity, parse_link_address
 
 logger = structlog.get_logger(__name__)
 
@@ -109,7 +114,11 @@ async def _serve(settings: ControlPlaneSettings) -> None:
     store = RegistryStore(await asyncio.to_thread(open_database, settings.database_url))
     try:
         live = await asyncio.to_thread(LiveState, store)
-        async with _parts(settings, link=link, key=key, store=store, live=live) as background:
+        async with (
+            running_telemetry(settings, service="legation-control-plane", node_id=socket.gethostname()) as telemetry,
+            serving_metrics(telemetry.metrics, settings, link),
+            _parts(settings, link=link, key=key, store=store, live=live, telemetry=telemetry) as background,
+        ):
             done, _ = await asyncio.wait(background, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
@@ -119,7 +128,7 @@ async def _serve(settings: ControlPlaneSettings) -> None:
 
 @contextlib.asynccontextmanager
 async def _parts(
-    settings: ControlPlaneSettings, *, link: LinkIdentity, key: RegistryKey, store: RegistryStore, live: LiveState
+    settings: ControlPlaneSettings, *, link: LinkIdentity, key: RegistryKey, store: RegistryStore, live: LiveState, telemetry: Telemetry
 ) -> AsyncIterator[list[asyncio.Task[None]]]:
     rules = AddressRules(settings.allowed_upstream_networks)
     authorities, pairs = AuthorityReader(settings.secrets_dir), KeyPairReader(settings.secrets_dir, key)
@@ -186,6 +195,8 @@ async def _parts(
         application = make_api(routes, authentication)
         our_names = only_our_names(_door(settings), lambda: gateway_names(live.state))
         application.middlewares.insert(1, our_names)  # right behind `answer_problems`
+        if telemetry.metrics is not None:
+            observe_registry(telemetry.metrics, revision=lambda: live.state.revision, nodes=rollout)
         issuers = await parts.enter_async_context(
             Issuers(
                 state=lambda: live.state,
@@ -199,7 +210,10 @@ async def _parts(
         )
         issuers.attach(application)
         background.append(asyncio.create_task(issuers.prune_always()))
-        await parts.enter_async_context(serving_api(application, settings.api_listen, link))
+        site = serving_api(application, settings.api_listen, link)
+        if telemetry.metrics is not None:
+            application.middlewares.insert(0, ApiObservation(telemetry).observing)  # around `answer_problems`: answers, whatever was raised
+        await parts.enter_async_context(site)
         await _first_of(_published(publisher), background)  # streams are not accepted before there is something to say
         await parts.enter_async_context(AdsServer(listen=settings.xds_listen, cache=cache, rollout=rollout, identity=link))
         # its process imports for a second of CPU: only now, when nobody waits for us any more
@@ -212,7 +226,7 @@ async def _parts(
             )
         )
         prober = Prober(
-            reader=reader,
+            reader=reader if telemetry.metrics is None else CountedReader(reader, telemetry.metrics),
             store=ProbeBatch(service.record_probes),
             programmed=lambda revision: rollout.wait(revision, 60.0),
             interval_seconds=settings.probe_interval_seconds,
@@ -325,8 +339,25 @@ def _gateway(settings: ControlPlaneSettings, link: LinkIdentity) -> GatewaySetti
         max_call_seconds=settings.max_call_seconds,
         max_stream_seconds=settings.max_stream_seconds,
         edge_log=str(settings.edge_log_file or ""),
+        outcome_log=settings.outcome_log,
+        **_otlp(settings),
         loop_name=f"legation-{hashlib.sha256(settings.gateway_url.encode()).hexdigest()[:12]}",
     )
+
+
+def _otlp(settings: ControlPlaneSettings) -> dict[str, Any]:
+    """Where Envoy sends its spans, as `GatewaySettings` want it."""
+    receiver = settings.receiver()
+    if receiver is None:
+        return {}
+    name = parse_link_address(receiver.address).host if receiver.is_tls else ""
+    ca_file = str(settings.otlp_ca_file or "")
+    return {
+        "otlp_address": receiver.address,
+        "otlp_tls_name": name,
+        "otlp_ca_file": ca_file,
+        "trace_sampling": settings.trace_sampling,
+    }
 
 
 def serving_api(application: web.Application, listen: str, link: LinkIdentity) -> contextlib.AbstractAsyncContextManager[None]:
@@ -337,8 +368,6 @@ def serving_api(application: web.Application, listen: str, link: LinkIdentity) -
 
 
 def _live_status(live: LiveState, bundles: BundleFollower, certificates: CertificateSources, kind: Kind, entry_id: str) -> Json | None:
-        outcome_log=settings.outcome_log,
-        **_otlp(settings),
     """What this process knows of an entry beside what is stored."""
     if kind is Kind.GATEWAY:
         entry = live.state.gateways.get(entry_id)

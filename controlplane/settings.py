@@ -7,10 +7,11 @@ from pathlib import Path
 
 from extauthz.authorizer_settings import OF_OTHER_PROCESSES, AuthorizerSettings
 from extauthz.settings import setting, variables_of
+from extauthz.telemetry.settings import TelemetrySettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ControlPlaneSettings:
+class ControlPlaneSettings(TelemetrySettings):
     """Read once by `controlplane.app`; each part gets its slice. Addresses are `unix:/path` or `host:port`."""
 
     database_url: str = setting("LEGATION_DATABASE_URL", "the registry: sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME")
@@ -54,10 +55,10 @@ class ControlPlaneSettings:
     edge_log_file: Path | None = setting(
         "LEGATION_EDGE_LOG_FILE", "file on Envoy's host in which it writes what it refused by itself", default=None
     )
-    secrets_dir: Path | None = setting("LEGATION_SECRETS_DIR", "secret files and upstreams' certificate authorities", default=None)
     outcome_log: str = setting(
         "LEGATION_OUTCOME_LOG", "how Envoy tells how requests ended: grpc, file (beside the edge log), both or none", default="grpc"
     )
+    secrets_dir: Path | None = setting("LEGATION_SECRETS_DIR", "secret files and upstreams' certificate authorities", default=None)
     workload_api: str = setting(
         "LEGATION_WORKLOAD_API", "unix:/path of a SPIFFE Workload API; empty: SPIFFE_ENDPOINT_SOCKET, where an entry needs one", default=""
     )

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from extauthz.errors import ConfigurationError
 from extauthz.settings import setting
+from extauthz.telemetry.settings import TelemetrySettings
 
 MAX_SESSION_AGE_SECONDS = 24 * 3600
 """No legacy session may live longer: the key of a day is at hand for that long after the last sealing with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AuthorizerSettings:
+class AuthorizerSettings(TelemetrySettings):
     """Read once by `extauthz.server`; each part gets its slice."""
 
     listen: str = setting("LEGATION_AUTHORIZER_LISTEN", "where Envoy reaches the authorizer: unix:/path or host:port")
@@ -74,8 +75,8 @@ OF_OTHER_PROCESSES = frozenset(
         "LEGATION_MAX_CONNECTIONS",
         "LEGATION_MAX_HEAP_MIB",
         "LEGATION_MAX_STREAM_SECONDS",
-        "LEGATION_PROBE_INTERVAL_SECONDS",
         "LEGATION_OUTCOME_LOG",
+        "LEGATION_PROBE_INTERVAL_SECONDS",
         "LEGATION_PROCESSOR_ADDRESSES",
         "LEGATION_REQUESTS_PER_SECOND",
         "LEGATION_REQUEST_TIMEOUT_SECONDS",

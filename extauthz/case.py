@@ -13,6 +13,7 @@ from extauthz.egress_context import EgressContext
 from extauthz.errors import MessageError, Reason
 from extauthz.mcp.request import McpRequest
 from extauthz.state import AuthorizationState
+from extauthz.telemetry.span import Span
 
 
 class Refused(Exception):  # noqa: N818 - control flow of a decision
@@ -41,6 +42,7 @@ class Case:
     request: McpRequest | None = None
     scopes: tuple[str, ...] = ()
     id_json: str = "null"
+    span: Span | None = None  # of the decision, where telemetry keeps it
 
     def entered(self) -> tuple[AuthorizationState, Place]:
         """The state that it is decided by and the place that it is at; known after step (0)."""

@@ -15,6 +15,7 @@ from extauthz.decision import Decision
 from extauthz.errors import Reason
 from extauthz.passage import Passage
 from extauthz.session import BINDING_KEY
+from extauthz.telemetry.trace_context import HEADER, arriving
 from extauthz.unary.calls import Method
 from extauthz.unary.status import CallRefused, Status
 from extauthz.wire import auth_pb2, common_pb2
@@ -44,6 +45,7 @@ def check_service(decider: Decides, *, require_envoy: bool = False) -> grpc.Gene
     ) -> auth_pb2.CheckResponse:
         if require_envoy and transport.role_of(transport.peer_identity(context)) != "envoy":
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "only an Envoy of this deployment may ask")
+        arriving.set(next((str(value) for name, value in context.invocation_metadata() or () if name == HEADER), ""))
         return check_response(await decider.decide(check_input(request)))
 
     return grpc.method_handlers_generic_handler(
@@ -115,6 +117,7 @@ def check_input(request: auth_pb2.CheckRequest) -> CheckInput:
         peer_certificate=attributes.source.certificate,
         envoy_request_id=headers.get("x-request-id", [""])[0],
         gateway=attributes.context_extensions.get("gateway", ""),
+        traceparent=arriving.get(),
     )
 
 

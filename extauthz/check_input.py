@@ -13,7 +13,8 @@ class CheckInput:
     """One request as Envoy described it. `headers` has lower-case names and every value as sent; `path` may hold a query.
 
     `gateway` is the Gateway by whose listener it came, empty for `default` and for that of the settings. `peer_certificate` is
-    the client's certificate as Envoy gives it: PEM, percent-encoded; "" without one.
+    the client's certificate as Envoy gives it: PEM, percent-encoded; "" without one. `traceparent` names Envoy's span of the question,
+    while it keeps any; that of `headers` is the client's.
     """
 
     listener: str  # "ingress" | "egress"
@@ -27,6 +28,7 @@ class CheckInput:
     peer_certificate: str = field(default="", repr=False)
     envoy_request_id: str = ""
     gateway: str = ""
+    traceparent: str = ""
 
     def first(self, header: str) -> str:
         """The first value of a header, or ""."""

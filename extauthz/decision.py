@@ -107,6 +107,16 @@ class Recorder(Protocol):
         """Returns when the record is durable."""
 
 
+class Observes(Protocol):
+    """Who hears of decisions, where telemetry is on (`observation`)."""
+
+    def began(self, case: Case) -> None:
+        """A decision begins."""
+
+    def ended(self, case: Case, reason: Reason) -> None:
+        """It stands, and its record is complete."""
+
+
 class Decider:
     """Decides. One per process; everything it needs is given, nothing is fetched but through these collaborators."""
 
@@ -120,7 +130,9 @@ class Decider:
         timeout_ms: int,
         session_max_age_seconds: int = MAX_SESSION_AGE_SECONDS,
         clock: Callable[[], float] = time.time,
+        observation: Observes | None = None,
     ) -> None:
+        self._observation = observation
         self._state = state
         self._identification = Identification(state, clock)
         self._ended = EndedSessions()
@@ -166,7 +178,10 @@ class Decider:
 
     def _opened(self, check: CheckInput) -> Case:
         record = open_record(check, self._clock())
-        return Case(check=check, record=record, started=time.perf_counter(), deadline=self._now() + self._timeout_s)
+        case = Case(check=check, record=record, started=time.perf_counter(), deadline=self._now() + self._timeout_s)
+        if self._observation is not None:
+            self._observation.began(case)
+        return case
 
     async def _passage(self, case: Case) -> Passage:
         # (0) shape
@@ -396,6 +411,8 @@ class Decider:
         except AuditError as error:
             logger.error("audit record lost", decision_id=record.decision_id, error=str(error))
             reason, passage, given = Reason.AUDIT_UNAVAILABLE, None, self._refusal(case, Reason.AUDIT_UNAVAILABLE)
+        if self._observation is not None:
+            self._observation.ended(case, reason)
         return Decision(decision_id=record.decision_id, reason=reason, revision=record.revision, passage=passage, answer=given)
 
     def _refusal(self, case: Case, reason: Reason) -> Answer:

@@ -30,7 +30,7 @@ def open_record(check: CheckInput, now_unix: float) -> AuditRecord:
         envoy_request_id=check.envoy_request_id,
         body_bytes=len(check.body),
         user_agent=_without(credential, check.first("user-agent"))[:200],
-        trace_id=_trace_id(check.first("traceparent")),
+        trace_id=_trace_id(check.traceparent or check.first("traceparent")),
     )
 
 

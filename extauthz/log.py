@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from extauthz.errors import ConfigurationError
+from extauthz.telemetry.span import current
 
 _SECRET_KEYS = frozenset({"authorization", "access_token", "token", "client_secret", "secret", "password", "private_jwk", "cookie"})
 
@@ -26,6 +27,7 @@ def configure_logging(level: str, log_format: str) -> None:
         raise ConfigurationError(f"LEGATION_LOG_FORMAT must be json or console, got {log_format!r}")
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        _name_trace,
         structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -53,6 +55,13 @@ def configure_logging(level: str, log_format: str) -> None:
     logging.getLogger("sqlalchemy.engine").setLevel(logging.WARNING)
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     logging.getLogger("httpx2").setLevel(logging.WARNING)
+
+
+def _name_trace(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    context = current.get()
+    if context is not None:
+        event["trace_id"], event["span_id"] = context.trace_id, context.span_id
+    return event
 
 
 def _redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

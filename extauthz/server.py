@@ -18,6 +18,8 @@ from extauthz import transport
 from extauthz.address import AddressRules
 from extauthz.audit.edge_reader import EdgeLogReader
 from extauthz.audit.flood import FloodGuard
+from extauthz.audit.outcome import outcome_log_beside
+from extauthz.audit.outcome_line import OutcomeLogReader
 from extauthz.audit.outcome_log import OutcomeLog
 from extauthz.audit.wal import AuditLog
 from extauthz.authorizer_settings import AuthorizerSettings
@@ -28,11 +30,12 @@ from extauthz.discovery import DiscoveryClient, StagedResources
 from extauthz.door import Door
 from extauthz.grpcio_server import GrpcioServer
 from extauthz.identity.jwks import KeySource
-from extauthz.outcome_service import OutcomeService
 from extauthz.metrics_site import serving_metrics
 from extauthz.observation import Observation, observe_audit
+from extauthz.outcome_service import OutcomeService
 from extauthz.process import process_service
 from extauthz.subscription import Subscription
+from extauthz.telemetry.process import observe_node, running_telemetry
 
 logger = structlog.get_logger(__name__)
 
@@ -48,7 +51,12 @@ async def run(settings: AuthorizerSettings) -> None:
         cert_file=settings.tls_cert_file, key_file=settings.tls_key_file, ca_file=settings.tls_ca_file, insecure=settings.insecure
     )
     rules = AddressRules(settings.allowed_upstream_networks)
-    async with KeySource(rules) as key_source, CredentialSource(settings.secrets_dir, rules) as credentials:
+    async with (
+        running_telemetry(settings, service="legation-authorizer", node_id=settings.node_id) as telemetry,
+        serving_metrics(telemetry.metrics, settings, link),
+        KeySource(rules) as key_source,
+        CredentialSource(settings.secrets_dir, rules) as credentials,
+    ):
         subscription = Subscription(
             key_source=key_source,
             cache_file=settings.cache_dir / "authorizer.json" if settings.cache_dir else None,
@@ -65,34 +73,45 @@ async def run(settings: AuthorizerSettings) -> None:
             audit=guard,
             timeout_ms=settings.check_timeout_ms,
             session_max_age_seconds=settings.session_max_age_seconds,
+            observation=Observation(telemetry) if telemetry.metrics is not None else None,
         )
         server = make_check_server(settings.check_server, settings.listen, link, decider)
+        outcomes = OutcomeLog(audit)
+        outcome_service = OutcomeService(outcomes)
         processor = GrpcioServer(
             settings.processor_listen,
             "LEGATION_PROCESSOR_LISTEN",
             link,
             lambda require_envoy: process_service(subscription, require_envoy=require_envoy),
+            lambda require_envoy: outcome_service.handler(require_envoy=require_envoy),
         )
         keeper = LastGoodKeeper(subscription)
-        outcomes = OutcomeLog(audit)
-        outcome_service = OutcomeService(outcomes)
         discovery = DiscoveryClient(
             address=settings.xds_address,
             node_id=settings.node_id,
             on_revision=keeper.take,
             credentials=link.channel_credentials(settings.xds_address),
-            lambda require_envoy: outcome_service.handler(require_envoy=require_envoy),
             initial=subscription.read_last_good(),
         )
         subscription.watch_connection(lambda: discovery.connected)
+        if telemetry.metrics is not None:
+            observe_audit(telemetry.metrics, audit)
+            observe_node(telemetry.metrics, discovery)
         await processor.start()
         await server.start()
         logger.info("authorizer listening", address=settings.listen, node=settings.node_id)
         tasks = [asyncio.create_task(part.run()) for part in (discovery, keeper, guard)]
         if settings.edge_log_file is not None:
             edge = EdgeLogReader(file=settings.edge_log_file, position_file=settings.audit_dir / "edge-position.json", log=audit)
-            tasks.append(asyncio.create_task(edge.run()))
+            ended = OutcomeLogReader(
+                file=outcome_log_beside(settings.edge_log_file),
+                position_file=settings.audit_dir / "outcome-position.json",
+                log=audit,
+                outcomes=outcomes,
+            )
+            tasks.extend(asyncio.create_task(reader.run()) for reader in (edge, ended))
         await stop.wait()
+        outcome_service.leave()
         await asyncio.gather(server.stop(STOP_GRACE_SECONDS), processor.stop(STOP_GRACE_SECONDS))
         for task in tasks:
             task.cancel()
@@ -103,7 +122,6 @@ async def run(settings: AuthorizerSettings) -> None:
         audit.close()
 
 
-        outcome_service.leave()
 class LastGoodKeeper:
     """Hands each revision to the subscription and keeps a copy on disk, at most once per `interval_seconds`, off the event loop."""
 

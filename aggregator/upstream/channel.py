@@ -26,6 +26,7 @@ from aggregator.upstream.limits import UpstreamLimits
 from aggregator.upstream.message import AnswerError, MemberMessage, MemberResponse, Members, parse_messages
 from extauthz.catalog.server import McpServer
 from extauthz.mcp.event_stream import EventStreamParser, EventTooLargeError
+from extauthz.telemetry.span import outgoing
 
 logger = structlog.get_logger(__name__)
 
@@ -193,6 +194,7 @@ class EgressChannel:
         sent = {"accept": _STREAM if http_method == "GET" else _BOTH, CONTEXT_HEADER: client.context_header, **headers}
         if body is not None:
             sent["content-type"] = "application/json"
+            sent |= outgoing()
         url = f"{self._origin}/servers/{quote(member.namespace, safe='')}/{quote(member.name, safe='')}/mcp"
         try:
             response = await self._session.request(http_method, url, data=body, headers=sent, allow_redirects=False)

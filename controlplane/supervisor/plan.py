@@ -35,6 +35,8 @@ _COMMAND_LINE_ONLY = frozenset(
     }
 )  # processes would refuse them
 _MAX_ENVOY_THREADS = 2
+_METRICS_LISTEN = "LEGATION_METRICS_LISTEN"
+_ORDER_OF_METRICS = (CONTROL_PLANE, AUTHORIZER, AGGREGATOR)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,20 +114,32 @@ def python_module(name: str, module: str, environ: Mapping[str, str], *arguments
     return Process(name=name, command=(sys.executable, "-P", "-m", module, *arguments), environ=environ)
 
 
+def with_metrics_address(environ: Mapping[str, str], name: str) -> Mapping[str, str]:
+    """Each process answers Prometheus at an address of its own: the next port after the one before, or a socket with its name."""
+    address = environ.get(_METRICS_LISTEN, "")
+    base, colon, port = address.rpartition(":")
+    if address.startswith("unix:"):
+        return {**environ, _METRICS_LISTEN: f"{address}-{name.replace(' ', '-')}"}
+    if not address or not colon or not port.isdecimal():
+        return environ  # the process itself says what is wrong with it
+    return {**environ, _METRICS_LISTEN: f"{base}:{int(port) + _ORDER_OF_METRICS.index(name)}"}
+
+
 def control_plane(deployment: Deployment, environ: Mapping[str, str]) -> Process:
     """The control plane; it makes the data directory usable before it serves."""
+    environ = with_metrics_address(environ, CONTROL_PLANE)
     process = python_module(CONTROL_PLANE, "controlplane", environ, "--prepare", str(deployment.data_dir))
     return replace(process, stop_seconds=10.0)
 
 
 def authorizer(environ: Mapping[str, str]) -> Process:
     """The authorizer."""
-    return python_module(AUTHORIZER, "extauthz", environ)
+    return python_module(AUTHORIZER, "extauthz", with_metrics_address(environ, AUTHORIZER))
 
 
 def aggregator(environ: Mapping[str, str]) -> Process:
     """The aggregator."""
-    return python_module(AGGREGATOR, "aggregator", environ)
+    return python_module(AGGREGATOR, "aggregator", with_metrics_address(environ, AGGREGATOR))
 
 
 def envoy(binary: str, bootstrap_file: Path, environ: Mapping[str, str], log_level: str) -> Process:

@@ -12,12 +12,12 @@ from functools import partial
 from controlplane.registry.state import RegistryState
 from controlplane.xds.building import load_builder, remembered
 from controlplane.xds.cache import Resources, XdsResource
-from controlplane.xds.gateway import MAX_BODY_BYTES, USUAL_BODY_BYTES, GatewaySettings
+from controlplane.xds.gateway import MAX_BODY_BYTES, OTLP_CLUSTER, USUAL_BODY_BYTES, GatewaySettings
 from controlplane.xds.node import CLUSTER, LISTENER, ROUTE
 from controlplane.xds.public_listener import PublicListener, public_listeners
 from controlplane.xds.resource_cache import ResourceCache
 
-OWN_CLUSTERS = ("legation-authorizer", "legation-processor", "legation-aggregator", "legation-api", "legation-refusal")
+OWN_CLUSTERS = ("legation-authorizer", "legation-processor", "legation-aggregator", "legation-api", "legation-refusal", OTLP_CLUSTER)
 _OWN_LISTENERS = ("egress", "refusal")
 _OWN_ROUTES = ("egress",)
 
@@ -43,10 +43,15 @@ def doors_of(state: RegistryState, settings: GatewaySettings) -> Doors:
     )
 
 
+def own_clusters(settings: GatewaySettings) -> tuple[str, ...]:
+    """Those that there are: the receiver of spans only where one is set."""
+    return tuple(name for name in OWN_CLUSTERS if name != OTLP_CLUSTER or settings.otlp_address)
+
+
 def build_constant(doors: Doors, built: ResourceCache, previous: Doors | None, held: Resources) -> dict[str, dict[str, XdsResource]]:
     """Clusters, listeners and routes by type URL; those of `held` when nothing that decides them differs from `previous`."""
     if doors == previous:
-        own = {name: held[CLUSTER][name] for name in OWN_CLUSTERS}
+        own = {name: held[CLUSTER][name] for name in own_clusters(doors.settings)}
         return {CLUSTER: own, LISTENER: dict(held[LISTENER]), ROUTE: dict(held[ROUTE])}
     settings, most, issuing = doors.settings, doors.max_body_bytes, doors.issuing
     decisive = asdict(settings) | {"upstream_ca_file": settings.upstream_ca_file, "max_body_bytes": most}
@@ -65,7 +70,7 @@ def build_constant(doors: Doors, built: ResourceCache, previous: Doors | None, h
             partial(lambda door: load_builder().build_public_routes(door, settings, most, issuing=issuing), public),
         )
     return {
-        CLUSTER: own_ones("cluster", OWN_CLUSTERS, lambda name: load_builder().build_own_cluster(name, settings)),
+        CLUSTER: own_ones("cluster", own_clusters(settings), lambda name: load_builder().build_own_cluster(name, settings)),
         LISTENER: listeners,
         ROUTE: routes,
     }

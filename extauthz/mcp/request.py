@@ -52,6 +52,7 @@ class McpRequest:
     streaming: bool = False
     task_ids: tuple[str, ...] = ()
     may_begin_task: bool = False  # the caller takes a task for an answer
+    traceparent: object = None  # what the client says of its own trace (`params._meta.traceparent`), for telemetry only
 
     @property
     def tool(self) -> str:
@@ -91,6 +92,7 @@ def _parse_post(headers: HeaderMap, body: bytes) -> McpRequest:
         streaming=rule.scope is Scope.SUBSCRIPTIONS,
         task_ids=_task_ids(message, rule),
         may_begin_task=_may_begin_task(message),
+        traceparent=meta.get("traceparent") if isinstance(meta := message.params.get("_meta"), dict) else None,
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
+from extauthz.telemetry.trace_context import arriving
 from extauthz.unary import frames
 from extauthz.unary.budget import FrameBudget
 from extauthz.unary.frames import ErrorCode, ProtocolError
@@ -119,6 +120,8 @@ class Calls:
 
     async def _serve(self, stream: Stream, message: bytes) -> None:
         """The task of a call."""
+        if stream.head.traceparent:
+            arriving.set(stream.head.traceparent)
         try:
             answer = await self._methods[stream.head.path](message)
         except CallRefused as refused:

@@ -33,6 +33,7 @@ class RequestHead:
     content_type: bytes = b""
     timeout_seconds: float | None = None
     content_length: int | None = None
+    traceparent: str = ""
     fault: str = ""
 
     @property
@@ -80,7 +81,8 @@ class HeadReader:
                 return known
         head = _head_of(self.read_fields(block))
         if self._stateless:
-            self._remembered.add(block, head)
+            if not head.traceparent:  # no other block will be like this one
+                self._remembered.add(block, head)
         elif self._acknowledged:
             self._stateless = self._decoder.header_table_size == 0
         return head
@@ -136,4 +138,5 @@ def _described(pseudo: dict[bytes, bytes], regular: dict[bytes, bytes]) -> Reque
         content_type=regular.get(b"content-type", b""),
         timeout_seconds=timeout_seconds,
         content_length=int(length) if length is not None else None,
+        traceparent=regular.get(b"traceparent", b"").decode("latin-1"),
     )

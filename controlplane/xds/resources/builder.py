@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from controlplane.registry.key_pair import KeyPair
 from controlplane.registry.spec import McpServerSpec
-from controlplane.xds.gateway import GatewaySettings
+from controlplane.xds.gateway import OTLP_CLUSTER, GatewaySettings
 from controlplane.xds.public_listener import PublicListener
 from controlplane.xds.resolver import ResolvedHosts
-from controlplane.xds.resources import cluster, endpoint, listener, route, secret
+from controlplane.xds.resources import cluster, endpoint, listener, route, secret, tracing
 from controlplane.xds.resources.typed import serialise
 from controlplane.xds.trust_bundle import TrustBundles
 from controlplane.xds.upstream_tls import PLAIN_TLS, UpstreamTls
@@ -19,6 +19,7 @@ OWN_CLUSTERS = {
     AGGREGATOR_CLUSTER: cluster.make_aggregator_cluster,
     cluster.API_CLUSTER: cluster.make_api_cluster,
     cluster.REFUSAL_CLUSTER: cluster.make_refusal_cluster,
+    OTLP_CLUSTER: tracing.make_otlp_cluster,
 }
 LISTENERS = {
     listener.EGRESS: listener.make_egress_listener,

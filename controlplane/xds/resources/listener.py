@@ -38,6 +38,7 @@ from controlplane.xds.resources.access_log import make_access_logs
 from controlplane.xds.resources.cluster import AUTHORIZER_CLUSTER, PROCESSOR_CLUSTER, REFUSAL_LISTENER
 from controlplane.xds.resources.listener_tls import HANDSHAKE, make_listener_socket
 from controlplane.xds.resources.local_reply import SESSION_NOT_SEALED, make_local_replies
+from controlplane.xds.resources.tracing import make_tracing
 from controlplane.xds.resources.typed import ADS, TLS_SOCKET, address, link_tls_context, pack
 from extauthz.session import SEALED_HEADER, SESSION_HEADER
 
@@ -186,8 +187,8 @@ def _http_filters(settings: GatewaySettings) -> list[hcm.HttpFilter]:
         filter_name.HEADER_MUTATION: header_mutation.HeaderMutation(),
         filter_name.EXT_PROC: _ext_proc(settings),
         filter_name.STATEFUL_SESSION: stateful_session.StatefulSession(),  # none but on lanes
-        filter_name.ROUTER: router.Router(suppress_envoy_headers=True),
         filter_name.HEADER_TO_METADATA: header_to_metadata.Config(),  # none but on lanes of aggregators
+        filter_name.ROUTER: router.Router(suppress_envoy_headers=True),
     }
     return [hcm.HttpFilter(name=name, typed_config=pack(configs[name])) for name in filter_name.HTTP_FILTERS]
 

@@ -75,7 +75,7 @@ def _completed_later(cls: Untyped, options: dict[str, Untyped]) -> type:  # noqa
                 dataclasses.dataclass(**options)(cls)
                 whole = True
 
-    def new(kind: Untyped, *_: Untyped, **__: Untyped) -> Untyped:  # noqa: ANN401 - `__new__` of any class
+    def new(kind: Untyped, /, *_: Untyped, **__: Untyped) -> Untyped:  # noqa: ANN401 - `__new__` of any class
         if not whole:
             complete()
         return object.__new__(kind)

@@ -1,0 +1,156 @@
+"""What a decision tells telemetry: one span per Check, and the numbers of `telemetry.metric_name`. `Decider` asks it twice per decision.
+
+The span is a child of Envoy's span of the question; what a client names in the body (`params._meta.traceparent`) is only linked, since
+Envoy's span began before anybody had read the body. Nothing about a caller is told but of which kind it is.
+"""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+
+from extauthz.answer import TOLD
+from extauthz.audit.record import AuditDecision, AuditRecord
+from extauthz.audit.wal import AuditLog
+from extauthz.case import Case
+from extauthz.errors import Reason
+from extauthz.mcp.jsonrpc import MessageClass
+from extauthz.telemetry import metric_name
+from extauthz.telemetry import semantic_convention as names
+from extauthz.telemetry.metric import MetricRegistry
+from extauthz.telemetry.process import Telemetry
+from extauthz.telemetry.span import Span, SpanKind
+from extauthz.telemetry.trace_context import parse_traceparent
+
+logger = structlog.get_logger(__name__)
+
+_FAULT_OF_THE_CALLER = range(-32799, -32599)  # -32700, -32600 to -32602: not errors of a server, say the conventions
+_UNREAD = "check"
+_LONGEST_ID = 64
+
+
+class Observation:
+    """`telemetry` with anything on."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._tracer = telemetry.tracer
+        self._numbers = _Numbers(telemetry.metrics) if telemetry.metrics is not None else None
+
+    def began(self, case: Case) -> None:
+        """A decision begins; from here on its trace is the one of this task."""
+        if self._tracer is not None:
+            check = case.check
+            parent = parse_traceparent(check.traceparent or check.first("traceparent"))
+            case.span = self._tracer.begin(_UNREAD, SpanKind.SERVER, parent)
+
+    def ended(self, case: Case, reason: Reason) -> None:
+        """The decision stands, and so does its record. Whatever fails here fails here only: calls do not depend on telemetry."""
+        try:
+            if self._numbers is not None:
+                self._numbers.count(case, reason)
+            if case.span is not None and self._tracer is not None:
+                describe(case.span, case, reason)
+                self._tracer.end(case.span)
+                case.span = None
+        except Exception as error:
+            logger.error("a decision could not be told to telemetry", error=type(error).__name__, exc_info=error)
+
+
+def observe_audit(metrics: MetricRegistry, audit: AuditLog) -> None:
+    """How the audit log fares."""
+    metrics.gauge(metric_name.AUDIT_RECORDS, lambda: audit.statistics().sequence)
+    metrics.gauge(metric_name.AUDIT_WAITING, lambda: audit.statistics().waiting)
+    metrics.gauge(metric_name.AUDIT_FAILURES, lambda: audit.statistics().failures)
+    metrics.gauge(metric_name.AUDIT_SYNC_DURATION, lambda: audit.statistics().last_sync_seconds)
+
+
+class _Numbers:
+    def __init__(self, metrics: MetricRegistry) -> None:
+        self._decisions = metrics.counter(metric_name.DECISIONS)
+        self._tool_calls = metrics.counter(metric_name.TOOL_CALLS)
+        self._denials = metrics.counter(metric_name.DENIALS)
+        self._duration = metrics.histogram(metric_name.DECISION_DURATION)
+        self._opened = metrics.counter(metric_name.SESSIONS_OPENED)
+        self._ended = metrics.counter(metric_name.SESSIONS_ENDED)
+
+    def count(self, case: Case, reason: Reason) -> None:
+        record = case.record
+        decision = _decision(record, reason)
+        place = _place(record)
+        # names that callers make up are counted under none: what is not in the registry was not allowed, and has no server
+        self._decisions.add((decision, record.method if case.request is not None else "", *place))
+        if reason is not Reason.ALLOWED:
+            self._denials.add((reason.value,))
+        elif record.method == "initialize":
+            self._opened.add(place)
+        elif case.check.http_method == "DELETE" and case.request is not None:
+            self._ended.add(place)
+        if record.tool_digest and record.tool and not record.parent_decision_id:  # once for a call, whoever passes it on
+            self._tool_calls.add((decision, *place, record.tool))
+        self._duration.record(time.perf_counter() - case.started, (decision,))
+
+
+def _decision(record: AuditRecord, reason: Reason) -> str:
+    return AuditDecision.ERROR.value if reason is Reason.AUDIT_UNAVAILABLE else record.decision.value
+
+
+def _place(record: AuditRecord) -> tuple[str, str]:
+    """Where it is decided about, as far as that is known to be there."""
+    if record.server is not None:
+        return record.server.namespace, record.server.name
+    if record.virtual_server and record.decision is AuditDecision.ALLOW:
+        namespace, _, name = record.virtual_server.partition("/")
+        return namespace, f"virtual/{name}"
+    return "", ""
+
+
+def describe(span: Span, case: Case, reason: Reason) -> None:
+    """Name and attributes of a decision's span."""
+    record, request, attributes = case.record, case.request, span.attributes
+    # what callers make up is told only where it is the name of something that there is
+    tool, prompt = record.tool if record.tool_digest else "", record.prompt if reason is Reason.ALLOWED else ""
+    span.name = f"{record.method} {tool or prompt}".rstrip() if record.method else case.check.http_method[:16]
+    attributes[names.LEGATION_DECISION] = _decision(record, reason)
+    attributes[names.LEGATION_DECISION_ID] = record.decision_id
+    attributes[names.LEGATION_DECISION_PARENT_ID] = record.parent_decision_id
+    attributes[names.LEGATION_LISTENER] = case.check.listener
+    attributes[names.LEGATION_NAMESPACE] = record.namespace
+    attributes[names.LEGATION_SERVER] = record.mcp_server
+    attributes[names.LEGATION_VIRTUAL_SERVER] = record.virtual_server
+    attributes[names.LEGATION_LANE] = record.lane
+    attributes[names.LEGATION_EFFECT] = record.effect
+    attributes[names.LEGATION_REVISION] = record.revision
+    if record.principal is not None:
+        attributes[names.LEGATION_PRINCIPAL_KIND] = record.principal.kind.value
+    if request is not None:
+        attributes[names.LEGATION_ERA] = record.era
+        attributes[names.MCP_METHOD_NAME] = record.method if request.method else ""
+        attributes[names.MCP_PROTOCOL_VERSION] = record.protocol_version
+        if request.message_class is MessageClass.REQUEST:
+            attributes[names.JSONRPC_REQUEST_ID] = shown_id(request.id_json)
+        if record.method == "tools/call":
+            attributes[names.GEN_AI_OPERATION_NAME] = names.EXECUTE_TOOL
+        attributes[names.GEN_AI_TOOL_NAME] = tool
+        attributes[names.GEN_AI_PROMPT_NAME] = prompt
+        span.link(request.traceparent)
+    if reason is not Reason.ALLOWED:
+        _describe_refusal(span, reason)
+
+
+def shown_id(id_json: str) -> str:
+    """The id of a request, in the form of the conventions: as text. Not one that is long, or looks like a token."""
+    text = id_json.strip('"')
+    return text if len(text) <= _LONGEST_ID and "eyJ" not in text else ""
+
+
+def _describe_refusal(span: Span, reason: Reason) -> None:
+    """A denial is what we are for, and no error; a failure of ours is one."""
+    told = TOLD.get(reason)
+    span.attributes[names.LEGATION_DENIAL_REASON] = reason.value
+    if told is None:
+        return
+    span.attributes[names.RPC_RESPONSE_STATUS_CODE] = str(told.code)
+    if told.status >= 500 and told.code not in _FAULT_OF_THE_CALLER:
+        span.attributes[names.ERROR_TYPE] = str(told.code)
+        span.error = reason.value
