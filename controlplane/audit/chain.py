@@ -7,15 +7,8 @@ from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 
+from extauthz.audit.chain import Head
 from extauthz.v1 import audit_pb2 as pb
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
-    """The last record of a writer that is held; sequence 0 and no hash: none."""
-
-    sequence: int = 0
-    record_hash: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

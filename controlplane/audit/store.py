@@ -21,19 +21,23 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, select, text
 
-from controlplane.audit.chain import Head, Link, links_behind
+from controlplane.audit.chain import Link, links_behind
 from controlplane.audit.models import AUDIT_CURSOR, AUDIT_RECORD, AUDIT_SUBJECT_KEY, AUDIT_WRITER
 from controlplane.audit.stored_record import StoredRecord, columns_of, stored_record
-from controlplane.audit.subject_keys import SubjectKeyring
+from controlplane.audit.subject_keys import SubjectKeyring, subject_key_message
 from controlplane.database import WRITE_OPTION
 from controlplane.registry.audit_key import audit_private_key
 from controlplane.registry.encryption import RegistryKey
-from extauthz.audit.record import record_to_json
+from extauthz.audit.chain import Head
+from extauthz.audit.record import message_to_json
 from extauthz.v1 import audit_pb2 as pb
 
 POLL_SECONDS = 0.5
 POSITION = "position"
 """The cursor that counts all records; those of readers have names of their own."""
+
+OWN_NODE = "control-plane"
+"""The node of writers that append here themselves and ship nothing."""
 
 _REF_PURPOSE = b"legation/v1/audit-principal"
 _REF_BYTES = 16
@@ -78,31 +82,18 @@ class AuditStore:
     def append_in(self, connection: Connection, batch: pb.ShipBatch, node_id: str) -> pb.ShipAck:
         """`append` in the caller's transaction."""
         writer = self._writer(connection, batch.writer_id)
-        head = Head(sequence=writer.sequence, record_hash=writer.record_hash) if writer is not None else Head()
+        head = _head(batch.writer_id, writer)
         links, refused = links_behind(head, batch)
         self._keep_subject_keys(connection, batch.subject_keys)
         if links:
             self._keep_records(connection, links)
-            head = Head(sequence=links[-1].message.sequence, record_hash=links[-1].record_hash)
-        if links or writer is None or refused != writer.refused or batch.closed != writer.closed:
-            values = {
-                "node_id": node_id,
-                "sequence": head.sequence,
-                "record_hash": head.record_hash,
-                "at_unix_us": self._now_us(),
-                "closed": batch.closed and not refused,
-                "refused": refused,
-            }
-            if writer is None:
-                connection.execute(AUDIT_WRITER.insert().values(writer_id=batch.writer_id, dropped_to=0, **values))
-            else:
-                connection.execute(AUDIT_WRITER.update().where(AUDIT_WRITER.c.writer_id == batch.writer_id).values(**values))
+            head = Head(batch.writer_id, links[-1].message.sequence, links[-1].record_hash)
+        self._keep_head(connection, writer, head, batch, node_id=node_id, refused=refused)
         return pb.ShipAck(writer_id=batch.writer_id, sequence=head.sequence, refused=refused)
 
     def head(self, connection: Connection, writer_id: str) -> Head:
         """The last record of a writer, for who continues its chain in this transaction: nobody else appends before it ends."""
-        row = self._writer(connection, writer_id)
-        return Head(sequence=row.sequence, record_hash=row.record_hash) if row is not None else Head()
+        return _head(writer_id, self._writer(connection, writer_id))
 
     def erase(self, principal_id: str) -> int:
         """Delete the keys of a principal's values, so that nobody can read them again. How many there were.
@@ -132,13 +123,20 @@ class AuditStore:
         return self._keyring.opened(pb.AuditRecord.FromString(row.payload), self._read_wrapped)
 
     def opened_json(self, row: StoredRecord) -> dict[str, object]:
-        """`opened` as JSON-ready values (`extauthz.audit.record.record_to_json`)."""
-        return record_to_json(row.payload)
+        """`opened` as JSON-ready values (`extauthz.audit.record.message_to_json`)."""
+        return message_to_json(self.opened(row), row.record_hash)
 
     def last_position(self) -> int:
         """The position of the newest record; 0 when there has never been one."""
         with self.reading() as connection:
             return self.cursor_in(connection, POSITION)[0]
+
+    def open_nodes(self, within_seconds: float) -> set[str]:
+        """Nodes with a writer that is not closed and from which something came in this time; the control plane's own are not among them."""
+        table, since_us = AUDIT_WRITER, self._now_us() - int(within_seconds * 1_000_000)
+        statement = select(table.c.node_id).where(table.c.closed.is_(False), table.c.at_unix_us > since_us, table.c.node_id != OWN_NODE)
+        with self.reading() as connection:
+            return set(connection.execute(statement).scalars())
 
     async def wait(self, position: int) -> None:
         """Return when there is a record behind `position`; told at once by this process, and found within half a second else."""
@@ -199,6 +197,30 @@ class AuditStore:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _APPEND_LOCK})
         return connection.execute(select(AUDIT_WRITER).where(AUDIT_WRITER.c.writer_id == writer_id)).first()
 
+    def _keep_head(
+        self, connection: Connection, writer: Row[Any] | None, head: Head, batch: pb.ShipBatch, *, node_id: str, refused: str
+    ) -> None:
+        """How far the writer is held now; nothing is written for a question."""
+        closed = batch.closed and not refused
+        if writer is None and not head.sequence and not refused:
+            return
+        if writer is not None and (writer.sequence, writer.closed, writer.refused) == (head.sequence, closed, refused):
+            return
+        if writer is not None and not batch.records and not batch.closed:
+            return
+        values = {
+            "node_id": node_id,
+            "sequence": head.sequence,
+            "record_hash": head.record_hash,
+            "at_unix_us": self._now_us(),
+            "closed": closed,
+            "refused": refused,
+        }
+        if writer is None:
+            connection.execute(AUDIT_WRITER.insert().values(writer_id=batch.writer_id, dropped_to=0, **values))
+        else:
+            connection.execute(AUDIT_WRITER.update().where(AUDIT_WRITER.c.writer_id == batch.writer_id).values(**values))
+
     def _keep_records(self, connection: Connection, links: Sequence[Link]) -> None:
         last = self.cursor_in(connection, POSITION)[0]
         rows = [self._row(connection, position, link) for position, link in enumerate(links, last + 1)]
@@ -232,11 +254,14 @@ class AuditStore:
         """Keep keys that are not known yet; one that was erased stays so."""
         table = AUDIT_SUBJECT_KEY
         for wrapped in keys:
-            key_id, subject = self._keyring.unwrap(wrapped)
-            if subject is None or connection.execute(select(table.c.key_id).where(table.c.key_id == key_id)).first() is not None:
+            message = subject_key_message(wrapped)
+            if message is None or connection.execute(select(table.c.key_id).where(table.c.key_id == message.key_id)).first() is not None:
                 continue
-            values = {"key_id": key_id, "principal_ref": self.principal_ref(subject.principal_id), "wrapped": wrapped}
-            connection.execute(table.insert().values(created_at_unix_us=self._now_us(), **values))
+            subject = self._keyring.unwrap(message)
+            if subject is not None:
+                reference = self.principal_ref(subject.principal_id)
+                values = {"key_id": message.key_id, "principal_ref": reference, "wrapped": wrapped, "created_at_unix_us": self._now_us()}
+                connection.execute(table.insert().values(**values))
 
     def _read_wrapped(self, key_id: str) -> bytes:
         with self.reading() as connection:
@@ -269,6 +294,10 @@ class _Waiter:
     def wake(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended, and its waiter with it
             self._loop.call_soon_threadsafe(self.event.set)
+
+
+def _head(writer_id: str, row: Row[Any] | None) -> Head:
+    return Head(writer_id, row.sequence, row.record_hash) if row is not None else Head(writer_id)
 
 
 def _read_wrapped(connection: Connection, key_id: str) -> bytes:

@@ -1,0 +1,198 @@
+"""Takes what authorizers ship: a stream per authorizer, one transaction for all that waits, acknowledged when it is durable.
+
+    shipper ═▶ stream ─▶ waiting batches of all streams ─▶ AuditStore.append_all ─▶ acks
+                  ◀═ barrier ═ a reader that wants to see everything that is durable by now
+
+A batch that does not continue its writer's chain is refused with the reason, and the writer's log stays where it is. When the
+database is away streams end with UNAVAILABLE, and come back; nothing is acknowledged that is not kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import grpc.aio
+import structlog
+from sqlalchemy.exc import OperationalError
+
+from controlplane.audit.store import AuditStore
+from extauthz.audit.shipping import RECORD_SERVICE
+from extauthz.v1 import audit_pb2 as pb
+
+logger = structlog.get_logger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+RequireAuthorizer = Callable[[Context], None]
+
+MAX_WAITING = 64
+"""Batches that wait to be kept, of all streams together; then streams are read no further."""
+BARRIER_SECONDS = 1.0
+MISSED_SECONDS = 24 * 3600
+"""For how long a writer is missed that was not closed and whose node does not come back."""
+
+
+@dataclass(slots=True, eq=False)
+class _Stream:
+    """One authorizer's connection."""
+
+    node_id: str
+    answers: asyncio.Queue[pb.ShipResponse | None] = field(default_factory=asyncio.Queue)  # None: the stream has to end
+    barriers: dict[int, asyncio.Future[None]] = field(default_factory=dict)
+    failed: bool = False  # something of it was not kept: nothing behind that is answered
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    stream: _Stream
+    request: pb.ShipRequest
+
+
+class Collector:
+    """The gRPC service `legation.v1.RecordService`. `run` keeps what came; without it nothing is acknowledged."""
+
+    def __init__(self, store: AuditStore) -> None:
+        self._store = store
+        self._waiting: asyncio.Queue[_Waiting] = asyncio.Queue(MAX_WAITING)
+        self._streams: set[_Stream] = set()
+        self._numbers = itertools.count(1)
+        self._refused: dict[str, str] = {}  # what was said already, by writer
+
+    def handler(self, require_authorizer: RequireAuthorizer) -> grpc.GenericRpcHandler:
+        """Serves under the service's name; `require_authorizer` raises `PermissionError` for any other peer."""
+
+        async def ship(_requests: object, context: Context) -> None:
+            try:
+                require_authorizer(context)
+            except PermissionError as error:
+                logger.warning("audit shipper refused", peer=context.peer(), reason=str(error))
+                await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+            await self._ship(context)
+
+        method = grpc.stream_stream_rpc_method_handler(
+            ship, request_deserializer=pb.ShipRequest.FromString, response_serializer=pb.ShipResponse.SerializeToString
+        )
+        return grpc.method_handlers_generic_handler(RECORD_SERVICE, {"Ship": method})
+
+    @property
+    def nodes(self) -> list[str]:
+        """Ids of the connected authorizers."""
+        return sorted({stream.node_id for stream in self._streams})
+
+    async def barrier(self, timeout_seconds: float = BARRIER_SECONDS) -> list[str]:
+        """Have everything sent that is durable at connected authorizers by now, and keep it. The nodes that did not in time.
+
+        Among them are nodes that are not connected and have a log that is not known to be at its end.
+        """
+        number = next(self._numbers)
+        loop, asked = asyncio.get_running_loop(), list(self._streams)
+        for stream in asked:
+            stream.barriers[number] = loop.create_future()
+            stream.answers.put_nowait(pb.ShipResponse(barrier=number))
+        unclosed = asyncio.to_thread(self._store.open_nodes, MISSED_SECONDS)
+        _, missed = await asyncio.gather(_wait([stream.barriers[number] for stream in asked], timeout_seconds), unclosed)
+        answers = {stream: stream.barriers.pop(number) for stream in asked}
+        late = {stream.node_id for stream, answer in answers.items() if not answer.done() or answer.cancelled()}
+        return sorted(late | (missed - {stream.node_id for stream in asked}))
+
+    async def run(self) -> None:
+        """Keep what came, until cancelled."""
+        while True:
+            group = [await self._waiting.get()]
+            while not self._waiting.empty():
+                group.append(self._waiting.get_nowait())
+            acks = await self._keep([waiting for waiting in group if waiting.request.HasField("batch")])
+            for waiting in group:
+                self._answer(waiting, acks)
+
+    # streams
+
+    async def _ship(self, context: Context) -> None:
+        hello = await context.read()
+        if not isinstance(hello, pb.ShipRequest) or not hello.hello.node_id:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first request says who sends")
+        stream = _Stream(hello.hello.node_id)
+        self._streams.add(stream)
+        logger.info("audit shipper connected", node=stream.node_id)
+        reader = asyncio.ensure_future(self._read(stream, context))
+        try:
+            await context.send_initial_metadata(())
+            while (answer := await stream.answers.get()) is not None:
+                await context.write(answer)
+            if stream.failed:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "the record cannot be kept now")
+        finally:
+            self._streams.discard(stream)
+            for waiting in stream.barriers.values():
+                waiting.cancel()
+            reader.cancel()
+            logger.info("audit shipper disconnected", node=stream.node_id)
+
+    async def _read(self, stream: _Stream, context: Context) -> None:
+        try:
+            while isinstance(request := await context.read(), pb.ShipRequest):
+                await self._waiting.put(_Waiting(stream, request))
+        finally:
+            stream.answers.put_nowait(None)
+
+    # keeping
+
+    async def _keep(self, group: list[_Waiting]) -> dict[int, pb.ShipAck]:
+        """The acks by the identity of what they answer; those that could not be kept are left out."""
+        if not group:
+            return {}
+        try:
+            acks = await asyncio.to_thread(self._store.append_all, [(waiting.request.batch, waiting.stream.node_id) for waiting in group])
+        except OperationalError as error:  # the database is away
+            logger.warning("audit records not kept", error=_first_line(error))
+            return {}
+        except Exception as error:
+            if len(group) == 1:
+                logger.exception("audit records cannot be kept", node=group[0].stream.node_id)
+                return {id(group[0]): _refusal(group[0].request.batch, error)}
+            kept: dict[int, pb.ShipAck] = {}
+            for waiting in group:  # what one of them cannot be kept for does not hold up the others
+                kept |= await self._keep([waiting])
+            return kept
+        return {id(waiting): ack for waiting, ack in zip(group, acks, strict=True)}
+
+    def _answer(self, waiting: _Waiting, acks: dict[int, pb.ShipAck]) -> None:
+        stream, request = waiting.stream, waiting.request
+        if stream.failed:
+            return
+        if request.HasField("batch"):
+            ack = acks.get(id(waiting))
+            if ack is None:
+                stream.failed = True
+                stream.answers.put_nowait(None)
+                return
+            self._tell(ack, stream.node_id)
+            stream.answers.put_nowait(pb.ShipResponse(ack=ack))
+        elif request.HasField("barrier"):
+            answer = stream.barriers.get(request.barrier)
+            if answer is not None and not answer.done():
+                answer.set_result(None)
+
+    def _tell(self, ack: pb.ShipAck, node_id: str) -> None:
+        if not ack.refused:
+            self._refused.pop(ack.writer_id, None)
+        elif self._refused.get(ack.writer_id) != ack.refused:
+            self._refused[ack.writer_id] = ack.refused
+            logger.error("audit chain refused", writer=ack.writer_id, node=node_id, held_to=ack.sequence, reason=ack.refused)
+
+
+async def _wait(answers: list[asyncio.Future[None]], timeout_seconds: float) -> None:
+    if answers:
+        await asyncio.wait(answers, timeout=timeout_seconds)
+
+
+def _refusal(batch: pb.ShipBatch, error: Exception) -> pb.ShipAck:
+    return pb.ShipAck(writer_id=batch.writer_id, sequence=max(batch.first_sequence - 1, 0), refused=f"cannot be kept: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
