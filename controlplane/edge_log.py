@@ -1,6 +1,6 @@
-"""The file in which Envoy writes what it refused by itself, kept small: who starts Envoy also turns its log over.
+"""The files in which Envoy writes what it refused by itself, and how calls ended, kept small: who starts Envoy also turns them over.
 
-The authorizer only reads (`extauthz.audit.edge_reader`), from the file and from the one before it. A turn renames the file and
+The authorizer only reads (`extauthz.audit.line_reader`), from a file and from the one before it. A turn renames the file and
 asks Envoy to open a new one, so that no line is lost between the two. `python -m controlplane.edge_log FILE ADMIN_SOCKET` does
 it beside an Envoy that has no supervisor. Imports the standard library only: it stays for as long as Envoy does.
 """
@@ -22,13 +22,23 @@ ENVOY_ARGUMENTS = ("--file-flush-interval-msec", "100")
 _ADMIN_SECONDS = 5.0
 
 
+def logs_of(file: Path) -> tuple[Path, Path]:
+    """The file of refusals, and that of outcomes beside it, which is empty unless `LEGATION_OUTCOME_LOG` asks for it."""
+    return file, file.with_name("outcome.jsonl")
+
+
 def previous_log(file: Path) -> Path:
     """The log before this one."""
     return file.with_name(file.name + ".1")
 
 
-def prepare(file: Path) -> None:
-    """Make the file readable by this user only, before Envoy opens it with wider rights. Raises OSError."""
+def prepare(edge_log: Path) -> None:
+    """Make the files readable by this user only, before Envoy opens them with wider rights. Raises OSError."""
+    for file in logs_of(edge_log):
+        _prepare(file)
+
+
+def _prepare(file: Path) -> None:
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         os.fchmod(descriptor, 0o600)
@@ -36,18 +46,23 @@ def prepare(file: Path) -> None:
         os.close(descriptor)
 
 
-def turn_over(file: Path, admin_socket: Path, max_bytes: int = MAX_BYTES) -> bool:
-    """Begin a new file when this one is larger; True when it was. Raises OSError when the file or Envoy cannot be reached.
+def turn_over(edge_log: Path, admin_socket: Path, max_bytes: int = MAX_BYTES) -> bool:
+    """Begin a new file where one is larger; True when one was. Raises OSError when the file or Envoy cannot be reached.
 
     What was not read of the file before is lost then: at most two files are ever kept. When Envoy could not be told, the next look
     tells it: what it goes on writing into the file before would grow without end.
     """
+    turned = [_turn_over(file, admin_socket, max_bytes) for file in logs_of(edge_log)]
+    return any(turned)
+
+
+def _turn_over(file: Path, admin_socket: Path, max_bytes: int) -> bool:
     if not file.exists():
         return False
     large = file.stat().st_size > max_bytes
     if large:
         file.replace(previous_log(file))
-        prepare(file)
+        _prepare(file)
     elif not _is_untold(file):
         return False
     _reopen_logs(admin_socket)

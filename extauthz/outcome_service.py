@@ -29,7 +29,7 @@ class OutcomeService:
 
     def __init__(self, outcomes: OutcomeLog) -> None:
         self._outcomes = outcomes
-        self._streams: set[asyncio.Task[Any]] = set()
+        self._streams: set[asyncio.Task[None]] = set()
         self._is_leaving = False
 
     def handler(self, *, require_envoy: bool = False) -> grpc.GenericRpcHandler:
@@ -42,7 +42,7 @@ class OutcomeService:
                 await context.abort(grpc.StatusCode.PERMISSION_DENIED, "only an Envoy of this deployment may tell")
             if self._is_leaving:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "this authorizer stops")
-            await self._read(messages)
+            await self._follow(messages)
             return wire.StreamAccessLogsResponse()
 
         return grpc.method_handlers_generic_handler(
@@ -59,18 +59,24 @@ class OutcomeService:
     def leave(self) -> None:
         """End the streams: Envoy goes to another authorizer, or comes back."""
         self._is_leaving = True
-        for task in self._streams:
-            task.cancel()
+        for reading in self._streams:
+            reading.cancel()
+
+    async def _follow(self, messages: AsyncIterator[wire.StreamAccessLogsMessage]) -> None:
+        """Read to the end, or until we leave. The reading is a task of its own: gRPC answers nothing when the call's own is cancelled."""
+        reading = asyncio.create_task(self._read(messages))
+        self._streams.add(reading)
+        try:
+            await asyncio.wait({reading})
+        finally:
+            self._streams.discard(reading)
+            reading.cancel()
+        if not reading.cancelled() and (error := reading.exception()) is not None:
+            raise error
 
     async def _read(self, messages: AsyncIterator[wire.StreamAccessLogsMessage]) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a handler runs in a task
-        self._streams.add(task)
-        try:
-            async for message in messages:
-                await self._take(message)
-        finally:
-            self._streams.discard(task)
+        async for message in messages:
+            await self._take(message)
 
     async def _take(self, message: wire.StreamAccessLogsMessage) -> None:
         records = []

@@ -1,59 +1,21 @@
-"""Follows Envoy's log of what it refused by itself and puts every line on the record, at least once.
+"""Follows Envoy's log of what it refused by itself (`audit.line_reader`) and puts every line on the record, at least once.
 
-    Envoy ──▶ edge.jsonl (and edge.jsonl.1, the one before) ──▶ this reader ──▶ write-ahead log ──▶ position, durable
-
-The position is written after the records are durable, so a crash in between repeats lines; a repeated line has the same
-decision id. A flood is counted and not stored, as the flood of strangers at the authorizer is (`audit.flood`). One reader per
-file: a lock beside the position keeps others waiting.
+A flood is counted and not stored, as the flood of strangers at the authorizer is (`audit.flood`).
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import fcntl
-import hashlib
-import json
-import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
-
-import structlog
 
 from extauthz.audit.edge_line import edge_record, is_refusal, parse_edge_line
 from extauthz.audit.flood import BURST, PER_SECOND, Log, TokenBucket
+from extauthz.audit.line_reader import LineReader
 from extauthz.audit.record import AuditRecord
-from extauthz.errors import AuditError
-
-logger = structlog.get_logger(__name__)
-
-POLL_SECONDS = 0.1
-CHUNK_BYTES = 256 * 1024
-_HEAD_BYTES = 4096
-_SETTLED_SECONDS = 5.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Position:
-    """How far one file was read. `head` tells the file from a later one that was given the same inode."""
-
-    inode: int
-    head: str
-    offset: int
-
-
-@dataclass(slots=True, kw_only=True)
-class _Batch:
-    """What was read and is not yet durable; kept until it is."""
-
-    position: Position
-    records: list[AuditRecord] = field(default_factory=list)
-    suppressed: int = 0
-
-
-class EdgeLogReader:
+class EdgeLogReader(LineReader):
     """Reads `file` and the one before it, for ever. `position_file`: where it is remembered, in a directory of ours."""
 
     def __init__(
@@ -66,182 +28,56 @@ class EdgeLogReader:
         burst: float = BURST,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._files = (file.with_name(file.name + ".1"), file)
-        self._position_file = position_file
-        self._log = log
-        self._budget = TokenBucket(per_second=per_second, burst=burst)
+        lines = EdgeLines(TokenBucket(per_second=per_second, burst=burst), clock)
+        super().__init__(file=file, position_file=position_file, log=log, lines=lines)
+
+
+class EdgeLines:
+    """What the lines mean: refusals, up to a rate; those beyond it are counted."""
+
+    def __init__(self, budget: TokenBucket, clock: Callable[[], float] = time.time) -> None:
+        self._budget = budget
         self._clock = clock
-        self._position: Position | None = None
-        self._started = False
-        self._pending: _Batch | None = None
-        self._fault = ""
+        self._suppressed = 0
 
-    async def run(self) -> None:
-        """Read until cancelled. Whatever cannot be read or written is tried again; nothing is skipped."""
-        with contextlib.ExitStack() as stack:
-            while not self._lock(stack):  # noqa: ASYNC110 - another process has no event to wait for
-                await asyncio.sleep(POLL_SECONDS)
-            while True:
-                try:
-                    while await self.read_on():
-                        pass
-                    self._fault = ""
-                except (OSError, AuditError) as error:
-                    if str(error) != self._fault:
-                        logger.warning("edge log not read", error=str(error))
-                    self._fault = str(error)
-                await asyncio.sleep(POLL_SECONDS)
-
-    async def read_on(self) -> bool:
-        """Put the next part on the record; False when there is none. Raises OSError and AuditError, and then may be called again."""
-        batch = self._pending or await asyncio.to_thread(self._next)
-        if batch is None:
-            return False
-        self._pending = batch
-        records = [*batch.records, *self._count(batch)]
-        if records:
-            outcomes = await asyncio.gather(*(self._log.append(record) for record in records), return_exceptions=True)
-            for outcome in outcomes:
-                if isinstance(outcome, BaseException):
-                    raise outcome
-        await asyncio.to_thread(self._remember, batch.position)
-        self._position, self._pending = batch.position, None
-        return True
-
-    def _count(self, batch: _Batch) -> list[AuditRecord]:
-        if not batch.suppressed:
-            return []
-        record = edge_record("suppressed", decision_id=_decision_id(batch.position, "suppressed"), at_unix_us=self._now_us())
-        record.suppressed = batch.suppressed
-        return [record]
-
-    def _now_us(self) -> int:
-        return int(self._clock() * 1_000_000)
-
-    # files
-
-    def _lock(self, stack: contextlib.ExitStack) -> bool:
-        try:
-            descriptor = os.open(self._position_file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            logger.warning("edge log not read", error=str(error))
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return False
-        stack.callback(os.close, descriptor)
-        return True
-
-    def _next(self) -> _Batch | None:
-        """The next whole lines of the oldest file that is not read to its end."""
-        if not self._started:
-            self._position, self._started = self._remembered(), True
-        for file, position, gap in self._unread():
-            batch = self._read(file, position)
-            if gap and batch is not None:
-                batch.records.append(
-                    edge_record("edge_log_gap", decision_id=_decision_id(batch.position, "gap"), at_unix_us=self._now_us())
-                )
-            if batch is not None:
-                return batch
-        return None
-
-    def _unread(self) -> list[tuple[Path, Position, bool]]:
-        """Files to read, oldest first: from where we are, and what is newer; all of them when our place has gone."""
-        found = [(file, at) for file in self._files if (at := _beginning(file)) is not None]
-        held = self._position
-        for index, (file, at) in enumerate(found):
-            if held is not None and _same(at, held, file):
-                newer = [(later, start, False) for later, start in found[index + 1 :]] if index == len(found) - 1 or _settled(found) else []
-                return [(file, held, False), *newer]
-        return [(file, at, held is not None) for file, at in found]
-
-    def _read(self, file: Path, position: Position) -> _Batch | None:
-        with file.open("rb") as opened:
-            if os.fstat(opened.fileno()).st_ino != position.inode:
-                return None  # turned over between two looks
-            opened.seek(position.offset)
-            data = opened.read(CHUNK_BYTES)
-        end = data.rfind(b"\n") + 1
-        if not end and len(data) < CHUNK_BYTES:
-            return None
-        data = data[: end or len(data)]
-        head = position.head or _head(file)
-        batch = _Batch(position=Position(inode=position.inode, head=head, offset=position.offset + len(data)))
-        offset = position.offset
-        for line in data.split(b"\n"):
-            self._take(batch, line, Position(inode=position.inode, head=head, offset=offset))
-            offset += len(line) + 1
-        return batch
-
-    def _take(self, batch: _Batch, line: bytes, at: Position) -> None:
+    def read(self, line: bytes, line_id: str) -> AuditRecord | None:
+        """The record of a refusal."""
         refusal = is_refusal(line)
-        if not line or refusal is False:
-            return  # a client that changed its mind
+        if refusal is False:
+            return None  # a client that changed its mind
         if refusal and not self._budget.take():
-            batch.suppressed += 1  # unread: what a flood may cost is the reading of its bytes
-            return
-        decision_id = _decision_id(at)
+            self._suppressed += 1  # unread: what a flood may cost is the reading of its bytes
+            return None
         try:
-            record = parse_edge_line(line, decision_id=decision_id)
+            record = parse_edge_line(line, decision_id=line_id)
         except (ValueError, RecursionError):
-            record = edge_record("edge_line_unreadable", decision_id=decision_id, at_unix_us=self._now_us())
-        if record is None:
-            return
-        if refusal is None and not self._budget.take():
-            batch.suppressed += 1
-            return
-        batch.records.append(record)
-
-    # position
-
-    def _remembered(self) -> Position | None:
-        try:
-            value = json.loads(self._position_file.read_text())
-            return Position(inode=int(value["inode"]), head=str(value["head"]), offset=int(value["offset"]))
-        except FileNotFoundError:
+            return unreadable(line_id, self._clock())
+        if record is not None and refusal is None and not self._budget.take():
+            self._suppressed += 1
             return None
-        except (ValueError, KeyError, TypeError):
-            logger.warning("position in the edge log is unreadable; reading from the beginning", file=str(self._position_file))
+        return record
+
+    def end(self, line_id: str) -> AuditRecord | None:
+        """How many had no record of their own."""
+        if not self._suppressed:
             return None
+        record = edge_record("suppressed", decision_id=line_id, at_unix_us=int(self._clock() * 1_000_000))
+        record.suppressed, self._suppressed = self._suppressed, 0
+        return record
 
-    def _remember(self, position: Position) -> None:
-        temporary = self._position_file.with_suffix(".new")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump({"inode": position.inode, "head": position.head, "offset": position.offset}, file)
-            file.flush()
-            os.fdatasync(file.fileno())
-        temporary.replace(self._position_file)
+    def gap(self, line_id: str) -> AuditRecord:
+        """Some refusals have no record at all."""
+        return gap(line_id, self._clock())
 
-
-def _beginning(file: Path) -> Position | None:
-    try:
-        return Position(inode=file.stat().st_ino, head="", offset=0)
-    except FileNotFoundError:
-        return None
+    def written(self, records: Sequence[AuditRecord]) -> None:
+        """Nobody waits for them."""
 
 
-def _same(at: Position, held: Position, file: Path) -> bool:
-    """Whether our place is in this file: the same inode, the same first line, and not cut short."""
-    return at.inode == held.inode and file.stat().st_size >= held.offset and (not held.head or held.head == _head(file))
+def unreadable(line_id: str, now: float) -> AuditRecord:
+    """The record of a line that is not what Envoy was asked for."""
+    return edge_record("edge_line_unreadable", decision_id=line_id, at_unix_us=int(now * 1_000_000))
 
 
-def _settled(found: list[tuple[Path, Position]]) -> bool:
-    """Whether Envoy writes to the newer file already; until then it may still write to the one that was renamed."""
-    older, newer = found[0][0], found[-1][0]
-    return newer.stat().st_size > 0 or time.time() - older.stat().st_mtime > _SETTLED_SECONDS
-
-
-def _head(file: Path) -> str:
-    """Tells files apart by their first line, which holds a time and a request id."""
-    with file.open("rb") as opened:
-        return hashlib.sha256(opened.readline(_HEAD_BYTES)).hexdigest()[:16]
-
-
-def _decision_id(at: Position, kind: str = "line") -> str:
-    """The same for the same line of the same file, so that a line which is read twice is seen to be one."""
-    digest = hashlib.sha256(f"{kind} {at.inode} {at.head} {at.offset}".encode()).hexdigest()
-    return f"edge-{digest[:20]}"
+def gap(line_id: str, now: float) -> AuditRecord:
+    """The record of lines that were lost."""
+    return edge_record("edge_log_gap", decision_id=line_id, at_unix_us=int(now * 1_000_000))

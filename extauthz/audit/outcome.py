@@ -89,7 +89,7 @@ def outcome_of_entry(entry: wire.HTTPAccessLogEntry) -> AuditRecord | None:
         response_bytes=_number(response.response_body_bytes),
         duration_us=duration,
         first_byte_us=_microseconds(common.time_to_first_upstream_rx_byte),
-        response_flags=",".join([short for name, short in _FLAGS if getattr(flags, name)]) if flags.ByteSize() else "",
+        response_flags=",".join([short for name, short in _FLAGS if getattr(flags, name)]) if common.HasField("response_flags") else "",
         response_code_details=printable(response.response_code_details, 200),
         upstream_failure=printable(common.upstream_transport_failure_reason, 200),
         upstream_attempts=common.upstream_request_attempt_count,
@@ -128,13 +128,13 @@ def outcome_record(
 
 
 def _reason(outcome: pb.AuditOutcome) -> str:
-    flags = frozenset(outcome.response_flags.split(",")) if outcome.response_flags else frozenset()
+    if not outcome.response_flags:
+        return "completed" if 200 <= outcome.http_status < 400 else "answered_with_error"
+    flags = frozenset(outcome.response_flags.split(","))
     for some, reason in ((_TIME_LIMIT, "time_limit"), (_CLIENT_GONE, "client_gone"), (_UNREACHABLE, "upstream_unreachable")):
         if flags & some:
             return reason
-    if flags:
-        return "upstream_failed"
-    return "completed" if 200 <= outcome.http_status < 400 else "answered_with_error"
+    return "upstream_failed"
 
 
 def _status(status: int) -> int:

@@ -14,6 +14,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from extauthz.audit.outcome import ANSWER_HEADER, outcome_log_beside
+from extauthz.audit.outcome_line import OutcomeLogReader
 from extauthz.audit.outcome_log import OutcomeLog
 from extauthz.audit.record import AuditEvent, AuditRecord
 from extauthz.outcome_service import OutcomeService
@@ -282,6 +283,47 @@ async def test_the_file_says_the_same(world: OutcomeWorld) -> None:
     line = await _line_of(outcome_log_beside(world.envoy.deployment.edge_log_file), world.decision_id)
 
     assert (line["status"], line["received"], line["sent"]) == (200, 300, 1000)
+
+
+async def test_what_the_file_says_is_read_after_a_restart_and_once(tmp_path: Path) -> None:
+    """The authorizer is away while calls end: gRPC loses that, the file does not."""
+    async with outcome_world(tmp_path, "file") as world:
+        log = world.outcomes
+        reader = partial(
+            OutcomeLogReader,
+            file=outcome_log_beside(world.envoy.deployment.edge_log_file),
+            position_file=tmp_path / "outcome-position.json",
+            log=log,
+        )
+        async with following(reader(outcomes=OutcomeLog(log))):
+            await world.post("crm", body=b"y" * 300)
+            first = await world.last()
+        await world.post("gone")
+        await world.post("crm", lane="aggregate", x_test="error=-32602")
+        missed = [f"decision-{number}" for number in (2, 3)]
+        assert [record.decision_id for record in log.records] == ["decision-1"]
+
+        async with following(reader(outcomes=OutcomeLog(log))):
+            unreachable, failed = [await log.of(decision_id) for decision_id in missed]
+
+    assert first.outcome is not None
+    assert (first.outcome.source, first.outcome.http_status, first.outcome.request_bytes) == ("file", 200, 300)
+    assert 0 < first.outcome.first_byte_us <= first.outcome.duration_us
+    assert unreachable.reason == "upstream_unreachable"
+    assert failed.outcome is not None
+    assert failed.outcome.rpc_error_code == "-32602"
+    assert len(log.records) == 3
+
+
+@contextlib.asynccontextmanager
+async def following(reader: OutcomeLogReader) -> AsyncIterator[None]:
+    task = asyncio.create_task(reader.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 async def _line_of(file: Path, decision_id: str) -> dict[str, object]:

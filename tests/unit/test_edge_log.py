@@ -15,7 +15,9 @@ import pytest
 
 from controlplane import edge_log
 from extauthz.audit.edge_line import EDGE_REASONS, MAX_LINE_BYTES, parse_edge_line
-from extauthz.audit.edge_reader import CHUNK_BYTES, EdgeLogReader
+from extauthz.audit.edge_reader import EdgeLogReader
+from extauthz.audit.line_reader import CHUNK_BYTES
+from extauthz.audit.outcome import outcome_log_beside
 from extauthz.audit.reader import AuditReader
 from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord
 from extauthz.audit.wal import AuditLog
@@ -419,3 +421,20 @@ def test_an_envoy_that_could_not_be_told_of_the_new_log_is_told_at_the_next_look
     assert edge_log.previous_log(file).stat().st_size == 500
     os.utime(edge_log.previous_log(file), ns=(0, 0))
     assert not edge_log.turn_over(file, name, max_bytes=100), "it was told"
+
+
+def test_who_keeps_the_files_small_and_who_reads_them_mean_the_same_files() -> None:
+    assert edge_log.logs_of(Path("/var/edge.jsonl")) == (Path("/var/edge.jsonl"), outcome_log_beside(Path("/var/edge.jsonl")))
+
+
+def test_both_files_are_turned_over(tmp_path: Path) -> None:
+    file, name = tmp_path / "edge.jsonl", tmp_path / "a.sock"
+    edge_log.prepare(file)
+    (tmp_path / "outcome.jsonl").write_bytes(b"x" * 11)
+
+    with admin(name, b"HTTP/1.1 200 OK\r\n\r\nOK\n") as asked:
+        assert edge_log.turn_over(file, name, max_bytes=10)
+
+    assert (tmp_path / "outcome.jsonl.1").read_bytes() == b"x" * 11
+    assert (tmp_path / "outcome.jsonl").stat().st_mode & 0o777 == 0o600
+    assert asked
