@@ -19,7 +19,6 @@ from typing import Any
 from google.protobuf.message import Message
 
 from extauthz.audit.sealing import open_record
-from extauthz.catalog.audit_policy import BUILT_IN, AuditPolicy
 from extauthz.catalog.server import McpServer
 from extauthz.identity.principal import Principal
 from extauthz.v1 import audit_pb2 as pb
@@ -89,8 +88,8 @@ class Replay:
 class AuditRecord:
     """What is known about one decision. Filled while the decision is made, complete when it is written.
 
-    Absent facts are empty strings or zero; a record is written for whatever was known when the decision ended. `policy` says what is
-    kept, and what happens when the record cannot be written; it stands in no record.
+    Absent facts are empty strings or zero; a record is written for whatever was known when the decision ended. `needed`:
+    without this record there is no call (mode `strict`); it does not stand in the record.
     """
 
     decision_id: str
@@ -146,7 +145,7 @@ class AuditRecord:
     outcome: pb.AuditOutcome | None = None
     change: pb.AuditChange | None = None
     alarm: pb.AuditAlarm | None = None
-    policy: AuditPolicy = BUILT_IN
+    needed: bool = True
 
 
 _OPEN_FIELDS = (
@@ -284,13 +283,18 @@ def record_to_json(payload: bytes, key: bytes | None = None) -> dict[str, object
 def message_to_json(message: pb.AuditRecord, record_hash: bytes) -> dict[str, object]:
     """`record_to_json` of a record that was read already; `record_hash` is the SHA-256 of its payload."""
     result = _members(message)
-    result["at"] = datetime.fromtimestamp(message.at_unix_us / 1_000_000, UTC).isoformat(timespec="microseconds")
+    result["at"] = rfc3339(message.at_unix_us)
     result["record_hash"] = record_hash.hex()
     result.setdefault("event", "unspecified")
     result.setdefault("decision", "unspecified")
     if result.pop("sealed", None) is not None:
         result["erased"] = True
     return result
+
+
+def rfc3339(at_unix_us: int) -> str:
+    """A time as people and programs read it."""
+    return datetime.fromtimestamp(at_unix_us / 1_000_000, UTC).isoformat(timespec="microseconds")
 
 
 def _members(message: Message) -> dict[str, object]:

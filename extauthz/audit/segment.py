@@ -23,12 +23,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from extauthz.audit.alarm import AlarmReason, alarm
 from extauthz.audit.chain import Head, Linked, link
 from extauthz.audit.frames import SUFFIX, frame_bytes, segment_path
 from extauthz.audit.record import Draft, draft_of
 from extauthz.audit.sealing import SubjectKeys
+from extauthz.catalog.audit_policy import AuditSealingKey
 from extauthz.v1 import audit_pb2 as pb
+
+logger = structlog.get_logger(__name__)
 
 SEGMENT_BYTES = 64 * 1024 * 1024
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -54,6 +59,7 @@ class SegmentWriter:
         self._lives = 1
         self._head = Head(writer_id)
         self._ended: Head | None = None
+        self._sealing_key: AuditSealingKey | None = None
         self._keys: SubjectKeys | None = None
         self._number = 0
         self._file = -1
@@ -88,13 +94,13 @@ class SegmentWriter:
             return None
         return int(life), int(number)
 
-    def seal_with(self, keys: SubjectKeys | None) -> None:
-        """From the next group on."""
-        self._keys = keys
+    def write(self, drafts: Sequence[Draft], sealing_key: AuditSealingKey | None = None) -> Durable:
+        """Put a group behind what is there; it is durable when this returns. Raises OSError, and then nothing of it is.
 
-    def write(self, drafts: Sequence[Draft]) -> Durable:
-        """Put a group behind what is there; it is durable when this returns. Raises OSError, and then nothing of it is."""
+        Personal values are sealed for `sealing_key`; once there was one they are never left open again.
+        """
         started = time.perf_counter()
+        self._use(sealing_key)
         if self._file < 0 or self._suspect or self._end >= self._segment_bytes:
             self._open_segment()
         linked, data = self._frames(drafts)
@@ -119,6 +125,15 @@ class SegmentWriter:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+    def _use(self, sealing_key: AuditSealingKey | None) -> None:
+        if sealing_key is None or sealing_key == self._sealing_key:
+            return
+        self._sealing_key = sealing_key
+        try:
+            self._keys = SubjectKeys(sealing_key)
+        except ValueError as error:  # nothing can be sealed for it; what was used before is used on
+            logger.error("audit sealing key unusable", key_id=sealing_key.key_id, error=str(error))
 
     def _frames(self, drafts: Sequence[Draft]) -> tuple[list[Linked], bytes]:
         """The records behind the head, each key before the first of them that needs it."""

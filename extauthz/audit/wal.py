@@ -23,7 +23,6 @@ from extauthz.audit.alarm import AlarmReason, alarm
 from extauthz.audit.disk import DEFAULT_MAX_BYTES, DiskBudget, DiskLevel
 from extauthz.audit.frames import MAX_PAYLOAD_BYTES
 from extauthz.audit.record import AuditEvent, AuditRecord, Draft, draft_of
-from extauthz.audit.sealing import SubjectKeys
 from extauthz.audit.segment import SEGMENT_BYTES, Durable, SegmentWriter
 from extauthz.catalog.audit_policy import AuditSealingKey
 from extauthz.errors import AuditError
@@ -61,10 +60,19 @@ class AuditStatistics:
 class AuditLog:
     """Appends records durably. `open` first; `append` returns when the record is on disk, or raises `AuditError`.
 
-    Used from one event loop. While a group is being synced the next one gathers.
+    Used from one event loop. While a group is being synced the next one gathers. Personal values are sealed for the key that
+    `sealing_key` gives, from the first that it gives on.
     """
 
-    def __init__(self, *, directory: Path, writer_id: str, segment_bytes: int = SEGMENT_BYTES, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+    def __init__(
+        self,
+        *,
+        directory: Path,
+        writer_id: str,
+        segment_bytes: int = SEGMENT_BYTES,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        sealing_key: Callable[[], AuditSealingKey | None] = lambda: None,
+    ) -> None:
         self._directory = directory
         self._segments = SegmentWriter(directory=directory, writer_id=writer_id, segment_bytes=segment_bytes)
         self._disk = DiskBudget(directory, max_bytes)
@@ -75,8 +83,7 @@ class AuditLog:
         self._scanning = False
         self._failures = 0
         self._fault = ""  # of the last group
-        self._sealing_key: AuditSealingKey | None = None
-        self._keys: SubjectKeys | None = None
+        self._sealing_key = sealing_key
         self._watchers: list[Callable[[], None]] = []
         self._durable = self._segments.durable
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit-log")
@@ -89,12 +96,6 @@ class AuditLog:
             raise AuditError(f"the audit directory {self._directory} cannot be written: {error.strerror}") from error
         self._durable = self._segments.durable
         self._disk.scan()
-
-    def seal_for(self, sealing_key: AuditSealingKey | None) -> None:
-        """Seal personal values for this key from the next group on; None: leave them open. Raises ValueError for an unusable key."""
-        if sealing_key != self._sealing_key:
-            self._keys = SubjectKeys(sealing_key) if sealing_key is not None else None
-            self._sealing_key = sealing_key
 
     async def append(self, record: AuditRecord) -> None:
         """Write one record; it is durable when this returns."""
@@ -149,8 +150,8 @@ class AuditLog:
         group, self._waiting = self._waiting, []
         later, self._later = self._later, []
         if group or later:
-            self._segments.seal_with(self._keys)
-            _settle(group, _fault_of(partial(self._segments.write, [*(draft for draft, _ in group), *later])))
+            drafts = [*(draft for draft, _ in group), *later]
+            _settle(group, _fault_of(partial(self._segments.write, drafts, self._sealing_key())))
             self._durable = self._segments.durable
         self._segments.close()
 
@@ -196,14 +197,13 @@ class AuditLog:
         # while nothing can be written, who waits for an answer must not wait for the encoding of those who do not
         count = LATER_IN_GROUP if not self._fault else 0 if group else 1
         later, self._later = self._later[:count], self._later[count:]
-        self._segments.seal_with(self._keys)  # nobody else uses it now
         drafts = [*(draft for draft, _ in group), *later]
-        written = asyncio.get_running_loop().run_in_executor(self._writer, self._write, drafts)
+        written = asyncio.get_running_loop().run_in_executor(self._writer, self._write, drafts, self._sealing_key())
         written.add_done_callback(partial(self._written, group, later))
 
-    def _write(self, drafts: list[Draft]) -> str:
+    def _write(self, drafts: list[Draft], sealing_key: AuditSealingKey | None) -> str:
         before = self._segments.written_bytes
-        fault = _fault_of(partial(self._segments.write, drafts))
+        fault = _fault_of(partial(self._segments.write, drafts, sealing_key))
         self._disk.add(self._segments.written_bytes - before)
         if self._disk.may_be_stale:
             self._disk.scan()
