@@ -76,9 +76,9 @@ class OutcomeService:
 
     async def _read(self, messages: AsyncIterator[wire.StreamAccessLogsMessage]) -> None:
         async for message in messages:
-            await self._take(message)
+            self._take(message)
 
-    async def _take(self, message: wire.StreamAccessLogsMessage) -> None:
+    def _take(self, message: wire.StreamAccessLogsMessage) -> None:
         records = []
         for entry in message.http_logs.log_entry:
             try:
@@ -89,4 +89,4 @@ class OutcomeService:
             if record is not None:
                 records.append(record)
         if records:
-            await self._outcomes.put(records)
+            self._outcomes.put(records)

@@ -76,10 +76,13 @@ def outcome_of_entry(entry: wire.HTTPAccessLogEntry) -> AuditRecord | None:
     """
     common, response = entry.common_properties, entry.response
     metadata = common.metadata.filter_metadata
-    decided = metadata[DECISION_METADATA].fields if DECISION_METADATA in metadata else {}
-    if common.intermediate_log_entry or "verdict" not in decided or decided["verdict"].string_value != "allow":
+    if common.intermediate_log_entry or DECISION_METADATA not in metadata:
+        return None
+    decided = metadata[DECISION_METADATA].fields  # an absent member reads as an empty one
+    if decided["verdict"].string_value != "allow":
         return None
     duration = _microseconds(common.time_to_last_downstream_tx_byte) or _microseconds(common.duration)
+    started = common.start_time
     answer = metadata[ANSWER_METADATA].fields[ANSWER_KEY].string_value if ANSWER_METADATA in metadata else ""
     flags = common.response_flags
     outcome = pb.AuditOutcome(

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable
+from typing import Protocol
 
 import structlog
 
-from extauthz.audit.flood import Log
 from extauthz.audit.record import AuditRecord
-from extauthz.errors import AuditError
 
 logger = structlog.get_logger(__name__)
 
 REMEMBERED = 20_000
 
 
+class LaterLog(Protocol):
+    """Where records go that nobody waits for (`audit.wal.AuditLog`)."""
+
+    def append_later(self, record: AuditRecord) -> bool:
+        """False: there is no room for it."""
+
+
 class OutcomeLog:
     """In front of the authorizer's log. Whoever reads all writers' records still counts a decision's outcome once: others write, too."""
 
-    def __init__(self, log: Log, *, remembered: int = REMEMBERED) -> None:
+    def __init__(self, log: LaterLog, *, remembered: int = REMEMBERED) -> None:
         self._log = log
         self._remembered = remembered
         self._recent: dict[str, None] = {}
@@ -35,18 +40,14 @@ class OutcomeLog:
         if len(self._recent) > self._remembered:
             del self._recent[next(iter(self._recent))]
 
-    async def put(self, records: Sequence[AuditRecord]) -> None:
-        """Write those that are new. No call waits for it: what cannot be written is missing, and will be found to be."""
-        fresh = [record for record in records if self.is_new(record)]
-        for record in fresh:
-            self.remember(record)
-        results = await asyncio.gather(*(self._log.append(record) for record in fresh), return_exceptions=True)
-        faults = [result for result in results if isinstance(result, AuditError)]
-        if faults and not self._is_full:
-            logger.error("outcomes not recorded", error=str(faults[0]))
-        self._is_full = bool(faults)
-        for record, result in zip(fresh, results, strict=True):
-            if isinstance(result, BaseException):
-                self._recent.pop(record.decision_id, None)
-            if isinstance(result, BaseException) and not isinstance(result, AuditError):
-                raise result
+    def put(self, records: Iterable[AuditRecord]) -> None:
+        """Write those that are new. No call waits for it: one for which there is no room is missing, and will be found to be."""
+        for record in records:
+            if not self.is_new(record):
+                continue
+            is_written = self._log.append_later(record)
+            if is_written:
+                self.remember(record)
+            elif not self._is_full:
+                logger.error("outcomes not recorded")
+            self._is_full = not is_written

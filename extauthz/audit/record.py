@@ -153,7 +153,7 @@ _OPEN_FIELDS = (
     + ("request_id_json", "arguments_digest", "determining_policies", "policy_errors", "policy_engine", "revision", "latency_us")
     + ("http_status", "lane", "cluster", "http_method", "path", "body_bytes", "trace_id", "envoy_request_id", "parent_decision_id")
     + ("tool_digest", "effect", "abandoned", "suppressed", "session_digest", "revocation", "virtual_server", "exposed_name")
-    + ("span_id", "arguments_kept", "result_digest", "outcome", "change", "alarm")
+    + ("span_id", "arguments_kept", "result_digest", "change", "alarm")
 )
 _PERSONAL_FIELDS = ("sentence", "mcp_resource_uri", "downstream_address", "user_agent", "arguments_json", "result_json")
 """Beside the principal, its labels and what of the replay is its own."""
@@ -178,6 +178,8 @@ class Draft:
 
 def draft_of(record: AuditRecord) -> Draft:
     """The record as far as it can be written down before it has a place in a log. No JSON web token stands in it."""
+    if record.outcome is not None:
+        return _outcome_draft(record)
     principal = record.principal
     fields = {name: value for name in _OPEN_FIELDS if (value := getattr(record, name))}
     personal = {name: value for name in _PERSONAL_FIELDS if (value := getattr(record, name))}
@@ -204,6 +206,22 @@ def draft_of(record: AuditRecord) -> Draft:
         principal_id=principal.id if principal is not None else "",
         at_unix_us=record.at_unix_us,
     )
+
+
+def _outcome_draft(record: AuditRecord) -> Draft:
+    """The same for an outcome, which has nothing personal: there is one for every call, and so it has a way of its own."""
+    message = pb.AuditRecord(
+        decision_id=record.decision_id,
+        at_unix_us=record.at_unix_us,
+        event=_EVENTS[record.event],
+        decision=_DECISIONS[record.decision],
+        reason=record.reason,
+        namespace=record.namespace,
+        mcp_server=record.mcp_server,
+        revision=record.revision,
+        outcome=record.outcome,
+    )
+    return Draft(open=message.SerializeToString(), personal=b"", principal_id="", at_unix_us=record.at_unix_us)
 
 
 def _without_tokens(values: dict[str, Any], names: tuple[str, ...]) -> None:

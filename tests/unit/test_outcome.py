@@ -210,6 +210,11 @@ class Kept:
             raise AuditError("the disk is full")
         self.records.append(record)
 
+    def append_later(self, record: AuditRecord) -> bool:
+        if not self.full:
+            self.records.append(record)
+        return not self.full
+
     @property
     def ids(self) -> list[str]:
         return [record.decision_id for record in self.records]
@@ -221,10 +226,10 @@ async def test_an_outcome_that_comes_by_both_ways_is_written_once(tmp_path: Path
     (tmp_path / "outcome.jsonl").write_bytes(line() + b"\n" + line(decision="another") + b"\n")
     reader = OutcomeLogReader(file=tmp_path / "outcome.jsonl", position_file=tmp_path / "p.json", log=kept, outcomes=outcomes)
 
-    await outcomes.put([record_of(entry())])
+    outcomes.put([record_of(entry())])
     while await reader.read_on():
         pass
-    await outcomes.put([record_of(entry("another"))])
+    outcomes.put([record_of(entry("another"))])
 
     assert kept.ids == [ID, "another"]
 
@@ -233,7 +238,7 @@ async def test_only_the_latest_are_remembered() -> None:
     outcomes = OutcomeLog(kept := Kept(), remembered=2)
 
     for decision_id in ("one", "two", "three", "two", "one"):
-        await outcomes.put([record_of(entry(decision_id))])
+        outcomes.put([record_of(entry(decision_id))])
 
     assert kept.ids == ["one", "two", "three", "one"]
 
@@ -241,10 +246,10 @@ async def test_only_the_latest_are_remembered() -> None:
 async def test_a_full_log_holds_up_nobody_and_the_outcome_may_come_again() -> None:
     outcomes = OutcomeLog(kept := Kept())
     kept.full = True
-    await outcomes.put([record_of(entry())])
+    outcomes.put([record_of(entry())])
     kept.full = False
 
-    await outcomes.put([record_of(entry())])
+    outcomes.put([record_of(entry())])
 
     assert kept.ids == [ID]
 
