@@ -2,7 +2,7 @@
 
     registry (SQL) ─▶ live state ─▶ publisher ─▶ discovery streams ─▶ Envoys, authorizers
           ▲                  └────▶ prober ──▶ Envoy's egress listener ─▶ MCP servers
-      HTTP API
+      HTTP API ◀── record (SQL) ◀── collector ◀── authorizers
 
 Everything is made here, once, and handed to who needs it. While this process is away Envoys and authorizers go on with what
 they have.
@@ -31,6 +31,9 @@ from controlplane.api.application import make_api, make_routes
 from controlplane.api.auth import OperatorAuthenticator
 from controlplane.api.foreign import only_our_names
 from controlplane.api.peer import only_envoy
+from controlplane.audit.collector import Collector
+from controlplane.audit.database import audit_database_url, open_audit_database
+from controlplane.audit.store import AuditStore
 from controlplane.authorization_server.issuers import Issuers
 from controlplane.authorization_server.oversight import Oversight
 from controlplane.authorization_server.store import GrantStore
@@ -112,23 +115,35 @@ async def _serve(settings: ControlPlaneSettings) -> None:
     )
     key = read_registry_key(settings.encryption_key_file)
     store = RegistryStore(await asyncio.to_thread(open_database, settings.database_url))
+    record: AuditStore | None = None
     try:
+        audit_url = audit_database_url(settings.audit_database_url, settings.database_url)
+        record = AuditStore(await asyncio.to_thread(open_audit_database, audit_url), key)
         live = await asyncio.to_thread(LiveState, store)
         async with (
             running_telemetry(settings, service="legation-control-plane", node_id=socket.gethostname()) as telemetry,
             serving_metrics(telemetry.metrics, settings, link),
-            _parts(settings, link=link, key=key, store=store, live=live, telemetry=telemetry) as background,
+            _parts(settings, link=link, key=key, store=store, record=record, live=live, telemetry=telemetry) as background,
         ):
             done, _ = await asyncio.wait(background, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
     finally:
         store.close()
+        if record is not None:
+            record.close()
 
 
 @contextlib.asynccontextmanager
 async def _parts(
-    settings: ControlPlaneSettings, *, link: LinkIdentity, key: RegistryKey, store: RegistryStore, live: LiveState, telemetry: Telemetry
+    settings: ControlPlaneSettings,
+    *,
+    link: LinkIdentity,
+    key: RegistryKey,
+    store: RegistryStore,
+    record: AuditStore,
+    live: LiveState,
+    telemetry: Telemetry,
 ) -> AsyncIterator[list[asyncio.Task[None]]]:
     rules = AddressRules(settings.allowed_upstream_networks)
     authorities, pairs = AuthorityReader(settings.secrets_dir), KeyPairReader(settings.secrets_dir, key)
@@ -167,9 +182,10 @@ async def _parts(
         built=FileResourceCache(settings.cache_dir / "resources.db") if settings.cache_dir is not None else MemoryResourceCache(),
     )
     egress_address = settings.egress_address or settings.egress_listen
+    collector = Collector(record)
     async with contextlib.AsyncExitStack() as parts:
         working = (live.follow(), publisher.run(), prune_always(service), workload_api.run(), _follow_needs(live, workload_api))
-        background = [asyncio.create_task(part) for part in working]
+        background = [asyncio.create_task(part) for part in (*working, collector.run())]
         parts.push_async_callback(_cancel, background)
         key_source = await parts.enter_async_context(KeySource(rules))
         authentication = OperatorAuthenticator(
@@ -215,7 +231,8 @@ async def _parts(
             application.middlewares.insert(0, ApiObservation(telemetry).observing)  # around `answer_problems`: answers, whatever was raised
         await parts.enter_async_context(site)
         await _first_of(_published(publisher), background)  # streams are not accepted before there is something to say
-        await parts.enter_async_context(AdsServer(listen=settings.xds_listen, cache=cache, rollout=rollout, identity=link))
+        discovery = AdsServer(listen=settings.xds_listen, cache=cache, rollout=rollout, identity=link, for_authorizers=(collector.handler,))
+        await parts.enter_async_context(discovery)
         # its process imports for a second of CPU: only now, when nobody waits for us any more
         reader = await parts.enter_async_context(
             RemoteReader(

@@ -15,6 +15,11 @@ class ControlPlaneSettings(TelemetrySettings):
     """Read once by `controlplane.app`; each part gets its slice. Addresses are `unix:/path` or `host:port`."""
 
     database_url: str = setting("LEGATION_DATABASE_URL", "the registry: sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME")
+    audit_database_url: str = setting(
+        "LEGATION_AUDIT_DATABASE_URL",
+        "the record: sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME; empty: audit.db beside the registry's file, or its PostgreSQL",
+        default="",
+    )
     encryption_key_file: Path = setting("LEGATION_ENCRYPTION_KEY_FILE", "32 bytes in base64 that seal the registry's secrets (mode 0600)")
     api_listen: str = setting("LEGATION_API_LISTEN", "where the HTTP API listens")
     xds_listen: str = setting("LEGATION_XDS_LISTEN", "where Envoys and authorizers connect for discovery")

@@ -76,6 +76,13 @@ StagedResources = Mapping[str, Mapping[str, bytes]]
 logger = structlog.get_logger(__name__)
 
 
+def open_channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+    """A channel to the control plane, for discovery and whatever else it serves to our nodes; None: a Unix socket, or TCP in trials."""
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+
+
 def version_of(value: bytes) -> str:
     """The xDS version of a resource: a hash of its content, so that every replica of the control plane says the same."""
     return hashlib.sha256(value).hexdigest()[:16]
@@ -157,7 +164,7 @@ class DiscoveryClient:
         first, *others = self._first_requests()
         requests = _Requests()
         requests.put(first)
-        async with self._channel() as channel:
+        async with open_channel(self._address, self._credentials) as channel:
             call = channel.stream_stream(
                 DELTA_METHOD,
                 request_serializer=wire.DeltaDiscoveryRequest.SerializeToString,
@@ -170,11 +177,6 @@ class DiscoveryClient:
             async for response in responses:
                 self.connected = True
                 requests.put(self._take(response))
-
-    def _channel(self) -> grpc.aio.Channel:
-        if self._credentials is None:
-            return grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS)
-        return grpc.aio.secure_channel(self._address, self._credentials, options=CHANNEL_OPTIONS)
 
     def _first_requests(self) -> list[wire.DeltaDiscoveryRequest]:
         """One wildcard subscription per type; the node is named once, as the protocol wants.

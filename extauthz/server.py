@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import time
+from functools import partial
 
 import structlog
 
@@ -21,12 +22,13 @@ from extauthz.audit.flood import FloodGuard
 from extauthz.audit.outcome import outcome_log_beside
 from extauthz.audit.outcome_line import OutcomeLogReader
 from extauthz.audit.outcome_log import OutcomeLog
+from extauthz.audit.shipper import RecordShipper
 from extauthz.audit.wal import AuditLog
 from extauthz.authorizer_settings import AuthorizerSettings
 from extauthz.check_server import make_check_server
 from extauthz.credentials import CredentialSource
 from extauthz.decision import Decider
-from extauthz.discovery import DiscoveryClient, StagedResources
+from extauthz.discovery import DiscoveryClient, StagedResources, open_channel
 from extauthz.door import Door
 from extauthz.grpcio_server import GrpcioServer
 from extauthz.identity.jwks import KeySource
@@ -40,6 +42,7 @@ from extauthz.telemetry.process import observe_node, running_telemetry
 logger = structlog.get_logger(__name__)
 
 STOP_GRACE_SECONDS = 2.0
+SHIP_GRACE_SECONDS = 1.0
 
 
 async def run(settings: AuthorizerSettings) -> None:
@@ -93,6 +96,12 @@ async def run(settings: AuthorizerSettings) -> None:
             credentials=link.channel_credentials(settings.xds_address),
             initial=subscription.read_last_good(),
         )
+        shipper = RecordShipper(
+            directory=settings.audit_dir,
+            node_id=settings.node_id,
+            open_channel=partial(open_channel, settings.xds_address, link.channel_credentials(settings.xds_address)),
+            durable_end=audit.durable_end,
+        )
         subscription.watch_connection(lambda: discovery.connected)
         if telemetry.metrics is not None:
             observe_audit(telemetry.metrics, audit)
@@ -101,6 +110,7 @@ async def run(settings: AuthorizerSettings) -> None:
         await server.start()
         logger.info("authorizer listening", address=settings.listen, node=settings.node_id)
         tasks = [asyncio.create_task(part.run()) for part in (discovery, keeper, guard)]
+        shipping = asyncio.create_task(shipper.run())
         if settings.edge_log_file is not None:
             edge = EdgeLogReader(file=settings.edge_log_file, position_file=settings.audit_dir / "edge-position.json", log=audit)
             ended = OutcomeLogReader(
@@ -120,6 +130,10 @@ async def run(settings: AuthorizerSettings) -> None:
                 await task
         await guard.flush()
         audit.close()
+        await shipper.finish(SHIP_GRACE_SECONDS)  # what is not taken by then is sent when this process is back
+        shipping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await shipping
 
 
 class LastGoodKeeper:

@@ -6,6 +6,7 @@ client's certificate (`…/legation/<kind>`) must agree: an authorizer's secrets
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -30,16 +31,28 @@ SERVER_OPTIONS = (
     ("grpc.so_reuseport", 0),
 )
 
+RequireAuthorizer = Callable[[Context], None]
+"""Raises `PermissionError` for a peer that is no authorizer."""
+
 
 class AdsServer:
-    """The listening ADS server; use as `async with`."""
+    """The listening ADS server; use as `async with`. Beside discovery it hosts what is there `for_authorizers` only."""
 
-    def __init__(self, *, listen: str, cache: ViewCache, rollout: Rollout, identity: LinkIdentity) -> None:
+    def __init__(
+        self,
+        *,
+        listen: str,
+        cache: ViewCache,
+        rollout: Rollout,
+        identity: LinkIdentity,
+        for_authorizers: Sequence[Callable[[RequireAuthorizer], grpc.GenericRpcHandler]] = (),
+    ) -> None:
         self._address = parse_link_address(listen)
         self._credentials = identity.server_credentials(listen)
         service = AggregatedDiscoveryService(cache=cache, rollout=rollout, identify=self._identify)
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
-        self._server.add_generic_rpc_handlers((service.handler(),))
+        others = (make_handler(self._require_authorizer) for make_handler in for_authorizers)
+        self._server.add_generic_rpc_handlers((service.handler(), *others))
         self.port = 0
 
     async def __aenter__(self) -> AdsServer:
@@ -69,6 +82,12 @@ class AdsServer:
             if role != claimed:
                 raise PermissionError(f"the client certificate is that of {role or 'nobody we know'}, not of kind {claimed}")
         return NodeKind(claimed)
+
+    def _require_authorizer(self, context: Context) -> None:
+        if self._credentials is not None:
+            role = _role_of_peer(context)
+            if role != NodeKind.AUTHORIZER:
+                raise PermissionError(f"the client certificate is that of {role or 'nobody we know'}, not of an authorizer")
 
 
 def _role_of_peer(context: Context) -> str:

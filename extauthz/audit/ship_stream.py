@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import grpc.aio
 import structlog
@@ -27,7 +28,7 @@ REFUSED_SECONDS = 60.0
 """After how long a writer that was refused is offered again."""
 _MESSAGE_BYTES = 64  # of what carries no records
 
-Call = grpc.aio.StreamStreamCall[pb.ShipRequest, pb.ShipResponse]
+Call = grpc.aio.StreamStreamCall[Any, pb.ShipResponse]
 Scan = Callable[[bool], Awaitable[None]]
 """Looks for new files; at once when that is wanted, else not too often."""
 

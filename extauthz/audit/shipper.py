@@ -15,9 +15,9 @@ import fcntl
 import os
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-import grpc
 import grpc.aio
 import structlog
 
@@ -25,7 +25,6 @@ from extauthz.audit.frames import writer_of
 from extauthz.audit.ship_stream import Call, ShipStream
 from extauthz.audit.shipping import SHIP_METHOD
 from extauthz.audit.writer_log import DurableEnd, WriterLog
-from extauthz.discovery import CHANNEL_OPTIONS
 from extauthz.v1 import audit_pb2 as pb
 
 logger = structlog.get_logger(__name__)
@@ -38,21 +37,21 @@ _LOOK_SECONDS = 0.02
 
 
 class RecordShipper:
-    """Follows a directory for ever. `durable_end` bounds what is read of segments that this process writes."""
+    """Follows a directory for ever. `open_channel` leads to the control plane; `durable_end` bounds what is read of segments that this
+    process writes.
+    """
 
     def __init__(
         self,
         *,
         directory: Path,
-        address: str,
         node_id: str,
-        credentials: grpc.ChannelCredentials | None = None,
+        open_channel: Callable[[], grpc.aio.Channel],
         durable_end: DurableEnd = lambda _: None,
     ) -> None:
         self._directory = directory
-        self._address = address
         self._node_id = node_id
-        self._credentials = credentials
+        self._open_channel = open_channel
         self._durable_end = durable_end
         self._writers: dict[str, WriterLog] = {}
         self._stream: ShipStream | None = None
@@ -76,7 +75,7 @@ class RecordShipper:
                     backoff = FIRST_BACKOFF_SECONDS
                 self._stream = None
                 if reason != self._fault:
-                    logger.warning("audit records are not shipped", address=self._address, reason=reason)
+                    logger.warning("audit records are not shipped", reason=reason)
                 self._fault = reason
                 await asyncio.sleep(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
                 backoff = min(backoff * 2, LAST_BACKOFF_SECONDS)
@@ -96,7 +95,7 @@ class RecordShipper:
     async def _ship(self) -> str:
         """One stream, to its end; why it ended."""
         try:
-            async with self._channel() as channel:
+            async with self._open_channel() as channel:
                 call: Call = channel.stream_stream(
                     SHIP_METHOD, request_serializer=pb.ShipRequest.SerializeToString, response_deserializer=pb.ShipResponse.FromString
                 )()
@@ -111,11 +110,6 @@ class RecordShipper:
             logger.exception("shipping failed and is begun again")
             return f"{type(error).__name__}: {error}"
         return "the control plane closed the stream"
-
-    def _channel(self) -> grpc.aio.Channel:
-        if self._credentials is None:
-            return grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS)
-        return grpc.aio.secure_channel(self._address, self._credentials, options=CHANNEL_OPTIONS)
 
     def _lock(self, stack: contextlib.ExitStack) -> bool:
         try:
