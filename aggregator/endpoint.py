@@ -54,6 +54,7 @@ _CALLS = frozenset(
     ("tools/call", "prompts/get", "completion/complete", "resources/read", "resources/subscribe", "resources/unsubscribe")
     + ("tasks/get", "tasks/result", "tasks/update", "tasks/cancel")
 )
+_OF_TOOLS = frozenset(("tools/call", "tasks/result"))
 _TOLD = frozenset({"notifications/roots/list_changed", "notifications/progress", "notifications/tasks/status"})
 
 
@@ -272,7 +273,10 @@ class Endpoint:
                     logger.exception("a call failed", mcp_server=call.member.id, method=call.method)
                     outcome = RpcError(INTERNAL_ERROR, _FAILED, {"reason": "internal_error", "retryable": False})
             answered_with(outcome)
-            return await reply.end(outcome if isinstance(outcome, RpcError) else dumped(names.result(mcp.method, outcome)))
+            if isinstance(outcome, RpcError):
+                return await reply.end(outcome)
+            is_error = mcp.method in _OF_TOOLS and outcome.get("isError") is True
+            return await reply.end(dumped(names.result(mcp.method, outcome)), tool_error=is_error)
 
     async def _outcome(self, task: asyncio.Task[Json], asked: Asked, reply: HttpReply) -> Json | RpcError:
         try:

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from aggregator.call import RpcError
 from extauthz.answer import Answer, malformed, refusal
+from extauthz.audit.outcome import ANSWER_HEADER, answer_outcome
 from extauthz.errors import MessageError, Reason
 from extauthz.mcp.era import Era
 
@@ -29,6 +30,8 @@ _STATUS_OF_CODE: Mapping[int, int] = {
 }
 _SERVED_STATUSES = frozenset({400, 401, 403, 404, 409, 413, 429, 500, 501, 502, 503, 504})
 _HEADERS = {"cache-control": "no-store"}
+RESULT = answer_outcome()
+"""What an answer means that is a result, and no tool's error."""
 
 
 def status_of(error: RpcError, era: Era) -> int:
@@ -52,14 +55,15 @@ def result_message(result: bytes, id_json: str) -> bytes:
     return _message(id_json, "result", result)
 
 
-def json_response(message: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """One message as the whole answer."""
-    return web.Response(body=message, status=status, content_type="application/json", headers={**_HEADERS, **(headers or {})})
+def json_response(message: bytes, status: int = 200, headers: Mapping[str, str] | None = None, *, answer: str = RESULT) -> web.Response:
+    """One message as the whole answer. `answer` is what it means, for the record (`extauthz.audit.outcome`)."""
+    told = {**_HEADERS, ANSWER_HEADER: answer, **(headers or {})}
+    return web.Response(body=message, status=status, content_type="application/json", headers=told)
 
 
 def error_response(error: RpcError, id_json: str, era: Era) -> web.Response:
     """An error as the whole answer."""
-    return json_response(error_message(error, id_json), status_of(error, era))
+    return json_response(error_message(error, id_json), status_of(error, era), answer=answer_outcome(error_code=error.code))
 
 
 def refused(reason: Reason, *, era: Era | None, id_json: str, decision_id: str) -> web.Response:
@@ -92,4 +96,6 @@ def _message(id_json: str, member: str, content: bytes) -> bytes:
 
 
 def _as_response(answer: Answer) -> web.Response:
-    return web.Response(text=answer.body, status=answer.status, headers=dict(answer.headers))
+    code = json.loads(answer.body)["error"]["code"]
+    headers = {**dict(answer.headers), ANSWER_HEADER: answer_outcome(error_code=code)}
+    return web.Response(text=answer.body, status=answer.status, headers=headers)

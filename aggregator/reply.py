@@ -14,7 +14,8 @@ from aiohttp import web
 
 from aggregator.call import Json, RpcError
 from aggregator.question import Questions
-from aggregator.refusal import INTERNAL_ERROR, error_message, error_response, json_response, result_message
+from aggregator.refusal import INTERNAL_ERROR, RESULT, error_message, error_response, json_response, result_message
+from extauthz.audit.outcome import ANSWER_HEADER, answer_outcome
 from extauthz.mcp.era import Era
 
 KEEP_ALIVE_SECONDS = 15.0
@@ -66,7 +67,7 @@ def one_event(request: web.Request, message: bytes) -> web.Response:
     """A message as legacy clients get it from most servers: a stream of one event, where they take streams."""
     if "text/event-stream" not in request.headers.get("accept", ""):
         return json_response(message)
-    return web.Response(body=b"event: message\ndata: " + message + b"\n\n", headers=_HEADERS)
+    return web.Response(body=b"event: message\ndata: " + message + b"\n\n", headers={**_HEADERS, ANSWER_HEADER: RESULT})
 
 
 def notification(method: str, params: Json) -> bytes:
@@ -121,13 +122,16 @@ class HttpReply:
             leaving.cancel()
             await asyncio.gather(asking, leaving, return_exceptions=True)
 
-    async def end(self, outcome: bytes | RpcError) -> web.StreamResponse:
-        """The result (JSON) or the error, and with it the end of the answer."""
+    async def end(self, outcome: bytes | RpcError, *, tool_error: bool = False) -> web.StreamResponse:
+        """The result (JSON) or the error, and with it the end of the answer.
+
+        Whether it is the error of a tool is told to Envoy in the head: of a stream the head has gone when the result comes.
+        """
         await self.__aexit__()
         if self._stream.response is None:
             if isinstance(outcome, RpcError):
                 return error_response(outcome, self._id_json, self._era)
-            return json_response(result_message(outcome, self._id_json))
+            return json_response(result_message(outcome, self._id_json), answer=answer_outcome(tool_error=tool_error))
         message = error_message(outcome, self._id_json) if isinstance(outcome, RpcError) else result_message(outcome, self._id_json)
         await self._stream.send(message)
         return await ended(self._stream)

@@ -63,9 +63,9 @@ def outcome_log_beside(edge_log: Path) -> Path:
 
 
 def answer_outcome(*, error_code: int | None = None, tool_error: bool = False) -> str:
-    """The value of `ANSWER_HEADER`."""
+    """The value of `ANSWER_HEADER`. A code that no JSON-RPC library would take is told as 0: servers choose them."""
     if error_code is not None:
-        return f"error={error_code}"
+        return f"error={error_code if abs(error_code) < 10**15 else 0}"
     return "tool_error" if tool_error else "result"
 
 

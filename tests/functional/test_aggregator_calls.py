@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from extauthz.audit.outcome import ANSWER_HEADER
 from tests.functional.aggregator_world import CRM, Events, Registry, Server, aggregator_world, item, virtual
 
 CRM_SERVER = Server("crm", prompts=("greet",), resources=("note://one",), templates=("note://{id}",), eras=("modern",))
@@ -137,6 +138,20 @@ async def streaming(request: web.Request, message: dict[str, Any]) -> web.Stream
     for each in (told, {"jsonrpc": "2.0", "id": message["id"], "result": {"resultType": "complete", **TEXT}}):
         await response.write(f"event: message\ndata: {json.dumps(each)}\n\n".encode())
     return response
+
+
+async def test_what_an_answer_means_is_told_to_envoy(tmp_path: Path) -> None:
+    """In a header that goes no further (`controlplane.xds.resources.route`)."""
+    async with aggregator_world(tmp_path, REGISTRY, members={"crm": answering(**TEXT)}) as world:
+        called = await world.ask("tools/call", {"name": "find", "arguments": {"text": "x"}})
+        listed = await world.ask("tools/list")
+        unknown = await world.ask("tools/call", {"name": "search", "arguments": {}})
+        nowhere = await world.ask("tools/list", path="/virtual/demo/none/mcp")
+    async with aggregator_world(tmp_path, REGISTRY, members={"crm": answering(**TEXT, isError=True)}) as world:
+        failed = await world.ask("tools/call", {"name": "find", "arguments": {"text": "x"}})
+
+    told = [answer.headers[ANSWER_HEADER] for answer in (called, listed, unknown, nowhere, failed)]
+    assert told == ["result", "result", "error=40300", "error=40400", "tool_error"]
 
 
 async def test_progress_comes_before_the_result_on_one_stream(tmp_path: Path) -> None:

@@ -123,13 +123,16 @@ def test_how_it_ended_is_one_word(flags: tuple[str, ...], status: int, reason: s
     assert reason in OUTCOME_REASONS
 
 
-@pytest.mark.parametrize(("code", "failed", "told"), [(None, False, "result"), (None, True, "tool_error"), (-32602, False, "error=-32602")])
+@pytest.mark.parametrize(
+    ("code", "failed", "told"),
+    [(None, False, "result"), (None, True, "tool_error"), (-32602, False, "error=-32602"), (10**30, False, "error=0")],
+)
 def test_what_an_answer_meant_comes_as_an_aggregator_says_it(code: int | None, failed: bool, told: str) -> None:
     assert answer_outcome(error_code=code, tool_error=failed) == told
 
     outcome = record_of(with_answer(told)).outcome
     assert outcome is not None
-    assert (outcome.rpc_error_code, outcome.tool_error) == (str(code) if code is not None else "", failed)
+    assert (outcome.rpc_error_code, outcome.tool_error) == (told.partition("=")[2], failed)
 
 
 def test_refusals_and_entries_of_what_has_not_ended_are_none() -> None:
