@@ -30,18 +30,18 @@ async def measure_calls(directory: Path, *, seconds: float) -> list[CallRun]:
         async with running_plain_envoy(directory, port=plain_port, upstream_port=upstream_port) as pid:
             request = request_bytes(path="/mcp", host="127.0.0.1", headers=headers, body=BODY)
             for shape, connections, rate in SHAPES:
-                runs.append(await _run("plain Envoy", shape, {"envoy": pid}, plain_port, request, connections, rate, seconds))
+                runs.append(await run_calls("plain Envoy", shape, {"envoy": pid}, plain_port, request, connections, rate, seconds))
         async with running_stack(directory) as stack:
             await prepare(stack, port=upstream_port)
             headers["authorization"] = f"Bearer {stack.token(CALLER, server=SERVER, seconds=3600)}"
             port = int(stack.gateway_url.rsplit(":", 1)[1])
             request = request_bytes(path=f"/servers/{SERVER}/mcp", host=f"127.0.0.1:{port}", headers=headers, body=BODY)
             for shape, connections, rate in SHAPES:
-                runs.append(await _run("governed", shape, stack.children(), port, request, connections, rate, seconds))
+                runs.append(await run_calls("governed", shape, stack.children(), port, request, connections, rate, seconds))
     return runs
 
 
-async def _run(
+async def run_calls(
     target: str, shape: str, pids: Mapping[str, int], port: int, request: bytes, connections: int, rate: float, seconds: float
 ) -> CallRun:
     before = {role: cpu_seconds(pid) for role, pid in pids.items()}

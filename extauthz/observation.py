@@ -62,6 +62,8 @@ def observe_audit(metrics: MetricRegistry, audit: AuditLog) -> None:
     metrics.gauge(metric_name.AUDIT_RECORDS, lambda: audit.statistics().sequence)
     metrics.gauge(metric_name.AUDIT_WAITING, lambda: audit.statistics().waiting)
     metrics.gauge(metric_name.AUDIT_FAILURES, lambda: audit.statistics().failures)
+    metrics.gauge(metric_name.AUDIT_USED, lambda: audit.statistics().used_bytes)
+    metrics.gauge(metric_name.AUDIT_CAPACITY, lambda: audit.statistics().capacity_bytes)
     metrics.gauge(metric_name.AUDIT_SYNC_DURATION, lambda: audit.statistics().last_sync_seconds)
 
 

@@ -34,8 +34,10 @@ SESSIONS_OPENED = _metric("legation.sessions.opened", _COUNTER, "{session}", "le
 SESSIONS_ENDED = _metric("legation.sessions.ended", _COUNTER, "{session}", "legacy sessions that their clients ended", *_PLACE)
 AUDIT_RECORDS = _metric("legation.audit.records", _COUNTER, "{record}", "records that this process has appended to its audit log")
 AUDIT_WAITING = _metric("legation.audit.waiting", _GAUGE, "{record}", "records that wait to be durable")
-AUDIT_FAILURES = _metric("legation.audit.failures", _COUNTER, "{failure}", "groups of records that could not be written")
+AUDIT_FAILURES = _metric("legation.audit.failures", _COUNTER, "{failure}", "records that were refused or could not be written")
 AUDIT_SYNC_DURATION = _metric("legation.audit.sync.duration", _GAUGE, "s", "how long the latest write of a group to disk took")
+AUDIT_USED = _metric("legation.audit.used", _GAUGE, "By", "disk that the audit log of this process takes")
+AUDIT_CAPACITY = _metric("legation.audit.capacity", _GAUGE, "By", "disk that the audit log of this process may take")
 # authorizer and aggregator
 NODE_CONNECTED = _metric("legation.node.connected", _GAUGE, "", "1 while the discovery stream from the control plane is open")
 NODE_REVISION = _metric("legation.node.revision", _GAUGE, "", "revision of the registry that this process works by")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1 import metrics_pb2 as metrics
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as WireSpan
@@ -17,6 +18,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from extauthz.telemetry.metric import Labels, MetricKind, Sample
 from extauthz.telemetry.span import Span, Value
 from extauthz.telemetry.trace_context import TraceContext
+
+if TYPE_CHECKING:  # a name of the stubs only
+    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer as RepeatedCompositeContainer
 
 SCOPE = "legation"
 TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
@@ -39,7 +43,9 @@ class LogLine:
 
 def resource_of(attributes: Mapping[str, str]) -> Resource:
     """Who tells."""
-    return Resource(attributes=_attributes(attributes))
+    resource = Resource()
+    _write(attributes, resource.attributes)
+    return resource
 
 
 def encode_spans(resource: Resource, spans: Iterable[Span]) -> bytes:
@@ -47,28 +53,25 @@ def encode_spans(resource: Resource, spans: Iterable[Span]) -> bytes:
     request = ExportTraceServiceRequest()
     told = request.resource_spans.add(resource=resource).scope_spans.add()
     told.scope.name = SCOPE
-    told.spans.extend(_span(span) for span in spans)
+    for span in spans:
+        _write_span(span, told.spans.add())
     return request.SerializeToString()
 
 
-def _span(span: Span) -> WireSpan:
+def _write_span(span: Span, message: WireSpan) -> None:
     context = span.context
-    message = WireSpan(
-        trace_id=bytes.fromhex(context.trace_id),
-        span_id=bytes.fromhex(context.span_id),
-        parent_span_id=bytes.fromhex(span.parent_span_id),
-        name=span.name,
-        kind=int(span.kind),  # type: ignore[arg-type]
-        start_time_unix_nano=span.start_ns,
-        end_time_unix_nano=span.end_ns,
-        attributes=_attributes(span.attributes),
-        links=[WireSpan.Link(trace_id=bytes.fromhex(link.trace_id), span_id=bytes.fromhex(link.span_id)) for link in span.links],
-        flags=_SAMPLED,
-    )
+    message.trace_id, message.span_id = bytes.fromhex(context.trace_id), bytes.fromhex(context.span_id)
+    message.parent_span_id = bytes.fromhex(span.parent_span_id)
+    message.name = span.name
+    message.kind = int(span.kind)  # type: ignore[assignment]
+    message.start_time_unix_nano, message.end_time_unix_nano = span.start_ns, span.end_ns
+    message.flags = _SAMPLED
+    _write(span.attributes, message.attributes)
+    for link in span.links:
+        message.links.add(trace_id=bytes.fromhex(link.trace_id), span_id=bytes.fromhex(link.span_id))
     if span.error is not None:
         message.status.code = Status.STATUS_CODE_ERROR
         message.status.message = span.error
-    return message
 
 
 def encode_metrics(resource: Resource, samples: Iterable[Sample], *, started_ns: int, now_ns: int) -> bytes:
@@ -78,39 +81,42 @@ def encode_metrics(resource: Resource, samples: Iterable[Sample], *, started_ns:
     told.scope.name = SCOPE
     for sample in samples:
         if sample.numbers or sample.distributions:
-            told.metrics.append(_metric(sample, started_ns, now_ns))
+            _write_metric(sample, told.metrics.add(), started_ns, now_ns)
     return request.SerializeToString()
 
 
-def _metric(sample: Sample, started_ns: int, now_ns: int) -> metrics.Metric:
+def _write_metric(sample: Sample, message: metrics.Metric, started_ns: int, now_ns: int) -> None:
     definition = sample.metric
-    message = metrics.Metric(name=definition.name, unit=definition.unit, description=definition.help_text)
-
-    def point(labels: Labels, value: float) -> metrics.NumberDataPoint:
-        attributes = _attributes(dict(zip(definition.labels, labels, strict=True)))
-        started = started_ns if definition.kind is MetricKind.COUNTER else 0
-        return metrics.NumberDataPoint(attributes=attributes, start_time_unix_nano=started, time_unix_nano=now_ns, as_double=value)
-
+    message.name, message.unit, message.description = definition.name, definition.unit, definition.help_text
+    points: RepeatedCompositeContainer[metrics.NumberDataPoint] = message.gauge.data_points
     match definition.kind:
         case MetricKind.COUNTER:
             message.sum.is_monotonic = True
             message.sum.aggregation_temporality = _CUMULATIVE
-            message.sum.data_points.extend(point(labels, value) for labels, value in sample.numbers.items())
+            points = message.sum.data_points
         case MetricKind.GAUGE:
-            message.gauge.data_points.extend(point(labels, value) for labels, value in sample.numbers.items())
+            message.gauge.SetInParent()
         case MetricKind.HISTOGRAM:
             message.histogram.aggregation_temporality = _CUMULATIVE
-            for labels, distribution in sample.distributions.items():
-                message.histogram.data_points.add(
-                    attributes=_attributes(dict(zip(definition.labels, labels, strict=True))),
-                    start_time_unix_nano=started_ns,
-                    time_unix_nano=now_ns,
-                    count=sum(distribution.counts),
-                    sum=distribution.total,
-                    bucket_counts=distribution.counts,
-                    explicit_bounds=sample.bounds,
-                )
-    return message
+    for labels, value in sample.numbers.items():
+        point = points.add(time_unix_nano=now_ns, as_double=value)
+        if definition.kind is MetricKind.COUNTER:
+            point.start_time_unix_nano = started_ns
+        _write(_named(sample, labels), point.attributes)
+    for labels, distribution in sample.distributions.items():
+        measured = message.histogram.data_points.add(
+            start_time_unix_nano=started_ns,
+            time_unix_nano=now_ns,
+            count=sum(distribution.counts),
+            sum=distribution.total,
+            bucket_counts=distribution.counts,
+            explicit_bounds=sample.bounds,
+        )
+        _write(_named(sample, labels), measured.attributes)
+
+
+def _named(sample: Sample, labels: Labels) -> dict[str, Value]:
+    return dict(zip(sample.metric.labels, labels, strict=True))
 
 
 def encode_logs(resource: Resource, lines: Sequence[LogLine]) -> bytes:
@@ -131,17 +137,18 @@ def encode_logs(resource: Resource, lines: Sequence[LogLine]) -> bytes:
     return request.SerializeToString()
 
 
-def _attributes(values: Mapping[str, Value] | Mapping[str, str]) -> list[KeyValue]:
-    return [KeyValue(key=name, value=_any(value)) for name, value in values.items() if value != ""]
-
-
-def _any(value: Value) -> AnyValue:
-    if isinstance(value, bool):
-        return AnyValue(bool_value=value)
-    if isinstance(value, int):
-        return AnyValue(int_value=value)
-    if isinstance(value, float):
-        return AnyValue(double_value=value)
-    if isinstance(value, tuple):
-        return AnyValue(array_value=ArrayValue(values=[_any(part) for part in value]))
-    return AnyValue(string_value=value.encode("utf-8", "replace").decode())
+def _write(values: Mapping[str, Value], attributes: RepeatedCompositeContainer[KeyValue]) -> None:
+    """Attributes in place, which is cheaper than to make messages and have them copied. Empty texts are left out."""
+    for name, value in values.items():
+        if value == "":
+            continue
+        written = attributes.add()
+        written.key = name
+        if type(value) is str:
+            written.value.string_value = value if value.isascii() else value.encode("utf-8", "replace").decode()
+        elif type(value) is bool:
+            written.value.bool_value = value
+        elif type(value) is int:
+            written.value.int_value = value
+        else:
+            written.value.double_value = float(value)

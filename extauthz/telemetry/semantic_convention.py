@@ -12,7 +12,6 @@ PINNED = "0.66b2"
 # MCP, JSON-RPC, and the tool that is called
 MCP_METHOD_NAME = "mcp.method.name"
 MCP_PROTOCOL_VERSION = "mcp.protocol.version"
-MCP_RESOURCE_URI = "mcp.resource.uri"
 JSONRPC_REQUEST_ID = "jsonrpc.request.id"
 RPC_RESPONSE_STATUS_CODE = "rpc.response.status_code"
 ERROR_TYPE = "error.type"
@@ -27,7 +26,6 @@ TOOL_ERROR = "tool_error"
 HTTP_REQUEST_METHOD = "http.request.method"
 HTTP_RESPONSE_STATUS_CODE = "http.response.status_code"
 HTTP_ROUTE = "http.route"
-NETWORK_TRANSPORT = "network.transport"
 
 # Who tells
 SERVICE_NAME = "service.name"

@@ -13,7 +13,7 @@ from enum import IntEnum
 
 from extauthz.telemetry.trace_context import TraceContext, parse_traceparent
 
-Value = str | int | float | bool | tuple[str, ...]
+Value = str | int | float | bool
 
 
 class SpanKind(IntEnum):

@@ -16,8 +16,8 @@ from extauthz.telemetry.trace_context import arriving
 from extauthz.unary import frames
 from extauthz.unary.budget import FrameBudget
 from extauthz.unary.frames import ErrorCode, ProtocolError
-from extauthz.unary.header_block import RequestHead
 from extauthz.unary.outbox import Outbox
+from extauthz.unary.request_head import RequestHead
 from extauthz.unary.status import CallRefused, Status, answer_http_status, answer_refusal
 from extauthz.unary.stream import Memory, Stream
 

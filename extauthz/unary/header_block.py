@@ -1,19 +1,21 @@
 """Request headers: from a block of bytes to what we need to know of a request.
 
 We announce SETTINGS_HEADER_TABLE_SIZE 0. Once the peer has acknowledged that and obeyed, a block means the same whatever came
-before it, so what was read of a block once is remembered by its bytes: an Envoy sends the same few blocks for ever. Until
+before it, so what was read of a block once is remembered by its bytes: an Envoy sends the same few blocks for ever (`traced_head`:
+but for their `traceparent`). Until
 then, and for every new block, the `hpack` library reads (RFC 7541).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from hpack import Decoder, HPACKError, OversizedHeaderListError
 
 from extauthz.unary.frames import ErrorCode, ProtocolError
+from extauthz.unary.request_head import RequestHead
 from extauthz.unary.status import parse_timeout
+from extauthz.unary.traced_head import TracedHeads
 
 MAX_HEADER_BYTES = 16 * 1024
 MAX_REMEMBERED = 256
@@ -24,30 +26,13 @@ _FORBIDDEN_IN_NAMES = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ") | frozenset(range
 _FORBIDDEN_IN_VALUES = (b"\x00", b"\r", b"\n")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestHead:
-    """What the headers of a request say. `fault` is set when it is malformed (RFC 9113 section 8.1.1): reset, not answered."""
-
-    path: str = ""
-    http_method: bytes = b""
-    content_type: bytes = b""
-    timeout_seconds: float | None = None
-    content_length: int | None = None
-    traceparent: str = ""
-    fault: str = ""
-
-    @property
-    def is_grpc(self) -> bool:
-        kind = self.content_type
-        return kind == b"application/grpc" or kind.startswith((b"application/grpc+", b"application/grpc;"))
-
-
 class RememberedHeads:
     """Heads by the bytes of their block, for all connections of a server; bounded, forgotten all at once."""
 
     def __init__(self, limit: int = MAX_REMEMBERED) -> None:
         self._limit = limit
         self.heads: dict[bytes, RequestHead] = {}
+        self.traced = TracedHeads()
 
     def add(self, block: bytes, head: RequestHead) -> None:
         """Remember one; only a block that was read without any table may come here."""
@@ -64,6 +49,7 @@ class HeadReader:
     def __init__(self, remembered: RememberedHeads) -> None:
         self._remembered = remembered
         self._known = remembered.heads
+        self._traced = remembered.traced
         self._decoder = Decoder(max_header_list_size=MAX_HEADER_BYTES)
         self._acknowledged = False
         self._stateless = False
@@ -76,12 +62,14 @@ class HeadReader:
     def read(self, block: bytes) -> RequestHead:
         """The head of a request; raises `ProtocolError` when the block cannot be read, which ends the connection."""
         if self._stateless:
-            known = self._known.get(block)
+            known = self._known.get(block) or self._traced.read(block)
             if known is not None:
                 return known
         head = _head_of(self.read_fields(block))
         if self._stateless:
-            if not head.traceparent:  # no other block will be like this one
+            if head.traceparent:  # no other block will be like this one
+                self._traced.learn(block, head)
+            else:
                 self._remembered.add(block, head)
         elif self._acknowledged:
             self._stateless = self._decoder.header_table_size == 0

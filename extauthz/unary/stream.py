@@ -6,7 +6,7 @@ import asyncio
 import math
 from dataclasses import dataclass
 
-from extauthz.unary.header_block import RequestHead
+from extauthz.unary.request_head import RequestHead
 from extauthz.unary.status import MESSAGE_PREFIX, CallRefused, Status
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
