@@ -10,8 +10,8 @@ import argparse
 import time
 from collections.abc import Callable
 
+from extauthz.audit.keeping import digest_of
 from extauthz.errors import MessageError
-from extauthz.facts import arguments_digest
 from extauthz.mcp.document import MAX_NODES
 from extauthz.mcp.jsonrpc import parse_message
 
@@ -107,7 +107,7 @@ def with_digest(body: bytes) -> object:
     """The parse and what the audit does with the arguments."""
     arguments = parse_message(body).params["arguments"]
     assert isinstance(arguments, dict)
-    return arguments_digest(arguments)
+    return digest_of(arguments)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from extauthz.door import Place
 from extauthz.egress_context import EgressContext
 from extauthz.errors import MessageError, Reason
 from extauthz.mcp.request import McpRequest
+from extauthz.policy.model import Caller
 from extauthz.state import AuthorizationState
 from extauthz.telemetry.span import Span
 
@@ -29,7 +30,8 @@ class Refused(Exception):  # noqa: N818 - control flow of a decision
 class Case:
     """What is known so far about the request being decided; the record is filled as the steps learn.
 
-    `context` is that of a request at the egress listener: for whom one of our own processes asks.
+    `context` is that of a request at the egress listener: for whom one of our own processes asks. `decided` is what policies were asked
+    about: the request, or what it asks of a member in the member's words; `caller` is what they were told of the caller.
     """
 
     check: CheckInput
@@ -40,6 +42,8 @@ class Case:
     place: Place | None = None
     context: EgressContext | None = None
     request: McpRequest | None = None
+    decided: McpRequest | None = None
+    caller: Caller | None = None
     scopes: tuple[str, ...] = ()
     id_json: str = "null"
     span: Span | None = None  # of the decision, where telemetry keeps it

@@ -31,7 +31,7 @@ from extauthz.check_input import CheckInput
 from extauthz.door import Door, Place
 from extauthz.egress_context import EgressContext, context_expiry, sign_egress_context, signing_key
 from extauthz.errors import AuditError, CredentialError, MessageError, Reason, SessionError
-from extauthz.facts import describe_member, describe_request, open_record
+from extauthz.facts import describe_content, describe_member, describe_request, open_record, require_record
 from extauthz.identification import Authenticates, Identification
 from extauthz.identity.principal import Principal
 from extauthz.lane import may_be_repeated, of_aggregator, to_aggregator
@@ -229,6 +229,8 @@ class Decider:
             raise Refused(Reason.NOT_READY)
         case.state = state
         case.record.revision = state.revision
+        case.record.needed = False
+        require_record(case.record, state, place.namespace)
         if self._state.stale():
             raise Refused(Reason.REGISTRY_STALE)
         return place
@@ -255,7 +257,7 @@ class Decider:
             request = parse_request(check.http_method, check.headers, check.body)
         except MessageError as error:
             raise case.malformed(error) from error
-        case.request, case.id_json = request, request.id_json
+        case.request, case.decided, case.id_json = request, request, request.id_json
         describe_request(case.record, check, request)
         return request
 
@@ -273,7 +275,8 @@ class Decider:
 
     def _may(self, case: Case, principal: Principal, request: McpRequest) -> Verdict:
         """(3) Catalog and policy at one revision."""
-        (state, place), record, caller = case.entered(), case.record, self._caller(case, principal)
+        (state, place), record = case.entered(), case.record
+        case.caller = caller = self._caller(case, principal)
         try:
             if place.is_virtual:
                 verdict = authorize_virtual(state, principal, place.id, request, caller)
@@ -284,7 +287,7 @@ class Decider:
         except MessageError as error:
             raise case.malformed(error) from error
         record.policy_engine = state.policy.name
-        self._note(case, principal, request, verdict)
+        self._note(case, principal, verdict)
         if not verdict.allowed:
             raise Refused(verdict.reason)
         if verdict.mcp_server is not None and len(case.check.body) > verdict.mcp_server.max_body_bytes:
@@ -292,12 +295,14 @@ class Decider:
         return verdict
 
     @staticmethod
-    def _note(case: Case, principal: Principal, request: McpRequest, verdict: Verdict) -> None:
+    def _note(case: Case, principal: Principal, verdict: Verdict) -> None:
         """Put the verdict on the record."""
         record = case.record
         record.server = verdict.mcp_server
         if verdict.member is not None:
-            describe_member(record, request, verdict.member)
+            describe_member(record, verdict.member)
+            case.decided = verdict.member.request
+            require_record(record, case.entered()[0], record.namespace)
         if verdict.tool is not None:
             record.tool_digest, record.effect = verdict.tool.digest, verdict.tool.effect.value
         if verdict.evaluation is not None:
@@ -395,8 +400,10 @@ class Decider:
             raise Refused(Reason.UPSTREAM_CREDENTIAL_UNAVAILABLE) from error
 
     async def _put_on_record(self, case: Case, reason: Reason, passage: Passage | None, given: Answer | None) -> Decision:
-        """(5) The record is durable before Envoy hears anything; without a record there is no call."""
+        """(5) The record is durable before Envoy hears anything; without a record there is no call, where it is needed."""
         record = case.record
+        if not self._describe_content(case) and passage is not None:
+            reason, passage, given = Reason.INTERNAL_ERROR, None, self._refusal(case, Reason.INTERNAL_ERROR)
         record.reason = reason.value
         if reason is Reason.ALLOWED:
             record.decision = AuditDecision.ALLOW
@@ -414,6 +421,18 @@ class Decider:
         if self._observation is not None:
             self._observation.ended(case, reason)
         return Decision(decision_id=record.decision_id, reason=reason, revision=record.revision, passage=passage, answer=given)
+
+    @staticmethod
+    def _describe_content(case: Case) -> bool:
+        """Put the arguments on the record as far as they are kept; False when that failed."""
+        if case.state is None or case.decided is None:
+            return True
+        try:
+            describe_content(case.record, case.state, case.decided, case.caller)
+        except Exception as error:
+            logger.error("arguments not described", decision_id=case.record.decision_id, error=type(error).__name__, exc_info=error)
+            return False
+        return True
 
     def _refusal(self, case: Case, reason: Reason) -> Answer:
         era = case.request.era if case.request is not None else None

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import secrets
-from collections.abc import Mapping
 
-from extauthz.audit.record import AuditEvent, AuditRecord
+from extauthz.audit.keeping import kept_content, replayed_arguments
+from extauthz.audit.record import AuditEvent, AuditRecord, Replay
+from extauthz.catalog.audit_policy import AuditMode, policy_for
 from extauthz.check_input import CheckInput
 from extauthz.mcp.request import McpRequest
-from extauthz.policy.model import ResourceKind
+from extauthz.policy.model import Caller, ResourceKind
+from extauthz.state import AuthorizationState
 from extauthz.virtual_request import MemberRequest
-
-_SORTED_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 _SHORTEST_CREDENTIAL = 12
 
@@ -40,7 +38,7 @@ def _without(credential: str, text: str) -> str:
 
 
 def describe_request(record: AuditRecord, check: CheckInput, request: McpRequest) -> None:
-    """Add what the message asks. Arguments are only digested: they may hold anything."""
+    """Add what the message asks, but for its arguments."""
     record.era = request.era.value
     record.protocol_version = request.protocol_version
     record.method = request.method or (check.http_method if request.message_class is None else request.message_class.value)
@@ -51,12 +49,10 @@ def describe_request(record: AuditRecord, check: CheckInput, request: McpRequest
             record.prompt = target.name
         elif target.kind is ResourceKind.MCP_RESOURCE:
             record.mcp_resource_uri = target.name
-    if request.has_arguments:
-        record.arguments_digest = arguments_digest(request.arguments)
     record.event = _event_of(check, request)
 
 
-def describe_member(record: AuditRecord, request: McpRequest, member: MemberRequest) -> None:
+def describe_member(record: AuditRecord, member: MemberRequest) -> None:
     """What a request at a virtual server is for: the member's own names, and the one that the client used."""
     record.namespace, _, record.mcp_server = member.mcp_server_id.partition("/")
     record.exposed_name = member.exposed_name
@@ -66,14 +62,29 @@ def describe_member(record: AuditRecord, request: McpRequest, member: MemberRequ
             record.prompt = target.name
         elif target.kind is ResourceKind.MCP_RESOURCE:
             record.mcp_resource_uri = target.name
-    if member.request.arguments is not request.arguments:
-        record.arguments_digest = arguments_digest(member.request.arguments)
 
 
-def arguments_digest(arguments: Mapping[str, object]) -> str:
-    """SHA-256 of the arguments as JSON with sorted keys and no white space: equal arguments, equal digest."""
-    text = _SORTED_JSON.encode(arguments)
-    return "sha256:" + hashlib.sha256(text.encode("utf-8")).hexdigest()
+def require_record(record: AuditRecord, state: AuthorizationState, namespace: str) -> None:
+    """Whether there is a call without a record: not when one namespace that it is about says that there is none."""
+    record.needed = record.needed or policy_for(state, namespace).mode is AuditMode.STRICT
+
+
+def describe_content(record: AuditRecord, state: AuthorizationState, request: McpRequest, caller: Caller | None) -> None:
+    """Add what is kept of the arguments that were decided about, and what policies read of the request (`caller` None: they were not
+    asked). All else about the request must stand there already."""
+    name = record.tool or record.prompt
+    treatment = policy_for(state, record.namespace).argument_rules.treatment(f"{record.namespace}/{record.mcp_server}", name)
+    sent = request.has_arguments or bool(request.arguments)
+    if sent:
+        kept = kept_content(request.arguments, treatment)
+        record.arguments_json, record.arguments_digest, record.arguments_kept = kept.json, kept.digest, kept.kept
+    if caller is None:
+        return
+    replayed: tuple[str, tuple[str, ...]] = "", ()
+    if sent and record.tool:
+        tool = record.server.tools.get(record.tool) if record.server is not None else None
+        replayed = replayed_arguments(request.arguments, tool.arguments if tool is not None else {}, treatment)
+    record.replay = Replay(caller_address=caller.address, caller_era=caller.era, arguments_json=replayed[0], withheld=replayed[1])
 
 
 def _event_of(check: CheckInput, request: McpRequest) -> AuditEvent:

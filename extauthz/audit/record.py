@@ -150,12 +150,15 @@ class AuditRecord:
 
 _OPEN_FIELDS = (
     ("decision_id", "at_unix_us", "reason", "namespace", "mcp_server", "method", "tool", "prompt", "era", "protocol_version")
-    + ("request_id_json", "arguments_digest", "determining_policies", "policy_errors", "policy_engine", "revision", "latency_us")
+    + ("request_id_json", "determining_policies", "policy_errors", "policy_engine", "revision", "latency_us")
     + ("http_status", "lane", "cluster", "http_method", "path", "body_bytes", "trace_id", "envoy_request_id", "parent_decision_id")
     + ("tool_digest", "effect", "abandoned", "suppressed", "session_digest", "revocation", "virtual_server", "exposed_name")
     + ("span_id", "arguments_kept", "result_digest", "change", "alarm")
 )
-_PERSONAL_FIELDS = ("sentence", "mcp_resource_uri", "downstream_address", "user_agent", "arguments_json", "result_json")
+_PERSONAL_FIELDS = (
+    ("sentence", "mcp_resource_uri", "downstream_address", "user_agent", "arguments_json", "arguments_digest", "result_json")
+    + ("result_digest",)
+)  # fmt: skip
 """Beside the principal, its labels and what of the replay is its own."""
 
 

@@ -37,7 +37,7 @@ class Keep(StrEnum):
     REDACTED = "redacted"
     """Its type and size, nothing of what it says."""
     HASHED = "hashed"
-    """A keyed digest: equal values can be found, none can be read."""
+    """A digest: equal values can be found, and none be read that cannot be guessed."""
     OFF = "off"
     """Nothing, not even that it was there."""
 
@@ -60,18 +60,23 @@ class PathStep:
         return self.index is None or (isinstance(key, int) and key == self.index)
 
 
+def advanced(path: Sequence[PathStep], reached: frozenset[int], key: str | int) -> frozenset[int]:
+    """How many steps of the path are made at the member or element `key` of a place where `reached` were made."""
+    moved: set[int] = set()
+    for made in reached:
+        if made < len(path):
+            if path[made].fits(key):
+                moved.add(made + 1)
+            if path[made].deep:
+                moved.add(made)
+    return frozenset(moved)
+
+
 def leads_to(path: Sequence[PathStep], location: Location) -> bool:
     """Whether the path means this very place."""
-    reached = {0}  # how many steps of the path are made
+    reached = frozenset((0,))
     for key in location:
-        moved: set[int] = set()
-        for made in reached:
-            if made < len(path):
-                if path[made].fits(key):
-                    moved.add(made + 1)
-                if path[made].deep:
-                    moved.add(made)
-        reached = moved
+        reached = advanced(path, reached, key)
         if not reached:
             return False
     return len(path) in reached
