@@ -12,6 +12,9 @@ from extauthz.telemetry.settings import TelemetrySettings
 MAX_SESSION_AGE_SECONDS = 24 * 3600
 """No legacy session may live longer: the key of a day is at hand for that long after the last sealing with it."""
 
+DEFAULT_AUDIT_BYTES = 10 * 1024**3
+MIN_AUDIT_BYTES = 1024**2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthorizerSettings(TelemetrySettings):
@@ -21,6 +24,9 @@ class AuthorizerSettings(TelemetrySettings):
     processor_listen: str = setting("LEGATION_PROCESSOR_LISTEN", "where Envoy has legacy sessions sealed: unix:/path or host:port")
     xds_address: str = setting("LEGATION_XDS_ADDRESS", "where the control plane serves discovery: unix:/path or host:port")
     audit_dir: Path = setting("LEGATION_AUDIT_DIR", "directory of the write-ahead audit log")
+    audit_max_bytes: int = setting(
+        "LEGATION_AUDIT_MAX_BYTES", "how much records may use there that the control plane has not taken", default=DEFAULT_AUDIT_BYTES
+    )
     edge_log_file: Path | None = setting(
         "LEGATION_EDGE_LOG_FILE", "file in which the Envoy beside this process writes what it refused by itself", default=None
     )
@@ -55,6 +61,8 @@ class AuthorizerSettings(TelemetrySettings):
     log_format: str = setting("LEGATION_LOG_FORMAT", "json or console", default="json")
 
     def __post_init__(self) -> None:
+        if self.audit_max_bytes < MIN_AUDIT_BYTES:
+            raise ConfigurationError(f"LEGATION_AUDIT_MAX_BYTES must be at least {MIN_AUDIT_BYTES} (1 MiB)")
         if not 60 <= self.session_max_age_seconds <= MAX_SESSION_AGE_SECONDS:
             raise ConfigurationError(f"LEGATION_SESSION_MAX_AGE_SECONDS must be between 60 and {MAX_SESSION_AGE_SECONDS}")
 

@@ -19,6 +19,7 @@ from extauthz import transport
 from extauthz.address import AddressRules
 from extauthz.audit.edge_reader import EdgeLogReader
 from extauthz.audit.flood import FloodGuard
+from extauthz.audit.loss import Losses
 from extauthz.audit.outcome import outcome_log_beside
 from extauthz.audit.outcome_line import OutcomeLogReader
 from extauthz.audit.outcome_log import OutcomeLog
@@ -65,15 +66,21 @@ async def run(settings: AuthorizerSettings) -> None:
             cache_file=settings.cache_dir / "authorizer.json" if settings.cache_dir else None,
             max_staleness_seconds=settings.max_staleness_seconds,
         )
-        audit = AuditLog(directory=settings.audit_dir, writer_id=f"{settings.node_id}-{time.time_ns() // 1_000_000:013d}-{os.getpid()}")
+        audit = AuditLog(
+            directory=settings.audit_dir,
+            writer_id=f"{settings.node_id}-{time.time_ns() // 1_000_000:013d}-{os.getpid()}",
+            max_bytes=settings.audit_max_bytes,
+            sealing_key=subscription.audit_sealing_key,
+        )
         audit.open()
         guard = FloodGuard(audit)
+        losses = Losses(guard, audit)
         door = Door(gateway_url=settings.gateway_url, extra_hosts=settings.gateway_hosts, allowed_origins=settings.allowed_origins)
         decider = Decider(
             state=subscription,
             door=door,
             credentials=credentials,
-            audit=guard,
+            audit=losses,
             timeout_ms=settings.check_timeout_ms,
             session_max_age_seconds=settings.session_max_age_seconds,
             observation=Observation(telemetry) if telemetry.metrics is not None else None,
@@ -109,7 +116,7 @@ async def run(settings: AuthorizerSettings) -> None:
         await processor.start()
         await server.start()
         logger.info("authorizer listening", address=settings.listen, node=settings.node_id)
-        tasks = [asyncio.create_task(part.run()) for part in (discovery, keeper, guard)]
+        tasks = [asyncio.create_task(part.run()) for part in (discovery, keeper, guard, losses)]
         shipping = asyncio.create_task(shipper.run())
         if settings.edge_log_file is not None:
             edge = EdgeLogReader(file=settings.edge_log_file, position_file=settings.audit_dir / "edge-position.json", log=audit)
@@ -129,6 +136,7 @@ async def run(settings: AuthorizerSettings) -> None:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         await guard.flush()
+        await losses.flush()
         audit.close()
         await shipper.finish(SHIP_GRACE_SECONDS)  # what is not taken by then is sent when this process is back
         shipping.cancel()

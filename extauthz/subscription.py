@@ -19,6 +19,7 @@ from types import MappingProxyType
 import structlog
 
 from extauthz import discovery
+from extauthz.catalog.audit_policy import AuditSealingKey
 from extauthz.catalog.server import McpServer
 from extauthz.decoded import Decoded
 from extauthz.discovery import StagedResources
@@ -85,6 +86,10 @@ class Subscription:
     def current(self) -> AuthorizationState | None:
         """The state to decide by, None before the first revision."""
         return self._state
+
+    def audit_sealing_key(self) -> AuditSealingKey | None:
+        """What personal values of the record are sealed for; None before the first revision."""
+        return self._state.audit_sealing_key if self._state is not None else None
 
     def stale(self) -> bool:
         """Whether the control plane has been away for longer than the state may be trusted."""

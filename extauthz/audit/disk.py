@@ -13,9 +13,8 @@ from enum import IntEnum
 from pathlib import Path
 
 from extauthz.audit.frames import SUFFIX
+from extauthz.authorizer_settings import DEFAULT_AUDIT_BYTES
 
-DEFAULT_MAX_BYTES = 10 * 1024**3
-MIN_MAX_BYTES = 1024**2
 RESERVE_BYTES = 16 * 1024**2
 RESERVE_SHARE = 16
 """The reserve is one part in so many, and at most `RESERVE_BYTES`."""
@@ -35,7 +34,7 @@ class DiskLevel(IntEnum):
 class DiskBudget:
     """Counts what stands in the directory, of all writers. `scan` may run in another thread than the rest, one at a time."""
 
-    def __init__(self, directory: Path, max_bytes: int = DEFAULT_MAX_BYTES, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, directory: Path, max_bytes: int = DEFAULT_AUDIT_BYTES, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._directory = directory
         self._max_bytes = max_bytes
         self._clock = clock

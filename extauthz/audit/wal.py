@@ -20,10 +20,11 @@ from pathlib import Path
 import structlog
 
 from extauthz.audit.alarm import AlarmReason, alarm
-from extauthz.audit.disk import DEFAULT_MAX_BYTES, DiskBudget, DiskLevel
+from extauthz.audit.disk import DiskBudget, DiskLevel
 from extauthz.audit.frames import MAX_PAYLOAD_BYTES
 from extauthz.audit.record import AuditEvent, AuditRecord, Draft, draft_of
 from extauthz.audit.segment import SEGMENT_BYTES, Durable, SegmentWriter
+from extauthz.authorizer_settings import DEFAULT_AUDIT_BYTES
 from extauthz.catalog.audit_policy import AuditSealingKey
 from extauthz.errors import AuditError
 from extauthz.v1 import audit_pb2 as pb
@@ -70,7 +71,7 @@ class AuditLog:
         directory: Path,
         writer_id: str,
         segment_bytes: int = SEGMENT_BYTES,
-        max_bytes: int = DEFAULT_MAX_BYTES,
+        max_bytes: int = DEFAULT_AUDIT_BYTES,
         sealing_key: Callable[[], AuditSealingKey | None] = lambda: None,
     ) -> None:
         self._directory = directory
