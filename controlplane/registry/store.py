@@ -59,6 +59,24 @@ class HistoryItem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedChange:
+    """One change as the record takes it over. Numbers grow in the order in which changes were committed, with gaps."""
+
+    number: int
+    revision: int
+    committed_at: datetime
+    actor: str
+    message: str
+    op: str
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+    before: Json | None
+    after: Json | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredProbe:
     """How the last probe of a server went."""
 
@@ -195,6 +213,24 @@ class RegistryStore:
         with self._reading() as connection:
             return [_history_item(row) for row in connection.execute(statement)]
 
+    def read_documents_over_time(self, kind: Kind) -> list[tuple[int, str, str, Json | None]]:
+        """Every change of every entry of a kind, oldest first: revision, namespace, name, and the document from then on (None: deleted)."""
+        statement = select(CHANGE).where(CHANGE.c.kind == kind.value).order_by(CHANGE.c.id)
+        with self._reading() as connection:
+            return [(row.revision, row.namespace, row.name, row.after) for row in connection.execute(statement)]
+
+    def read_logged_changes(self, after: int, limit: int) -> list[LoggedChange]:
+        """Up to `limit` changes behind the one with this number, in their order."""
+        statement = (
+            select(CHANGE, REVISION.c.committed_at, REVISION.c.actor, REVISION.c.message)
+            .join(REVISION, REVISION.c.id == CHANGE.c.revision)
+            .where(CHANGE.c.id > after)
+            .order_by(CHANGE.c.id)
+            .limit(limit)
+        )
+        with self._reading() as connection:
+            return [_logged_change(row) for row in connection.execute(statement)]
+
     def read_revision_record(self, revision: int) -> RevisionRecord | None:
         """Who committed this revision and when; None when there is no such revision."""
         with self._reading() as connection:
@@ -222,6 +258,23 @@ class RegistryStore:
     def _writing(self) -> Iterator[Connection]:
         with self._engine.connect() as connection, connection.execution_options(**{WRITE_OPTION: True}).begin():
             yield connection
+
+
+def _logged_change(row: Row[Any]) -> LoggedChange:
+    return LoggedChange(
+        number=row.id,
+        revision=row.revision,
+        committed_at=row.committed_at,
+        actor=row.actor,
+        message=row.message,
+        op=row.op,
+        kind=row.kind,
+        namespace=row.namespace,
+        name=row.name,
+        uid=row.uid,
+        before=row.before,
+        after=row.after,
+    )
 
 
 def stored_entry(row: Row[Any]) -> StoredEntry:

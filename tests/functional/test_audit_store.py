@@ -21,6 +21,7 @@ from controlplane.audit.models import AuditTable
 from controlplane.audit.store import AuditStore
 from controlplane.database import open_database, sqlite_url
 from controlplane.registry.encryption import RegistryKey
+from controlplane.usage.models import USAGE_HOUR
 from extauthz.errors import ConfigurationError
 from extauthz.v1 import audit_pb2 as pb
 
@@ -67,6 +68,7 @@ def test_the_tables_are_what_the_migrations_make(database_url: str):
     engine = open_audit_database(database_url)
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": AUDIT_SCHEMA.version_table})
+        assert USAGE_HOUR.metadata is AuditTable.metadata  # loaded: its tables are in the same database
         assert compare_metadata(context, AuditTable.metadata) == []
     engine.dispose()
     assert ScriptDirectory(f"{Path(package.__file__).parent}/migrations").get_current_head() == AUDIT_HEAD
