@@ -28,15 +28,19 @@ import structlog
 from aiohttp import web
 
 from controlplane.api.application import make_api, make_routes
+from controlplane.api.audit_proof import AuditProofRoutes
 from controlplane.api.auth import OperatorAuthenticator
 from controlplane.api.foreign import only_our_names
 from controlplane.api.peer import only_envoy
 from controlplane.audit.collector import Collector
 from controlplane.audit.database import audit_database_url, open_audit_database
+from controlplane.audit.proving import build_proving
 from controlplane.audit.store import AuditStore
 from controlplane.authorization_server.issuers import Issuers
 from controlplane.authorization_server.oversight import Oversight
 from controlplane.authorization_server.store import GrantStore
+from controlplane.baseline.keeper import BaselineKeeper
+from controlplane.baseline.reader import read_anomalies
 from controlplane.database import open_database
 from controlplane.observation import ApiObservation, CountedReader, observe_registry
 from controlplane.prober import Prober
@@ -56,6 +60,7 @@ from controlplane.registry.state import RegistryState
 from controlplane.registry.store import RegistryStore
 from controlplane.remote_reader import RemoteReader
 from controlplane.settings import ControlPlaneSettings
+from controlplane.what_if.runner import ReplayRunner, ReplaySources
 from controlplane.workload_api import WorkloadApi, users_of_workload_api, workload_api_address
 from controlplane.xds.authority_file import AuthorityFiles
 from controlplane.xds.authorizer_resources import build_authorization_state, gateway_names, make_context_keys, make_identity_provider
@@ -183,9 +188,10 @@ async def _parts(
     )
     egress_address = settings.egress_address or settings.egress_listen
     collector = Collector(record)
+    proving = build_proving(settings, record, os.environ)
     async with contextlib.AsyncExitStack() as parts:
         working = (live.follow(), publisher.run(), prune_always(service), workload_api.run(), _follow_needs(live, workload_api))
-        background = [asyncio.create_task(part) for part in (*working, collector.run())]
+        background = [asyncio.create_task(part) for part in (*working, collector.run(), proving.run())]
         parts.push_async_callback(_cancel, background)
         key_source = await parts.enter_async_context(KeySource(rules))
         authentication = OperatorAuthenticator(
@@ -194,6 +200,11 @@ async def _parts(
             providers_of=identity_providers_of,
             resource_url=f"{settings.gateway_url}/v1",
             clock=time.time,
+        )
+        replay_sources = ReplaySources(
+            database_url=settings.database_url,
+            audit_database_url=audit_database_url(settings.audit_database_url, settings.database_url),
+            encryption_key_file=settings.encryption_key_file,
         )
         routes = make_routes(
             service=service,
@@ -206,7 +217,10 @@ async def _parts(
             live_status=partial(_live_status, live, bundles, certificates),
             problems=StartProblems(workload_api=workload_api, rollout=rollout, wants_aggregator=bool(settings.aggregator_addresses)).told,
             oversight=Oversight(state=lambda: live.state, books=GrantStore(store.engine, key=key), service=service),
+            replays=ReplayRunner(replay_sources).answers,
+            anomalies=partial(read_anomalies, record),
             probe_now=lambda uid: any(prober.probe_now(uid) for prober in probers),
+            proof=AuditProofRoutes(proving=proving, barrier=collector.barrier),
         )
         application = make_api(routes, authentication)
         our_names = only_our_names(_door(settings), lambda: gateway_names(live.state))
@@ -226,6 +240,7 @@ async def _parts(
         )
         issuers.attach(application)
         background.append(asyncio.create_task(issuers.prune_always()))
+        background.append(asyncio.create_task(BaselineKeeper(record).run()))
         site = serving_api(application, settings.api_listen, link)
         if telemetry.metrics is not None:
             application.middlewares.insert(0, ApiObservation(telemetry).observing)  # around `answer_problems`: answers, whatever was raised

@@ -14,14 +14,16 @@ import re
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 from extauthz.errors import ConfigurationError, LegationError
 
 JsonObject = dict[str, Any]
+T = TypeVar("T")
 
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
+_DOWNLOAD_SECONDS = 300.0
 _BEARER_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")
 _LOST_CONNECTION = (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError, http.client.CannotSendRequest)
 
@@ -98,6 +100,20 @@ class ApiClient:
     def get(self, path: str, query: Mapping[str, object] | None = None, *, timeout_seconds: float | None = None) -> JsonObject:
         """Read `path`."""
         return self._json(_Request(method="GET", path=path, query=query or {}), timeout_seconds)
+
+    def download(self, path: str, query: Mapping[str, object], read: Callable[[IO[bytes]], T]) -> T:
+        """What `read` makes of the bytes that `path` answers, as they come. Raises as `get` does, also for an answer that breaks off."""
+        self.close()
+        connection = self._connection(_DOWNLOAD_SECONDS)
+        try:
+            response = self._send(connection, _Request(method="GET", path=path, query=query))
+            if response.status >= 300:
+                raise _refusal(response.status, response.headers, response.read(1024 * 1024))
+            return read(response)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+        finally:
+            connection.close()
 
     def post(
         self,

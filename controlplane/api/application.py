@@ -8,7 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from aiohttp import web
 
+from controlplane.api.anomalies import Anomalies, AnomalyRoutes
 from controlplane.api.audit import AuditReader, AuditRoutes
+from controlplane.api.audit_proof import AuditProofRoutes
 from controlplane.api.auth import OperatorAuthentication
 from controlplane.api.authorization_servers import AuthorizationServerRoutes
 from controlplane.api.base_url import API_PATH
@@ -47,6 +49,8 @@ def make_routes(
     oversight: Oversight | None = None,
     probe_now: ProbeNow = no_prober,
     replays: Replays | None = None,
+    anomalies: Anomalies | None = None,
+    proof: AuditProofRoutes | None = None,
     clock: Callable[[], float] = time.time,
 ) -> list[Route]:
     """The whole route table. `problems`: what keeps this process from being ready, beside the database and the nodes."""
@@ -66,9 +70,11 @@ def make_routes(
         *EntryRoutes(service=service, reader=reader, slots=slots).routes(),
         *CatalogRoutes(service=service, reader=reader, slots=slots).routes(),
         *ReviewRoutes(service=service, reader=ReviewReader(store=store, live=live), slots=slots, probe_now=probe_now).routes(),
-        *NodeRoutes(reader=reader, rollout=rollout, state=state, problems=problems).routes(),
+        *NodeRoutes(reader=reader, rollout=rollout, state=state, problems=problems, warnings=proof.faults if proof else list).routes(),
         *ExplainRoutes(explainer=Explainer(state=state, build=build_state, clock=clock)).routes(),
         *AuditRoutes(audit=audit, authentication=authentication).routes(),
+        *(proof.routes() if proof is not None else ()),
+        *(AnomalyRoutes(anomalies=anomalies).routes() if anomalies is not None else ()),
         *(WhatIfRoutes(service=service, replays=replays, clock=clock).routes() if replays is not None else ()),
         *(AuthorizationServerRoutes(oversight=oversight).routes() if oversight is not None else ()),
     ]

@@ -53,6 +53,28 @@ class Explanation(Shape):
     revision: int
 
 
+class AnomalyItem(Shape):
+    """A use of a tool that was unusual for its caller."""
+
+    id: int
+    at: str
+    kind: Literal["new_tool", "volume", "denial_burst", "unusual_hour", "request_size"]
+    principal: str = Field(description="empty when the caller was erased, or the record is in the archive")
+    mcp_server: str
+    tool: str
+    observed: float = Field(description="calls, denials, bytes, or a share of calls")
+    expected: float
+    spread: float
+    sentence: str
+    decision_id: str = Field(description="of the record with which it was found")
+
+
+class AnomalyList(Shape):
+    """The newest first."""
+
+    items: list[AnomalyItem]
+
+
 class WhatIfProgress(Shape):
     """How far a replay is."""
 
@@ -259,11 +281,12 @@ class Node(BaseModel):
 
 
 class NodeList(Shape):
-    """All nodes that spoke to this control plane lately, and what keeps the control plane itself from being ready."""
+    """All nodes that spoke to this control plane lately, what keeps the control plane itself from being ready, and what else is wrong."""
 
     revision: int
     items: list[Node]
     problems: list[str] = []
+    warnings: list[str] = Field(default=[], description="faults that delay no call, such as statements that cannot be anchored")
 
 
 class Revision(Shape):
@@ -294,6 +317,19 @@ class AuditRecordList(Shape):
 
     items: list[dict[str, Any]]
     next: str
+
+
+class AuditStatementStatus(Shape):
+    """How far the record is stated. `key_id` and `public_key` (PEM) are of who signs the next statement. Before the first: empty."""
+
+    signed: bool = Field(description="whether there is a key to sign with")
+    statements: int
+    stated_to_position: int
+    stated_at: str
+    key_id: str
+    public_key: str
+    unanchored: int = Field(description="statements that some anchor may not hold yet")
+    faults: list[str]
 
 
 class Health(Shape):
@@ -349,6 +385,7 @@ SHAPES: tuple[type[BaseModel], ...] = (
     AcceptRequest,
     ApplyResult,
     AuditRecordList,
+    AuditStatementStatus,
     DefinitionList,
     Deleted,
     EntryMetadata,
@@ -363,6 +400,7 @@ SHAPES: tuple[type[BaseModel], ...] = (
     Revision,
     Status,
     ViewRequest,
+    AnomalyList,
     WhatIfLine,
     *REVIEW_SHAPES,
     *(SPEC_OF_KIND[kind] for kind in Kind),

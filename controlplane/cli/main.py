@@ -41,6 +41,7 @@ COMMANDS = {
     "call": _entry("Calls", "call", "call", "Call a tool through the gateway."),
     "explain": _entry("Calls", "explain", "explain", "What the gateway would decide, and why."),
     "policy": _entry("Calls", "policy", "policy", "What a change of policies would do to the calls of the past."),
+    "anomalies": _entry("Calls", "anomalies", "anomalies", "Uses of tools that are unusual for their caller."),
     "audit": _entry("Calls", "audit", "audit", "The records of decisions."),
     "version": _entry("This program", "program", "version", "Print the version."),
     "completion": _entry("This program", "program", "completion", "Print the completion script of a shell."),
