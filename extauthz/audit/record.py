@@ -153,12 +153,18 @@ _OPEN_FIELDS = (
     + ("request_id_json", "determining_policies", "policy_errors", "policy_engine", "revision", "latency_us")
     + ("http_status", "lane", "cluster", "http_method", "path", "body_bytes", "trace_id", "envoy_request_id", "parent_decision_id")
     + ("tool_digest", "effect", "abandoned", "suppressed", "session_digest", "revocation", "virtual_server", "exposed_name")
-    + ("span_id", "arguments_kept", "result_digest", "change", "alarm")
+    + ("span_id", "arguments_kept", "change", "alarm")
 )
+"""Beside the outcome, which has a way of its own."""
 _PERSONAL_FIELDS = (
-    ("sentence", "mcp_resource_uri", "downstream_address", "user_agent", "arguments_json", "arguments_digest", "result_json")
-    + ("result_digest",)
-)  # fmt: skip
+    "sentence",
+    "mcp_resource_uri",
+    "downstream_address",
+    "user_agent",
+    "arguments_json",
+    "arguments_digest",
+    "result_json",
+) + ("result_digest",)
 """Beside the principal, its labels and what of the replay is its own."""
 
 
