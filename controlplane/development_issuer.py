@@ -41,6 +41,16 @@ def create_private_file(path: Path, content: bytes) -> bool:
     return True
 
 
+def create_signing_key_file(path: Path) -> bool:
+    """Make an Ed25519 key (PEM, PKCS #8) that signs statements about the record, unless there is one; whether it was made."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415 - see the module's docstring
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat  # noqa: PLC0415
+
+    if path.exists():
+        return False
+    return create_private_file(path, Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
 def create_credential_file(path: Path, *, issuer: str, subject: str = "") -> bool:
     """Make an Ed25519 key and its credential file, unless there is one; whether it was made."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415 - see the module's docstring

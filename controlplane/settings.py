@@ -57,6 +57,20 @@ class ControlPlaneSettings(TelemetrySettings):
         "LEGATION_WATCHED_SERVERS", "servers that are listened to at once for changes of their lists; 0: none", default=500
     )
     audit_dir: Path | None = setting("LEGATION_AUDIT_DIR", "directory of the authorizers' write-ahead audit log, for `audit`", default=None)
+    audit_signing_key_file: Path | None = setting(
+        "LEGATION_AUDIT_SIGNING_KEY_FILE",
+        "Ed25519 key (PEM) that signs statements about the record; the public one with SIGNER_COMMAND; empty: none are made",
+        default=None,
+    )
+    audit_signer_command: str = setting(
+        "LEGATION_AUDIT_SIGNER_COMMAND", "command that signs its standard input, for keys in a KMS or HSM; empty: the key file", default=""
+    )
+    audit_statement_seconds: int = setting("LEGATION_AUDIT_STATEMENT_SECONDS", "how often the record is stated", default=60)
+    audit_anchors: tuple[str, ...] = setting(
+        "LEGATION_AUDIT_ANCHORS",
+        "where statements are put, too: dir:/path, file:/path, https://host/prefix, s3://bucket/prefix",
+        default=(),
+    )
     edge_log_file: Path | None = setting(
         "LEGATION_EDGE_LOG_FILE", "file on Envoy's host in which it writes what it refused by itself", default=None
     )

@@ -31,6 +31,11 @@ class Deployment:
         return self.data_dir / "registry.key"
 
     @property
+    def audit_signing_key_file(self) -> Path:
+        """Signs statements about the record (Ed25519, PEM), mode 0600."""
+        return self.data_dir / "audit-signing-key.pem"
+
+    @property
     def admin_credential_file(self) -> Path:
         """The administrator's private key (JSON Web Key and its issuer, subject, audience), mode 0600."""
         return self.data_dir / "admin-credential.json"

@@ -48,11 +48,13 @@ class NodeRoutes:
         rollout: RolloutStatus,
         state: Callable[[], RegistryState],
         problems: Callable[[], list[str]] = list,
+        warnings: Callable[[], list[str]] = list,
     ) -> None:
         self._reader = reader
         self._rollout = rollout
         self._state = state
         self._problems = problems
+        self._warnings = warnings
 
     def routes(self) -> list[Route]:
         """Reads only."""
@@ -95,7 +97,8 @@ class NodeRoutes:
     async def _nodes(self, _request: web.Request, operator: Operator) -> web.Response:
         require_somewhere(operator, Permission.REGISTRY_READ)
         items = self._shown_nodes(operator)
-        return json_response({"revision": self._state().revision, "items": items, "problems": self._problems()})
+        answer: Json = {"revision": self._state().revision, "items": items, "problems": self._problems(), "warnings": self._warnings()}
+        return json_response(answer)
 
     async def _revision(self, request: web.Request, operator: Operator) -> web.Response:
         require_somewhere(operator, Permission.REGISTRY_READ)

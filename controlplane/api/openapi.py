@@ -103,6 +103,8 @@ def _responses(route: Route) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": schema}}
     if route.operation_id == "readAudit":
         content["application/x-ndjson"] = {"schema": {"type": "string"}}
+    if route.answer == "tar":
+        content = {"application/x-tar": {"schema": {"type": "string", "format": "binary"}}}
     responses: dict[str, Any] = {str(route.success): {"description": HTTPStatus(route.success).phrase, "content": content}}
     if route.method == "PUT":
         responses["201"] = {"description": "Created", "content": content}

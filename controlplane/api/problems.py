@@ -36,6 +36,7 @@ class ProblemCode(StrEnum):
     INTERNAL_ERROR = "internal_error"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     NOT_FOUND = "not_found"
+    NOT_PROVABLE = "not_provable"
     NOT_READY = "not_ready"
     ORIGIN_REFUSED = "origin_refused"
     TOO_MANY_REQUESTS = "too_many_requests"

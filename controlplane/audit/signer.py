@@ -16,14 +16,7 @@ from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-    load_pem_public_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key, load_pem_public_key
 
 from controlplane.audit.statement import SIGNATURE_BYTES, StatementError, StatementKey
 from extauthz.errors import ConfigurationError, LegationError
@@ -168,11 +161,6 @@ def public_pem(key: StatementKey) -> bytes:
     """A public key in PEM, as OpenSSL reads it."""
     public_key = Ed25519PublicKey.from_public_bytes(key.public_key)
     return public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-
-
-def new_private_pem() -> bytes:
-    """A new private key in PEM, for a file that only we read."""
-    return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def _content(file: Path) -> bytes:

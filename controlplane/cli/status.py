@@ -35,6 +35,8 @@ def status(invocation: Invocation) -> int:
         say("no node is connected", "bad")
     for problem in problems:
         say(f"\nthe control plane is not ready: {printable(problem)}", "bad")
+    for warning in answer.get("warnings") or []:
+        say(f"\n{printable(warning)}", "doubt")
     for node in nodes:
         for kind in node.get("types") or []:
             if kind.get("error"):

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from controlplane.database import open_database, sqlite_url
-from controlplane.development_issuer import create_credential_file, create_private_file, public_jwks
+from controlplane.development_issuer import create_credential_file, create_private_file, create_signing_key_file, public_jwks
 from controlplane.registry.encryption import read_registry_key
 from controlplane.registry.live import LiveState
 from controlplane.registry.permissions import Operator, Permission, Permissions
@@ -42,6 +42,7 @@ def prepare(deployment: Deployment, gateway_url: str, database_url: str = "") ->
     """
     deployment.create()
     create_private_file(deployment.encryption_key_file, base64.b64encode(os.urandom(32)) + b"\n")
+    create_signing_key_file(deployment.audit_signing_key_file)
     renewed = create_credential_file(deployment.admin_credential_file, issuer=OPERATORS_ISSUER, subject=ADMINISTRATOR_SUBJECT)
     renewed |= create_credential_file(deployment.development_issuer_file, issuer=DEVELOPMENT_ISSUER)
     store = RegistryStore(open_database(database_url or sqlite_url(deployment.database_file)))

@@ -91,7 +91,11 @@ def settings_of(deployment: Deployment, gateway_port: int, environ: Mapping[str,
         "LEGATION_AGGREGATOR_ADDRESSES": f"unix:{deployment.aggregator_socket}",
     }
     given = {name: value for name, value in environ.items() if name.startswith("LEGATION_") and name not in _COMMAND_LINE_ONLY}
-    return {"LEGATION_ALLOWED_UPSTREAM_NETWORKS": "127.0.0.0/8,::1/128", **given, **wiring}
+    defaults = {
+        "LEGATION_ALLOWED_UPSTREAM_NETWORKS": "127.0.0.0/8,::1/128",
+        "LEGATION_AUDIT_SIGNING_KEY_FILE": str(deployment.audit_signing_key_file),
+    }
+    return {**defaults, **given, **wiring}
 
 
 def overruled(settings: Mapping[str, str], environ: Mapping[str, str]) -> list[str]:

@@ -14,8 +14,9 @@ from controlplane.audit.database import open_audit_database
 from controlplane.audit.evidence import Evidence
 from controlplane.audit.export import export_bundle
 from controlplane.audit.notary import Notary
-from controlplane.audit.signer import KeyRing, new_private_pem
+from controlplane.audit.signer import KeyRing
 from controlplane.audit.store import AuditStore
+from controlplane.development_issuer import create_signing_key_file
 from controlplane.registry.encryption import RegistryKey
 from extauthz.v1 import audit_pb2 as pb
 
@@ -28,8 +29,8 @@ def microseconds(moment: datetime) -> int:
 
 
 def write_key(path: Path) -> Path:
-    path.write_bytes(new_private_pem())
-    path.chmod(0o600)
+    path.unlink(missing_ok=True)
+    assert create_signing_key_file(path)
     return path
 
 
