@@ -16,9 +16,12 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 import controlplane.audit as package
+import controlplane.baseline.models
+import controlplane.usage.models  # noqa: F401 - tables of the same database
 from controlplane.audit.database import AUDIT_HEAD, AUDIT_SCHEMA, audit_database_url, open_audit_database
 from controlplane.audit.models import AuditTable
 from controlplane.audit.store import AuditStore
+from controlplane.baseline.models import ANOMALY
 from controlplane.database import open_database, sqlite_url
 from controlplane.registry.encryption import RegistryKey
 from controlplane.usage.models import USAGE_HOUR
@@ -68,7 +71,7 @@ def test_the_tables_are_what_the_migrations_make(database_url: str):
     engine = open_audit_database(database_url)
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": AUDIT_SCHEMA.version_table})
-        assert USAGE_HOUR.metadata is AuditTable.metadata  # loaded: its tables are in the same database
+        assert {USAGE_HOUR.metadata, ANOMALY.metadata} == {AuditTable.metadata}  # loaded: their tables are in the same database
         assert compare_metadata(context, AuditTable.metadata) == []
     engine.dispose()
     assert ScriptDirectory(f"{Path(package.__file__).parent}/migrations").get_current_head() == AUDIT_HEAD
