@@ -15,6 +15,7 @@ from controlplane.envoy_process import EnvoySettings
 from controlplane.registry.refusal import RegistryRefusal
 from controlplane.settings import ControlPlaneSettings
 from extauthz.answer import TOLD
+from extauthz.audit.alarm import AlarmReason
 from extauthz.audit.edge_line import EDGE_REASONS
 from extauthz.audit.outcome import OUTCOME_REASONS
 from extauthz.authorizer_settings import OF_OTHER_PROCESSES, AuthorizerSettings
@@ -149,6 +150,7 @@ def test_every_audit_field_is_documented_and_no_other() -> None:
         },
         "Events": [value.name for value in audit_pb2.AuditEvent.DESCRIPTOR.values if value.number],
         "Decisions": [value.name for value in audit_pb2.AuditDecision.DESCRIPTOR.values if value.number],
+        "Alarms": [reason.value for reason in AlarmReason],
     }
     for section, names in expected.items():
         assert re.findall(r"^\| `(\w+)` \|", sections[section], re.MULTILINE) == names
