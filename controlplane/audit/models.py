@@ -15,10 +15,16 @@ class AuditTable(SQLModel, registry=registry()):
     """A table of the record: its database is its own, and so are its migrations."""
 
 
-def _partial(name: str, column: str) -> Index:
-    """An index of the records that say something there, in their order."""
-    where = text(f"{column} <> ''")
-    return Index(name, column, "position", sqlite_where=where, postgresql_where=where)
+def _found_by(name: str, column: str, where: str = "") -> Index:
+    """An index of the records that say something there, in the order of their time."""
+    condition = text(where or f"{column} <> ''")
+    return Index(name, column, "at_unix_us", "position", sqlite_where=condition, postgresql_where=condition)
+
+
+NOT_ALLOWED = "decision <> 'allow'"
+RARE_EVENT = "event NOT IN ('tool_call', 'mcp_message', 'outcome')"
+"""Conditions of partial indexes: a query that is to use one says the same words."""
+_PARENT = text("parent_decision_id <> ''")
 
 
 class AuditRecordRow(AuditTable, table=True):
@@ -27,28 +33,18 @@ class AuditRecordRow(AuditTable, table=True):
     __tablename__ = "audit_record"
     __table_args__ = (
         UniqueConstraint("writer_id", "sequence", name="audit_record_of_writer"),
-        Index("audit_record_at", "at_unix_us"),
+        Index("audit_record_at", "at_unix_us", "position"),
         Index("audit_record_decision", "decision_id"),
-        _partial("audit_record_server", "mcp_server"),
-        _partial("audit_record_virtual_server", "virtual_server"),
-        _partial("audit_record_principal", "principal_ref"),
-        _partial("audit_record_subject", "subject_ref"),
-        _partial("audit_record_tool", "tool"),
-        _partial("audit_record_exposed_name", "exposed_name"),
-        _partial("audit_record_trace", "trace_id"),
-        Index(
-            "audit_record_parent",
-            "parent_decision_id",
-            sqlite_where=text("parent_decision_id <> ''"),
-            postgresql_where=text("parent_decision_id <> ''"),
-        ),
-        Index(
-            "audit_record_not_allowed",
-            "decision",
-            "position",
-            sqlite_where=text("decision <> 'allow'"),
-            postgresql_where=text("decision <> 'allow'"),
-        ),
+        Index("audit_record_parent", "parent_decision_id", sqlite_where=_PARENT, postgresql_where=_PARENT),
+        _found_by("audit_record_server", "mcp_server"),
+        _found_by("audit_record_virtual_server", "virtual_server"),
+        _found_by("audit_record_principal", "principal_ref"),
+        _found_by("audit_record_subject", "subject_ref"),
+        _found_by("audit_record_tool", "tool"),
+        _found_by("audit_record_exposed_name", "exposed_name"),
+        _found_by("audit_record_trace", "trace_id"),
+        _found_by("audit_record_not_allowed", "decision", NOT_ALLOWED),
+        _found_by("audit_record_event", "event", RARE_EVENT),
     )
     position: int = Field(sa_column=Column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=False))
     writer_id: str
@@ -127,13 +123,14 @@ class AuditCursorRow(AuditTable, table=True):
 
 
 class AuditDeadLetterRow(AuditTable, table=True):
-    """A record that a sink's receiver refused for good."""
+    """A record that a sink's receiver refused for good. `resend`: an operator asked that it be sent once more."""
 
     __tablename__ = "audit_dead_letter"
     sink: str = Field(primary_key=True)
     position: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
     at_unix_us: int = Field(sa_column=Column(BigInteger, nullable=False))
     fault: str
+    resend: bool = False
 
 
 class AuditArchiveRow(AuditTable, table=True):

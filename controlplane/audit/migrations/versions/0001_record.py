@@ -56,20 +56,21 @@ def _create_record() -> None:
         sa.Column("payload", sa.LargeBinary(), nullable=False),
         sa.UniqueConstraint("writer_id", "sequence", name="audit_record_of_writer"),
     )
-    op.create_index("audit_record_at", "audit_record", ["at_unix_us"])
+    op.create_index("audit_record_at", "audit_record", ["at_unix_us", "position"])
     op.create_index("audit_record_decision", "audit_record", ["decision_id"])
-    for index, column in (
-        ("audit_record_server", "mcp_server"),
-        ("audit_record_virtual_server", "virtual_server"),
-        ("audit_record_principal", "principal_ref"),
-        ("audit_record_subject", "subject_ref"),
-        ("audit_record_tool", "tool"),
-        ("audit_record_exposed_name", "exposed_name"),
-        ("audit_record_trace", "trace_id"),
-    ):
-        _partial_index(index, [column, "position"], f"{column} <> ''")
     _partial_index("audit_record_parent", ["parent_decision_id"], "parent_decision_id <> ''")
-    _partial_index("audit_record_not_allowed", ["decision", "position"], "decision <> 'allow'")
+    for index, column, where in (
+        ("audit_record_server", "mcp_server", "mcp_server <> ''"),
+        ("audit_record_virtual_server", "virtual_server", "virtual_server <> ''"),
+        ("audit_record_principal", "principal_ref", "principal_ref <> ''"),
+        ("audit_record_subject", "subject_ref", "subject_ref <> ''"),
+        ("audit_record_tool", "tool", "tool <> ''"),
+        ("audit_record_exposed_name", "exposed_name", "exposed_name <> ''"),
+        ("audit_record_trace", "trace_id", "trace_id <> ''"),
+        ("audit_record_not_allowed", "decision", "decision <> 'allow'"),
+        ("audit_record_event", "event", "event NOT IN ('tool_call', 'mcp_message', 'outcome')"),
+    ):
+        _partial_index(index, [column, "at_unix_us", "position"], where)
 
 
 def _create_reading() -> None:
@@ -99,6 +100,7 @@ def _create_reading() -> None:
         sa.Column("position", sa.BigInteger(), primary_key=True, autoincrement=False),
         _long("at_unix_us"),
         sa.Column("fault", sa.String(), nullable=False),
+        sa.Column("resend", sa.Boolean(), nullable=False),
     )
     op.create_table(
         "audit_archive",
