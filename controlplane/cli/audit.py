@@ -1,13 +1,14 @@
-"""`audit`: the records of decisions, and those to come."""
+"""`audit`: the records of decisions, and those to come. What is done with the record itself are commands of their own below it."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from controlplane.cli.invocation import Command, Invocation, pass_invocation
+from controlplane.cli.invocation import Invocation, global_options, pass_invocation
+from controlplane.cli.lazy_group import CommandEntry, LazyGroup
 from controlplane.cli.outcome import Outcome
 from controlplane.cli.terminal import Cell, json_text, moment_text, note, printable, say, say_document, say_table, table_width, yaml_text
 from controlplane.client import ApiError, UnreachableError
@@ -22,7 +23,25 @@ WIDE = 130
 _STYLE_OF_DECISION = {"allow": "good", "deny": "bad", "error": "bad"}
 
 
-@click.command(cls=Command)
+_COMMANDS = {
+    name: CommandEntry(section="Proof", module="audit_proof", attribute=name, summary=summary)
+    for name, summary in {
+        "export": "Write records, statements and keys to a directory.",
+        "prove": "Write the proof that one record stands in the record.",
+        "verify": "Verify an export or a proof, without a deployment.",
+    }.items()
+}
+
+
+class AuditGroup(LazyGroup):
+    """Prints records where no command is named. It takes the global options, too."""
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - click's own signature
+        super().__init__(entries=_COMMANDS, invoke_without_command=True, **options)
+        self.params.extend(global_options(after_command=True))
+
+
+@click.command(cls=AuditGroup)
 @click.option("-F", "--follow", is_flag=True, help="Print records as they are written, until Ctrl-C.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many records, newest last.")
 @click.option("--after", default="", metavar="CURSOR", help="Only records after this cursor (`next` of -o json).")
@@ -35,6 +54,8 @@ def audit(
     invocation: Invocation, *, follow: bool, limit: int, after: str, decision: str | None, server: str, principal: str, tool: str
 ) -> int:
     """Print the records of decisions: who called what, what was decided, by which policies."""
+    if click.get_current_context().invoked_subcommand is not None:
+        return Outcome.DONE
     query = {"limit": limit, "after": after, "decision": decision or "", "server": server, "principal": principal, "tool": tool}
     with invocation.api() as api:
         if follow:

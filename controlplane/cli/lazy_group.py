@@ -46,7 +46,8 @@ class LazyGroup(click.Group):
         if not name.startswith("-") and name not in self._entries:
             near = difflib.get_close_matches(name, self._entries, n=1)
             ctx.fail(
-                f"there is no command {name!r}" + (f"; did you mean `legation {near[0]}`?" if near else "; `legation --help` lists them")
+                f"there is no command {name!r}"
+                + (f"; did you mean `{ctx.command_path} {near[0]}`?" if near else f"; `{ctx.command_path} --help` lists them")
             )
         return super().resolve_command(ctx, args)
 

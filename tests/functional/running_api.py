@@ -16,6 +16,7 @@ from typing import Any
 from aiohttp import web
 
 from controlplane.api.application import make_api, make_routes
+from controlplane.api.audit_proof import AuditProofRoutes
 from controlplane.api.auth import OperatorAuthenticator
 from controlplane.app import identity_providers_of
 from controlplane.database import open_database, sqlite_url
@@ -64,7 +65,7 @@ class RunningApi:
 
 
 @contextmanager
-def running_api(data_dir: Path, port: int) -> Iterator[RunningApi]:
+def running_api(data_dir: Path, port: int, *, proof: AuditProofRoutes | None = None) -> Iterator[RunningApi]:
     """Serve the registry of `data_dir`, installed as `legation up` installs it."""
     gateway_url = f"http://127.0.0.1:{port}"
     deployment = deployment_of(data_dir)
@@ -92,6 +93,7 @@ def running_api(data_dir: Path, port: int) -> Iterator[RunningApi]:
                 audit=AuditReader(deployment.audit_dir),
                 authentication=authentication,
                 build_state=lambda state, previous: build_authorization_state(state, key=key, now=datetime.now(UTC), previous=previous),
+                proof=proof,
             )
             runner = web.AppRunner(make_api(routes, authentication), access_log=None, shutdown_timeout=1)
             await runner.setup()
