@@ -72,6 +72,9 @@ class _Numbers:
         self._decisions = metrics.counter(metric_name.DECISIONS)
         self._tool_calls = metrics.counter(metric_name.TOOL_CALLS)
         self._denials = metrics.counter(metric_name.DENIALS)
+        for reason in Reason:
+            if reason is not Reason.ALLOWED:
+                self._denials.add((reason.value,), 0)  # the first one is an increase, and so an alert, only after a zero
         self._duration = metrics.histogram(metric_name.DECISION_DURATION)
         self._opened = metrics.counter(metric_name.SESSIONS_OPENED)
         self._ended = metrics.counter(metric_name.SESSIONS_ENDED)

@@ -46,7 +46,7 @@ class Delivery:
         authorities: bytes | None = None,
         started_ns: int,
     ) -> None:
-        self.dropped: dict[Labels, int] = {}
+        self.dropped: dict[Labels, int] = {("traces",): 0, ("logs",): 0}
         self._receiver = receiver
         self._resource = otlp.resource_of(resource)
         self._headers = tuple(headers)
