@@ -63,6 +63,8 @@ from controlplane.settings import ControlPlaneSettings
 from controlplane.what_if.runner import ReplayRunner, ReplaySources
 from controlplane.workload_api import WorkloadApi, users_of_workload_api, workload_api_address
 from controlplane.xds.authority_file import AuthorityFiles
+from controlplane.usage.price_history import PriceHistory
+from controlplane.usage.rollup import UsageRollup
 from controlplane.xds.authorizer_resources import build_authorization_state, gateway_names, make_context_keys, make_identity_provider
 from controlplane.xds.bundle_status import status_json
 from controlplane.xds.bundle_store import BundleStore
@@ -230,6 +232,7 @@ async def _parts(
         issuers = await parts.enter_async_context(
             Issuers(
                 state=lambda: live.state,
+            usage=record,
                 service=service,
                 engine=store.engine,
                 key=key,
@@ -253,6 +256,7 @@ async def _parts(
             RemoteReader(
                 egress_address=egress_address,
                 sign=lambda server_id: sign_prober_context(server_id, key=key, revision=live.state.revision),
+        background.append(asyncio.create_task(UsageRollup(store=record, read_prices=PriceHistory(store).book).run()))
                 link=link,
                 limits=ReadingLimits(stream_seconds=settings.max_stream_seconds + _STREAM_SLACK_SECONDS),
             )

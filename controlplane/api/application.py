@@ -23,8 +23,10 @@ from controlplane.api.nodes import NodeRoutes, RolloutStatus
 from controlplane.api.openapi import OpenApiRoutes
 from controlplane.api.reviews import ProbeNow, ReviewRoutes, no_prober
 from controlplane.api.routes import Route, make_application
+from controlplane.api.usage import UsageRoutes
 from controlplane.api.what_if import Replays, WhatIfRoutes
 from controlplane.api.write_slots import WriteSlots
+from controlplane.audit.store import AuditStore
 from controlplane.authorization_server.oversight import Oversight
 from controlplane.registry.live import LiveState
 from controlplane.registry.public_url import public_url
@@ -50,6 +52,7 @@ def make_routes(
     probe_now: ProbeNow = no_prober,
     replays: Replays | None = None,
     anomalies: Anomalies | None = None,
+    usage: AuditStore | None = None,
     proof: AuditProofRoutes | None = None,
     clock: Callable[[], float] = time.time,
 ) -> list[Route]:
@@ -75,6 +78,7 @@ def make_routes(
         *AuditRoutes(audit=audit, authentication=authentication).routes(),
         *(proof.routes() if proof is not None else ()),
         *(AnomalyRoutes(anomalies=anomalies).routes() if anomalies is not None else ()),
+        *(UsageRoutes(store=usage, state=state).routes() if usage is not None else ()),
         *(WhatIfRoutes(service=service, replays=replays, clock=clock).routes() if replays is not None else ()),
         *(AuthorizationServerRoutes(oversight=oversight).routes() if oversight is not None else ()),
     ]

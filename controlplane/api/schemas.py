@@ -358,6 +358,36 @@ class ProblemError(Shape):
 class Problem(Shape):
     """RFC 9457."""
 
+class UsageSums(Shape):
+    """Sums of one group. `failed`: passed on, and not answered well. Money is decimal text, by currency."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    calls: int
+    denied: int
+    failed: int
+    duration_us: int
+    request_bytes: int
+    response_bytes: int
+    estimated_tokens: int
+    costs: dict[str, str]
+    amounts: dict[str, str] | None = Field(default=None, description="of a month: costs rounded to coins; their total is that of the lines")
+
+
+class UsageReport(Shape):
+    """Usage in a period, the most calls first. Each item also has the values that `by` names.
+
+    `uncounted`: records that have not been counted yet.
+    """
+
+    from_: str = Field(alias="from")
+    to: str
+    by: list[str]
+    items: list[UsageSums]
+    total: UsageSums
+    uncounted: int
+
+
     type: str = "about:blank"
     title: str
     status: int
@@ -406,3 +436,4 @@ SHAPES: tuple[type[BaseModel], ...] = (
     *(SPEC_OF_KIND[kind] for kind in Kind),
 )
 """Everything that `openapi` publishes under components/schemas, beside the documents it assembles itself."""
+    UsageReport,

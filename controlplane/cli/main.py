@@ -43,6 +43,7 @@ COMMANDS = {
     "policy": _entry("Calls", "policy", "policy", "What a change of policies would do to the calls of the past."),
     "anomalies": _entry("Calls", "anomalies", "anomalies", "Uses of tools that are unusual for their caller."),
     "audit": _entry("Calls", "audit", "audit", "The records of decisions."),
+    "usage": _entry("Calls", "usage", "usage", "How often tools were called, by whom, and what it cost."),
     "version": _entry("This program", "program", "version", "Print the version."),
     "completion": _entry("This program", "program", "completion", "Print the completion script of a shell."),
 }

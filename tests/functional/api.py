@@ -18,6 +18,8 @@ from controlplane.api.application import make_api, make_routes
 from controlplane.api.auth import OperatorAuthenticator
 from controlplane.api.routes import Route
 from controlplane.app import identity_providers_of
+from controlplane.audit.database import open_audit_database
+from controlplane.audit.store import AuditStore
 from controlplane.authorization_server.oversight import Oversight
 from controlplane.authorization_server.store import GrantStore
 from controlplane.database import open_database, sqlite_url
@@ -83,6 +85,7 @@ class Api:
     routes: list[Route]
     rollout: ScriptedRollout
     audit: ScriptedAudit
+    record: AuditStore
 
     def token(self, name: str = "", *, audience: str = f"{GATEWAY_URL}/v1", groups: tuple[str, ...] = (), ttl_seconds: int = 300) -> str:
         """A token of the administrator, or of anybody at the development issuer."""
@@ -125,6 +128,7 @@ async def running_api(directory: Path) -> AsyncIterator[Api]:
     rules = AddressRules(("127.0.0.0/8",))
     service = RegistryService(store=store, live=live, key=key, address_rules=rules)
     rollout, audit = ScriptedRollout(), ScriptedAudit()
+    record = AuditStore(open_audit_database(sqlite_url(directory / "audit.db")), key)
     async with KeySource(rules) as key_source:
         authentication = OperatorAuthenticator(
             state=lambda: live.state,
@@ -142,9 +146,20 @@ async def running_api(directory: Path) -> AsyncIterator[Api]:
             authentication=authentication,
             build_state=lambda state, previous: build_authorization_state(state, key=key, now=datetime.now(UTC), previous=previous),
             oversight=Oversight(state=lambda: live.state, books=GrantStore(store.engine, key=key), service=service),
+            usage=record,
         )
         async with TestClient(TestServer(make_api(routes, authentication))) as client:
-            yield Api(client=client, deployment=deployment, service=service, live=live, routes=routes, rollout=rollout, audit=audit)
+            yield Api(
+                client=client,
+                deployment=deployment,
+                service=service,
+                live=live,
+                routes=routes,
+                rollout=rollout,
+                audit=audit,
+                record=record,
+            )
+    record.close()
     store.close()
 
 
