@@ -13,6 +13,7 @@ import structlog
 from aiohttp import web
 
 from controlplane.api.base_url import resource_url_of
+from controlplane.api.refused import tell_refused
 from controlplane.registry.manifest import DocumentError
 from controlplane.registry.refusal import RegistryRefusal
 from extauthz.errors import AuthenticationError, Reason
@@ -71,14 +72,18 @@ def problem_response(
 
 @web.middleware
 async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn whatever a handler raises into an answer."""
+    """Turn whatever a handler raises into an answer. Refusals are told to the record."""
     try:
         return await handler(request)
     except RegistryRefusal as refusal:
+        tell_refused(request, status=refusal.status, code=refusal.code, detail=refusal.sentence)
         return problem_response(refusal.status, code=refusal.code, title=refusal.title, detail=refusal.sentence, errors=refusal.errors)
     except AuthenticationError as error:
+        if error.reason is not Reason.ISSUER_UNAVAILABLE:  # a failure, not a refusal
+            tell_refused(request, status=401, code=error.reason.value, detail=error.sentence)
         return _unauthenticated(error, protected_resource_metadata_url(resource_url_of(request, request.app[RESOURCE_URL])))
     except ApiError as error:
+        tell_refused(request, status=error.status, code=error.code.value, detail=error.detail)
         return problem_response(error.status, code=error.code, title=error.title, detail=error.detail, headers=error.headers)
     except web.HTTPException as error:
         return _of_http_exception(error)

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from controlplane.api.auth import OperatorAuthentication
 from controlplane.api.problems import RESOURCE_URL, ApiError, ProblemCode, answer_problems, bad_request
+from controlplane.api.refused import remember_operator
 from controlplane.registry.manifest import MAX_BYTES, read_json
 from controlplane.registry.permissions import Operator
 from controlplane.registry.plain_value import fault_of_text
@@ -158,6 +159,7 @@ def _served(route: Route, authentication: OperatorAuthentication) -> PublicHandl
 
     async def serve(request: web.Request) -> web.StreamResponse:
         operator = await authentication.authenticate(request)
+        remember_operator(request, operator.principal)
         refuse_unknown_query(request, route.query)
         return await handler(request, operator)
 

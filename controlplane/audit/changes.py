@@ -1,0 +1,69 @@
+"""Follows the registry's own history and puts every change on the record, exactly once.
+
+    registry: change, revision ──▶ `ChangeFollower` ──▶ `writer`, cursor "changes" in the same transaction
+
+The registry says who changed what in the transaction that changes it, so nothing is lost when this process is killed: whoever is
+started next goes on behind the cursor. Several control planes may follow; one of them records each change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from controlplane.audit.change_record import change_draft
+from controlplane.audit.following import keep_on
+from controlplane.audit.store import AuditStore
+from controlplane.audit.writer import RecordWriter
+from controlplane.registry.live import LiveState
+from controlplane.registry.store import LoggedChange, RegistryStore
+from extauthz.audit.record import Draft
+
+CURSOR = "changes"
+BATCH = 200
+
+
+class ChangeFollower:
+    """The cursor's position is the revision that is recorded so far, its state the last change's number."""
+
+    def __init__(self, *, registry: RegistryStore, store: AuditStore, writer: RecordWriter, live: LiveState) -> None:
+        self._registry = registry
+        self._store = store
+        self._writer = writer
+        self._live = live
+
+    async def run(self) -> None:
+        """Record what there is, then what comes, until cancelled."""
+        while True:
+            revision = self._live.state.revision
+            await keep_on("changes of the registry", partial(asyncio.to_thread, self.record_next))
+            await self._live.wait(revision)
+
+    def record_next(self) -> bool:
+        """Record the next changes; False when there are none. Synchronous."""
+        last = self._store.cursor(CURSOR)
+        changes = self._registry.read_logged_changes(int(last[1] or 0), BATCH)
+        if not changes:
+            return False
+        with self._store.transaction() as connection:
+            if self._writer.is_still(connection, CURSOR, last):
+                self._writer.append_in(connection, [_draft(change) for change in changes])
+                self._store.advance(connection, CURSOR, changes[-1].revision, str(changes[-1].number))
+        return True
+
+
+def _draft(change: LoggedChange) -> Draft:
+    return change_draft(
+        decision_id=f"change-{change.revision}-{change.number}",
+        at=change.committed_at,
+        actor=change.actor,
+        message=change.message,
+        op=change.op,
+        kind=change.kind,
+        namespace=change.namespace,
+        name=change.name,
+        uid=change.uid,
+        revision=change.revision,
+        before=change.before,
+        after=change.after,
+    )
