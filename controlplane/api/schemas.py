@@ -332,32 +332,6 @@ class AuditStatementStatus(Shape):
     faults: list[str]
 
 
-class Health(Shape):
-    """The process answers."""
-
-    status: Literal["ok"]
-
-
-class Readiness(Shape):
-    """Whether the work can be done, and what is missing. `gateway_url` is told to who holds the API's own socket, not through Envoy."""
-
-    status: Literal["ready", "not ready"]
-    reasons: list[str]
-    revision: int = -1
-    gateway_url: str = ""
-
-
-class ProblemError(Shape):
-    """One fault of a document."""
-
-    document: int
-    path: str
-    message: str
-
-
-class Problem(Shape):
-    """RFC 9457."""
-
 class UsageSums(Shape):
     """Sums of one group. `failed`: passed on, and not answered well. Money is decimal text, by currency."""
 
@@ -387,6 +361,32 @@ class UsageReport(Shape):
     total: UsageSums
     uncounted: int
 
+
+class Health(Shape):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class Readiness(Shape):
+    """Whether the work can be done, and what is missing. `gateway_url` is told to who holds the API's own socket, not through Envoy."""
+
+    status: Literal["ready", "not ready"]
+    reasons: list[str]
+    revision: int = -1
+    gateway_url: str = ""
+
+
+class ProblemError(Shape):
+    """One fault of a document."""
+
+    document: int
+    path: str
+    message: str
+
+
+class Problem(Shape):
+    """RFC 9457."""
 
     type: str = "about:blank"
     title: str
@@ -429,6 +429,7 @@ SHAPES: tuple[type[BaseModel], ...] = (
     Readiness,
     Revision,
     Status,
+    UsageReport,
     ViewRequest,
     AnomalyList,
     WhatIfLine,
@@ -436,4 +437,3 @@ SHAPES: tuple[type[BaseModel], ...] = (
     *(SPEC_OF_KIND[kind] for kind in Kind),
 )
 """Everything that `openapi` publishes under components/schemas, beside the documents it assembles itself."""
-    UsageReport,
