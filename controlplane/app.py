@@ -32,8 +32,11 @@ from controlplane.api.audit_proof import AuditProofRoutes
 from controlplane.api.auth import OperatorAuthenticator
 from controlplane.api.foreign import only_our_names
 from controlplane.api.peer import only_envoy
+from controlplane.api.refused import REFUSALS
 from controlplane.audit.collector import Collector
 from controlplane.audit.database import audit_database_url, open_audit_database
+from controlplane.audit.erasure import Erasure
+from controlplane.audit.own_record import OwnRecord
 from controlplane.audit.proving import build_proving
 from controlplane.audit.store import AuditStore
 from controlplane.authorization_server.issuers import Issuers
@@ -60,11 +63,11 @@ from controlplane.registry.state import RegistryState
 from controlplane.registry.store import RegistryStore
 from controlplane.remote_reader import RemoteReader
 from controlplane.settings import ControlPlaneSettings
-from controlplane.usage.price_history import PriceHistory
-from controlplane.usage.rollup import UsageRollup
 from controlplane.what_if.runner import ReplayRunner, ReplaySources
 from controlplane.workload_api import WorkloadApi, users_of_workload_api, workload_api_address
 from controlplane.xds.authority_file import AuthorityFiles
+from controlplane.usage.price_history import PriceHistory
+from controlplane.usage.rollup import UsageRollup
 from controlplane.xds.authorizer_resources import build_authorization_state, gateway_names, make_context_keys, make_identity_provider
 from controlplane.xds.bundle_status import status_json
 from controlplane.xds.bundle_store import BundleStore
@@ -188,12 +191,22 @@ async def _parts(
         certificates=certificates,
         built=FileResourceCache(settings.cache_dir / "resources.db") if settings.cache_dir is not None else MemoryResourceCache(),
     )
+    own = OwnRecord(
+        record=record,
+        key=key,
+        registry=store,
+        live=live,
+        lagging=collector.barrier,
+        outcomes_expected=settings.outcome_log != "none",
+        max_call_seconds=settings.max_call_seconds,
+        max_stream_seconds=settings.max_stream_seconds,
+    )
     egress_address = settings.egress_address or settings.egress_listen
     collector = Collector(record)
     proving = build_proving(settings, record, os.environ)
     async with contextlib.AsyncExitStack() as parts:
         working = (live.follow(), publisher.run(), prune_always(service), workload_api.run(), _follow_needs(live, workload_api))
-        background = [asyncio.create_task(part) for part in (*working, collector.run(), proving.run())]
+        background = [asyncio.create_task(part) for part in (*working, collector.run(), proving.run(), own.run())]
         parts.push_async_callback(_cancel, background)
         key_source = await parts.enter_async_context(KeySource(rules))
         authentication = OperatorAuthenticator(
@@ -213,7 +226,7 @@ async def _parts(
             store=store,
             live=live,
             rollout=rollout,
-            audit=AuditReader(settings.audit_dir or _ABSENT_AUDIT_DIR),
+            audit=AuditAccess(store=record, barrier=collector.barrier, erasure=Erasure(record, own.writer)),
             authentication=authentication,
             build_state=partial(_authorization_state, key=key, gateway_url=settings.gateway_url, exposures=Exposures()),
             live_status=partial(_live_status, live, bundles, certificates),
@@ -221,10 +234,10 @@ async def _parts(
             oversight=Oversight(state=lambda: live.state, books=GrantStore(store.engine, key=key), service=service),
             replays=ReplayRunner(replay_sources).answers,
             anomalies=partial(read_anomalies, record),
-            usage=record,
             probe_now=lambda uid: any(prober.probe_now(uid) for prober in probers),
             proof=AuditProofRoutes(proving=proving, barrier=collector.barrier),
         )
+        application[REFUSALS] = own.refusals
         application = make_api(routes, authentication)
         our_names = only_our_names(_door(settings), lambda: gateway_names(live.state))
         application.middlewares.insert(1, our_names)  # right behind `answer_problems`
@@ -233,6 +246,7 @@ async def _parts(
         issuers = await parts.enter_async_context(
             Issuers(
                 state=lambda: live.state,
+            usage=record,
                 service=service,
                 engine=store.engine,
                 key=key,
@@ -244,7 +258,6 @@ async def _parts(
         issuers.attach(application)
         background.append(asyncio.create_task(issuers.prune_always()))
         background.append(asyncio.create_task(BaselineKeeper(record).run()))
-        background.append(asyncio.create_task(UsageRollup(store=record, read_prices=PriceHistory(store).book).run()))
         site = serving_api(application, settings.api_listen, link)
         if telemetry.metrics is not None:
             application.middlewares.insert(0, ApiObservation(telemetry).observing)  # around `answer_problems`: answers, whatever was raised
@@ -257,6 +270,7 @@ async def _parts(
             RemoteReader(
                 egress_address=egress_address,
                 sign=lambda server_id: sign_prober_context(server_id, key=key, revision=live.state.revision),
+        background.append(asyncio.create_task(UsageRollup(store=record, read_prices=PriceHistory(store).book).run()))
                 link=link,
                 limits=ReadingLimits(stream_seconds=settings.max_stream_seconds + _STREAM_SLACK_SECONDS),
             )
