@@ -21,13 +21,13 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import structlog
 from aiohttp import web
 
 from controlplane.api.application import make_api, make_routes
+from controlplane.api.audit import AuditAccess
 from controlplane.api.audit_proof import AuditProofRoutes
 from controlplane.api.auth import OperatorAuthenticator
 from controlplane.api.foreign import only_our_names
@@ -63,11 +63,11 @@ from controlplane.registry.state import RegistryState
 from controlplane.registry.store import RegistryStore
 from controlplane.remote_reader import RemoteReader
 from controlplane.settings import ControlPlaneSettings
+from controlplane.usage.price_history import PriceHistory
+from controlplane.usage.rollup import UsageRollup
 from controlplane.what_if.runner import ReplayRunner, ReplaySources
 from controlplane.workload_api import WorkloadApi, users_of_workload_api, workload_api_address
 from controlplane.xds.authority_file import AuthorityFiles
-from controlplane.usage.price_history import PriceHistory
-from controlplane.usage.rollup import UsageRollup
 from controlplane.xds.authorizer_resources import build_authorization_state, gateway_names, make_context_keys, make_identity_provider
 from controlplane.xds.bundle_status import status_json
 from controlplane.xds.bundle_store import BundleStore
@@ -83,7 +83,6 @@ from controlplane.xds.rollout import Rollout
 from controlplane.xds.server import AdsServer
 from controlplane.xds.trust_bundle import BundleFollower
 from extauthz.address import AddressRules
-from extauthz.audit.reader import AuditReader
 from extauthz.door import Door
 from extauthz.egress_context import EgressContext, sign_egress_context, signing_key
 from extauthz.errors import ConfigurationError
@@ -101,7 +100,6 @@ logger = structlog.get_logger(__name__)
 _CONTEXT_SECONDS = 120
 _STREAM_SLACK_SECONDS = 30
 _AGGREGATOR_SECONDS = 60.0
-_ABSENT_AUDIT_DIR = Path("/nonexistent")
 
 
 async def run(settings: ControlPlaneSettings) -> None:
@@ -191,6 +189,8 @@ async def _parts(
         certificates=certificates,
         built=FileResourceCache(settings.cache_dir / "resources.db") if settings.cache_dir is not None else MemoryResourceCache(),
     )
+    egress_address = settings.egress_address or settings.egress_listen
+    collector = Collector(record)
     own = OwnRecord(
         record=record,
         key=key,
@@ -201,8 +201,6 @@ async def _parts(
         max_call_seconds=settings.max_call_seconds,
         max_stream_seconds=settings.max_stream_seconds,
     )
-    egress_address = settings.egress_address or settings.egress_listen
-    collector = Collector(record)
     proving = build_proving(settings, record, os.environ)
     async with contextlib.AsyncExitStack() as parts:
         working = (live.follow(), publisher.run(), prune_always(service), workload_api.run(), _follow_needs(live, workload_api))
@@ -234,11 +232,12 @@ async def _parts(
             oversight=Oversight(state=lambda: live.state, books=GrantStore(store.engine, key=key), service=service),
             replays=ReplayRunner(replay_sources).answers,
             anomalies=partial(read_anomalies, record),
+            usage=record,
             probe_now=lambda uid: any(prober.probe_now(uid) for prober in probers),
             proof=AuditProofRoutes(proving=proving, barrier=collector.barrier),
         )
-        application[REFUSALS] = own.refusals
         application = make_api(routes, authentication)
+        application[REFUSALS] = own.refusals
         our_names = only_our_names(_door(settings), lambda: gateway_names(live.state))
         application.middlewares.insert(1, our_names)  # right behind `answer_problems`
         if telemetry.metrics is not None:
@@ -246,7 +245,6 @@ async def _parts(
         issuers = await parts.enter_async_context(
             Issuers(
                 state=lambda: live.state,
-            usage=record,
                 service=service,
                 engine=store.engine,
                 key=key,
@@ -258,6 +256,7 @@ async def _parts(
         issuers.attach(application)
         background.append(asyncio.create_task(issuers.prune_always()))
         background.append(asyncio.create_task(BaselineKeeper(record).run()))
+        background.append(asyncio.create_task(UsageRollup(store=record, read_prices=PriceHistory(store).book).run()))
         site = serving_api(application, settings.api_listen, link)
         if telemetry.metrics is not None:
             application.middlewares.insert(0, ApiObservation(telemetry).observing)  # around `answer_problems`: answers, whatever was raised
@@ -270,7 +269,6 @@ async def _parts(
             RemoteReader(
                 egress_address=egress_address,
                 sign=lambda server_id: sign_prober_context(server_id, key=key, revision=live.state.revision),
-        background.append(asyncio.create_task(UsageRollup(store=record, read_prices=PriceHistory(store).book).run()))
                 link=link,
                 limits=ReadingLimits(stream_seconds=settings.max_stream_seconds + _STREAM_SLACK_SECONDS),
             )
