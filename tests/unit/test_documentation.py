@@ -11,6 +11,7 @@ from pathlib import Path
 
 from aggregator.settings import AggregatorSettings
 from controlplane.api.problems import ProblemCode
+from controlplane.audit.finding import FindingCode
 from controlplane.envoy_process import EnvoySettings
 from controlplane.registry.refusal import RegistryRefusal
 from controlplane.settings import ControlPlaneSettings
@@ -115,6 +116,12 @@ def test_every_reason_of_an_outcome_is_documented_and_no_other() -> None:
     outcomes = (DOCS / "errors.md").read_text().split("### Outcomes")[1].split("## On the API")[0]
 
     assert re.findall(r"^\| `(\w+)` \|", outcomes, re.MULTILINE) == sorted(OUTCOME_REASONS)
+
+
+def test_every_finding_of_a_verification_is_documented_and_no_other() -> None:
+    proof = (DOCS / "audit.md").read_text().split("### Export and verify")[1]
+
+    assert re.findall(r"^\| `(\w+)` \|", proof, re.MULTILINE)[: len(FindingCode)] == sorted(FindingCode)
 
 
 def test_every_problem_of_the_api_is_documented_with_its_status_and_no_other() -> None:
