@@ -29,6 +29,7 @@ class OutboundResponse:
     content_type: str
     body: bytes = field(repr=False)
     cache_control: str = ""
+    retry_after: str = ""
 
 
 class CheckedResolver(AbstractResolver):
@@ -101,8 +102,32 @@ class OutboundHttp:
         form = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded", **headers}
         return await self._request("POST", url, body=body, headers=form, max_bytes=max_bytes, insecure_http=insecure_http)
 
+    async def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes,
+        headers: Mapping[str, str],
+        max_bytes: int,
+        insecure_http: bool = False,
+        server_name: str = "",
+    ) -> OutboundResponse:
+        """Any request with a body. `server_name`: the name in the server's certificate, when it is not the URL's. Raises as `get`."""
+        return await self._request(
+            method, url, body=body, headers=headers, max_bytes=max_bytes, insecure_http=insecure_http, server_name=server_name
+        )
+
     async def _request(
-        self, method: str, url: str, *, body: bytes | None, headers: Mapping[str, str], max_bytes: int, insecure_http: bool
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        max_bytes: int,
+        insecure_http: bool,
+        server_name: str = "",
     ) -> OutboundResponse:
         if self._session is None:
             raise FetchError("the outbound HTTP session is not open")
@@ -110,7 +135,9 @@ class OutboundHttp:
         if not url.lower().startswith("https://") and not insecure_http:
             raise FetchError(f"{url} is refused: https is required")
         try:
-            async with self._session.request(method, url, data=body, headers=headers, allow_redirects=False) as response:
+            async with self._session.request(
+                method, url, data=body, headers=headers, allow_redirects=False, server_hostname=server_name or None
+            ) as response:
                 if 300 <= response.status < 400:
                     raise FetchError(f"{url} answered with a redirect ({response.status}); redirects are not followed")
                 if response.headers.get("Content-Encoding", "identity").lower() != "identity":
@@ -120,6 +147,7 @@ class OutboundHttp:
                     content_type=response.content_type,
                     body=await _read_bounded(response, url, max_bytes),
                     cache_control=", ".join(response.headers.getall("Cache-Control", [])),
+                    retry_after=response.headers.get("Retry-After", "")[:100],
                 )
         except TimeoutError as error:
             raise FetchError(f"{url} did not answer in time") from error

@@ -198,7 +198,9 @@ _TAKE_OCSF = frozenset({"file", "splunk_hec", "elastic", "sentinel"})
 class AuditSinkSpec(Document):
     """Where records are sent on to. In `system` it gets those of every namespace, elsewhere those of its own only.
 
-    `format: ocsf`: the Open Cybersecurity Schema Framework instead of our own fields; for JSON receivers.
+    `format: ocsf`: the Open Cybersecurity Schema Framework instead of our own fields; for JSON receivers. `start`: where a new sink
+    begins, at the oldest record that is kept or behind the newest. `outcomes`: how a call ended is a record of its own (`separate`), or
+    stands in that of its decision (`joined`), which waits for it `outcomeSeconds`; one that comes later is a record of its own.
     """
 
     file: FileSinkSpec | None = None
@@ -210,6 +212,9 @@ class AuditSinkSpec(Document):
     parquet: ParquetSinkSpec | None = None
     format: Literal["json", "ocsf"] = "json"
     filter: SinkFilterSpec = Field(default_factory=SinkFilterSpec)
+    start: Literal["oldest", "newest"] = "oldest"
+    outcomes: Literal["separate", "joined"] = "separate"
+    outcome_seconds: int = Field(default=30, ge=1, le=900)
     batch: BatchSpec = Field(default_factory=BatchSpec)
     suspended: bool = False
 
