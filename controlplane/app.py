@@ -64,7 +64,7 @@ from controlplane.registry.store import RegistryStore
 from controlplane.remote_reader import RemoteReader
 from controlplane.settings import ControlPlaneSettings
 from controlplane.usage.price_history import PriceHistory
-from controlplane.usage.rollup import UsageRollup
+from controlplane.usage.rollup import UsageRollup, forget_caller
 from controlplane.what_if.runner import ReplayRunner, ReplaySources
 from controlplane.workload_api import WorkloadApi, users_of_workload_api, workload_api_address
 from controlplane.xds.authority_file import AuthorityFiles
@@ -200,6 +200,7 @@ async def _parts(
         outcomes_expected=settings.outcome_log != "none",
         max_call_seconds=settings.max_call_seconds,
         max_stream_seconds=settings.max_stream_seconds,
+        outcome_wait_seconds=settings.outcome_wait_seconds,
     )
     proving = build_proving(settings, record, os.environ)
     async with contextlib.AsyncExitStack() as parts:
@@ -224,7 +225,7 @@ async def _parts(
             store=store,
             live=live,
             rollout=rollout,
-            audit=AuditAccess(store=record, barrier=collector.barrier, erasure=Erasure(record, own.writer)),
+            audit=AuditAccess(store=record, barrier=collector.barrier, erasure=Erasure(record, own.writer, forget=[forget_caller])),
             authentication=authentication,
             build_state=partial(_authorization_state, key=key, gateway_url=settings.gateway_url, exposures=Exposures()),
             live_status=partial(_live_status, live, bundles, certificates),

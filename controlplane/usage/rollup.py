@@ -124,13 +124,6 @@ class UsageRollup:
         with self._store.transaction() as connection:
             return connection.execute(delete(USAGE_CALL).where(USAGE_CALL.c.hour_unix < before)).rowcount
 
-    def forget(self, principal_id: str) -> int:
-        """Take a person's or agent's name out of everything that was counted; of how many rows. The sums stay."""
-        reference = self._store.principal_ref(principal_id)
-        if not reference:
-            raise ValueError("a principal must be named")
-        return forget_caller(self._store, reference)
-
     def _facts(self, decision_ids: Iterable[str], last: int) -> dict[str, _Facts]:
         """What stands on the record about these decisions, up to this position."""
         table, facts = AUDIT_RECORD, {decision_id: _Facts() for decision_id in decision_ids}
@@ -202,17 +195,16 @@ class UsageRollup:
         return int(made[0])
 
 
-def forget_caller(store: AuditStore, reference: str) -> int:
-    """`UsageRollup.forget` by the keyed digest. A call that comes later makes a row of its own."""
-    table, found = USAGE_CALLER, 0
-    with store.transaction() as connection:
-        for own, name in (("user_ref", "user_id"), ("agent_ref", "agent_id")):
-            rows = connection.execute(select(table.c.id).where(table.c[own] == reference, table.c[name] != "")).scalars().all()
-            for row_id in rows:
-                values = {name: "", "client": "", "digest": f"forgotten:{row_id}"}
-                connection.execute(update(table).where(table.c.id == row_id).values(**values))
-            found += len(rows)
-    return found
+def forget_caller(connection: Connection, reference: str) -> None:
+    """Take the name of a person or agent (by `AuditStore.principal_ref`) out of everything that was counted. The sums stay.
+
+    A call of the same one that comes later makes a row of its own.
+    """
+    table = USAGE_CALLER
+    for own, name in (("user_ref", "user_id"), ("agent_ref", "agent_id")):
+        for row_id in connection.execute(select(table.c.id).where(table.c[own] == reference, table.c[name] != "")).scalars().all():
+            values = {name: "", "client": "", "digest": f"forgotten:{row_id}"}
+            connection.execute(update(table).where(table.c.id == row_id).values(**values))
 
 
 def _lock(connection: Connection) -> None:
