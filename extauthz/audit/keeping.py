@@ -36,7 +36,7 @@ EVERYTHING_ELSE = "*"
 
 _SORTED_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 _CREDENTIAL = re.compile(
-    r"eyJ[\w-]{8,}\.[\w-]{8,}"  # a JSON web token
+    r"eyJ[\w-]{8,}\.[\w-]{8,}[\w.-]*"  # a JSON web token
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
     r"|\b(?:Bearer|Basic|DPoP) +[\w+/=.~-]{12,}"
     r"|\b(?:gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abeprs]-[\w-]{10,}|sk-[\w-]{20,}|AKIA[0-9A-Z]{16}|AIza[\w-]{30,})",
@@ -72,15 +72,15 @@ class KeptContent:
 
 def kept_content(content: Mapping[str, object], treatment: Treatment) -> KeptContent:
     """Arguments (or a result), treated. No credential that looks like one stands in it; whole digests may be of some."""
-    keep, rules = treatment.keep, treatment.rules
-    if not rules and keep is Keep.OFF:
-        return KeptContent(kept=keep.value)
-    if not rules and keep is Keep.HASHED:
-        return KeptContent(digest=digest_of(content), kept=keep.value)
-    walk = _Walk(rules)
+    walk = _Walk(treatment.rules)
+    keep = walk.keep_of(walk.start) or treatment.keep
+    if not walk.leads_below(walk.start) and keep in (Keep.OFF, Keep.HASHED):
+        return KeptContent(digest=digest_of(content) if keep is Keep.HASHED else "", kept=keep.value)
     document = walk.treated(content, keep, walk.start)
     text = "" if document is _ABSENT or document == {} else _SORTED_JSON.encode(document)
-    return KeptContent(json=text, digest=_digest_of_kept(content, treatment), kept=keep.value + (",cut" if walk.was_cut else ""))
+    return KeptContent(
+        json=text, digest=_digest_of_kept(content, keep, treatment.rules), kept=keep.value + (",cut" if walk.was_cut else "")
+    )
 
 
 def digest_of(value: object) -> str:
@@ -121,7 +121,8 @@ def _is_withheld(name: str, value: object, treatment: Treatment) -> bool:
     reached = walk.step(walk.start, name)
     keep = walk.keep_of(reached)
     if keep is None:
-        keep = Keep.FULL if treatment.keep is Keep.HASHED else treatment.keep
+        whole = walk.keep_of(walk.start) or treatment.keep
+        keep = Keep.FULL if whole is Keep.HASHED else whole
     if keep is not Keep.FULL or walk.leads_below(reached):
         return True
     texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
@@ -138,14 +139,14 @@ def _readable(value: object) -> object:
     return value if isinstance(value, bool | int | float) else {}
 
 
-def _digest_of_kept(content: Mapping[str, object], treatment: Treatment) -> str:
+def _digest_of_kept(content: Mapping[str, object], keep: Keep, rules: Rules) -> str:
     """The digest of what is left when what is `off` is left out and what is `redacted` is replaced."""
-    if treatment.keep in (Keep.FULL, Keep.HASHED) and all(keep in (Keep.FULL, Keep.HASHED) for _, keep in treatment.rules):
+    if all(one in (Keep.FULL, Keep.HASHED) for one in (keep, *(of_rule for _, of_rule in rules))):
         return digest_of(content)
-    if treatment.keep is Keep.REDACTED and not treatment.rules:
+    if keep is Keep.REDACTED and not rules:
         return ""
-    walk = _Walk(treatment.rules, for_digest=True)
-    document = walk.treated(content, treatment.keep, walk.start)
+    walk = _Walk(rules, for_digest=True)
+    document = walk.treated(content, keep, walk.start)
     return "" if document is _ABSENT or document == {} else digest_of(document)
 
 
