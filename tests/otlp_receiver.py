@@ -72,8 +72,8 @@ class Receiver:
 
 
 @contextlib.asynccontextmanager
-async def otlp_receiver(address: str = "127.0.0.1:0") -> AsyncIterator[Receiver]:
-    """Listens until its block ends."""
+async def otlp_receiver(address: str = "127.0.0.1:0", credentials: grpc.ServerCredentials | None = None) -> AsyncIterator[Receiver]:
+    """Listens until its block ends; with `credentials` by TLS."""
     receiver = Receiver()
     server = grpc.aio.server()
     server.add_generic_rpc_handlers(
@@ -88,8 +88,8 @@ async def otlp_receiver(address: str = "127.0.0.1:0") -> AsyncIterator[Receiver]
             _service("logs.v1.LogsService", _taking_lines(receiver), logs.ExportLogsServiceRequest, logs.ExportLogsServiceResponse),
         )
     )
-    port = server.add_insecure_port(address)
-    receiver.endpoint = f"http://127.0.0.1:{port}"
+    port = server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
+    receiver.endpoint = f"{'http' if credentials is None else 'https'}://127.0.0.1:{port}"
     await server.start()
     try:
         yield receiver

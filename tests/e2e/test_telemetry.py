@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import grpc
 import pytest
 import pytest_asyncio
 from mcp import Client, MCPError
@@ -26,6 +27,7 @@ from tests.e2e.test_virtual_servers import DESK, DESK_DOCUMENT, POLICY, SERVERS
 from tests.e2e.upstream import running_module
 from tests.observability_files import OBSERVABILITY, expressions
 from tests.otlp_receiver import ReceivedSpan, Receiver, otlp_receiver
+from tests.pki import TestAuthority
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
@@ -298,6 +300,35 @@ async def test_a_real_prometheus_scrapes_it_and_every_panel_of_the_dashboards_sh
         rules = await (await prometheus.session.get(f"{prometheus.url}/api/v1/rules")).json()
         healthy = {rule["name"] for group in rules["data"]["groups"] for rule in group["rules"] if rule["health"] != "err"}
         assert len(healthy) == (OBSERVABILITY / "alerts.yaml").read_text().count("- alert:")
+
+
+async def test_a_receiver_with_tls_is_reached_by_envoy_and_by_us(tmp_path: Path) -> None:
+    authority, stranger = TestAuthority(), TestAuthority("stranger")
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    issued, foreign = authority.issue("127.0.0.1"), stranger.issue("127.0.0.1")
+    good = grpc.ssl_server_credentials([(issued.key_pem, issued.chain_pem)])
+    bad = grpc.ssl_server_credentials([(foreign.key_pem, foreign.chain_pem)])
+
+    async with otlp_receiver(credentials=good) as receiver, otlp_receiver(credentials=bad) as impostor:
+        for number, (place, expected) in enumerate(((impostor, set()), (receiver, {"legation-envoy", "legation-control-plane"}))):
+            directory = tmp_path / str(number)
+            directory.mkdir()
+            environ = {"LEGATION_OTLP_ENDPOINT": place.endpoint, "LEGATION_OTLP_CA_FILE": str(tmp_path / "ca.pem")}
+            async with running_stack(directory, environ=environ) as stack:
+
+                async def told(stack: Stack = stack, place: Receiver = place, expected: set[str] = expected) -> bool:
+                    assert (await stack.api("GET", "/v1/nodes")).status == 200
+                    return {span.service for span in place.spans} >= expected
+
+                await eventually(told, interval=0.2, what="spans by TLS")
+                if place is impostor:
+                    log = stack.data_dir / "logs" / "control-plane.log"
+                    await eventually(lambda log=log: says(log, "telemetry is not delivered"), what="a word about it")
+    assert not impostor.spans
+
+
+async def says(log: Path, words: str) -> bool:
+    return words in log.read_text()
 
 
 async def fails(observed: Observed, tool: str, arguments: dict[str, Any], *, who: str = "ann") -> bool:
