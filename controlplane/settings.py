@@ -76,6 +76,9 @@ class ControlPlaneSettings(TelemetrySettings):
     )
     outcome_log: str = setting(
         "LEGATION_OUTCOME_LOG", "how Envoy tells how requests ended: grpc, file (beside the edge log), both or none", default="grpc"
+    outcome_wait_seconds: int = setting(
+        "LEGATION_OUTCOME_WAIT_SECONDS", "how long after a call's time limit its outcome is waited for, before it is missing", default=120
+    )
     )
     secrets_dir: Path | None = setting("LEGATION_SECRETS_DIR", "secret files and upstreams' certificate authorities", default=None)
     workload_api: str = setting(

@@ -14,6 +14,9 @@ from controlplane.registry.encryption import RegistryKey
 from controlplane.registry.live import LiveState
 from controlplane.registry.state import RegistryState
 from controlplane.registry.store import RegistryStore
+from extauthz.errors import ConfigurationError
+
+MAX_WAIT_SECONDS = 3600
 
 
 class OwnRecord:
@@ -33,7 +36,10 @@ class OwnRecord:
         outcomes_expected: bool,
         max_call_seconds: int,
         max_stream_seconds: int,
+        outcome_wait_seconds: int,
     ) -> None:
+        if not 1 <= outcome_wait_seconds <= MAX_WAIT_SECONDS:
+            raise ConfigurationError(f"LEGATION_OUTCOME_WAIT_SECONDS must be between 1 and {MAX_WAIT_SECONDS}")
         self.writer = RecordWriter(record, key)
         self.refusals = ApiRefusals(self.writer)
         self._changes = ChangeFollower(registry=registry, store=record, writer=self.writer, live=live)
@@ -44,6 +50,7 @@ class OwnRecord:
             stream_seconds=lambda: max_stream_seconds,
             lagging=lagging,
             expected=outcomes_expected,
+            slack_seconds=outcome_wait_seconds,
         )
 
     async def run(self) -> None:

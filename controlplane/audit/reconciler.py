@@ -26,8 +26,6 @@ from controlplane.audit.writer import RecordWriter
 from extauthz.audit.record import Draft
 from extauthz.v1 import audit_pb2 as pb
 
-SLACK_SECONDS = 120.0
-"""What it may take from an outcome to its place here, and a call from its decision to the start of its time limit."""
 PATIENCE_SECONDS = 900.0
 """How long authorizers that do not answer hold a verdict up: they may have the outcome."""
 STEP = 2000
@@ -69,6 +67,7 @@ class _Finding:
 class Reconciler:
     """`expected` False: Envoys are asked for no outcomes (`LEGATION_OUTCOME_LOG=none`), and so none is missed.
 
+    `slack_seconds`: what it may take from an outcome to its place here, and a call from its decision to the start of its time limit.
     `lagging` names the authorizers that have not sent what they have (`Collector.barrier`).
     """
 
@@ -80,8 +79,8 @@ class Reconciler:
         call_seconds: Callable[[], float],
         stream_seconds: Callable[[], float],
         lagging: Callable[[], Awaitable[list[str]]],
+        slack_seconds: float,
         expected: bool = True,
-        slack_seconds: float = SLACK_SECONDS,
         patience_seconds: float = PATIENCE_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
