@@ -56,7 +56,6 @@ class ControlPlaneSettings(TelemetrySettings):
     watched_servers: int = setting(
         "LEGATION_WATCHED_SERVERS", "servers that are listened to at once for changes of their lists; 0: none", default=500
     )
-    audit_dir: Path | None = setting("LEGATION_AUDIT_DIR", "directory of the authorizers' write-ahead audit log, for `audit`", default=None)
     audit_signing_key_file: Path | None = setting(
         "LEGATION_AUDIT_SIGNING_KEY_FILE",
         "Ed25519 key (PEM) that signs statements about the record; the public one with SIGNER_COMMAND; empty: none are made",

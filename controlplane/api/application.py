@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from aiohttp import web
 
 from controlplane.api.anomalies import Anomalies, AnomalyRoutes
-from controlplane.api.audit import AuditReader, AuditRoutes
+from controlplane.api.audit import AuditAccess, AuditRoutes
 from controlplane.api.audit_proof import AuditProofRoutes
 from controlplane.api.auth import OperatorAuthentication
 from controlplane.api.authorization_servers import AuthorizationServerRoutes
@@ -43,7 +43,7 @@ def make_routes(
     store: RegistryStore,
     live: LiveState,
     rollout: RolloutStatus,
-    audit: AuditReader,
+    audit: AuditAccess,
     authentication: OperatorAuthentication,
     build_state: StateBuilder,
     live_status: LiveStatus = no_live_status,
@@ -75,7 +75,7 @@ def make_routes(
         *ReviewRoutes(service=service, reader=ReviewReader(store=store, live=live), slots=slots, probe_now=probe_now).routes(),
         *NodeRoutes(reader=reader, rollout=rollout, state=state, problems=problems, warnings=proof.faults if proof else list).routes(),
         *ExplainRoutes(explainer=Explainer(state=state, build=build_state, clock=clock)).routes(),
-        *AuditRoutes(audit=audit, authentication=authentication).routes(),
+        *AuditRoutes(audit=audit, authentication=authentication, clock=clock).routes(),
         *(proof.routes() if proof is not None else ()),
         *(AnomalyRoutes(anomalies=anomalies).routes() if anomalies is not None else ()),
         *(UsageRoutes(store=usage, state=state).routes() if usage is not None else ()),

@@ -1,137 +1,238 @@
-"""`/v1/audit`: the decisions that authorizers recorded, oldest first; `follow` streams them as they are written."""
+"""`/v1/audit`: the record. `follow` streams it as it is written; a detail view; and what makes somebody's values unreadable."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
-from typing import Protocol
+import re
+import time
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
 
 from aiohttp import web
 
 from controlplane.api.auth import OperatorAuthentication
-from controlplane.api.problems import bad_request
-from controlplane.api.routes import Route, json_response, query_flag, query_number, query_text
-from controlplane.registry.permissions import Operator, Permission, require_somewhere
+from controlplane.api.problems import ApiError, ProblemCode, bad_request
+from controlplane.api.routes import Route, json_response, query_flag, query_number, query_text, read_object
+from controlplane.audit.cursor import position_of
+from controlplane.audit.erasure import Erasure
+from controlplane.audit.query import AuditQuery, Filter, Page
+from controlplane.audit.store import AuditStore
+from controlplane.registry.permissions import Operator, Permission, require, require_somewhere
+from controlplane.registry.spec import SYSTEM_NAMESPACE
+from extauthz.audit.record import AuditDecision, AuditEvent
 
-FOLLOW_SECONDS = 0.2
+AGAIN_SECONDS = 1.0
+"""So often a stream looks whether its reader may still read, where nothing comes."""
 _MAX_FOLLOWERS = 50
-
-AuditRecordJson = dict[str, object]
-Matches = Callable[[AuditRecordJson], bool]
 
 _QUERY = {
     "limit": "at most this many records (1 to 1000)",
-    "after": "cursor: records behind it, oldest first; without it the newest",
+    "after": "cursor (`next`): records that came behind it, in the order in which they came; without it the newest",
+    "before": "cursor (`earlier`): the newest records before it",
     "follow": "true: stream newline-delimited JSON, the newest first lines, then every new record",
     "decision": "allow, deny or error",
-    "server": "namespace/name of an MCP server, or virtual/namespace/name",
+    "event": f"one of {', '.join(AuditEvent)}; outcomes are shown with their decision, and by themselves only when they are asked for",
+    "reason": "code of a reason (docs/errors.md)",
     "principal": "qualified id of a caller, or its part behind the identity provider",
     "tool": "name of a tool, at its server or at a virtual server",
+    "server": "namespace/name of an MCP server, or virtual/namespace/name",
+    "namespace": "of the server, or of the virtual server that was asked",
+    "from": "records of this time and later: RFC 3339, or 7d, 12h, 30m before now",
+    "to": "records before this time, likewise",
+    "revision": "of the registry, that decided",
+    "trace": "trace id",
+    "decision_id": "of a decision",
 }
+_WHERE = f"{Permission.AUDIT_READ.value}; only records of namespaces where it is held, and all with it in `{SYSTEM_NAMESPACE}`"
+_AGO = re.compile(r"([0-9]{1,5})([dhm])", re.ASCII)
+_SECONDS = {"d": 86_400, "h": 3600, "m": 60}
+_SERVER = re.compile(r"(?:virtual/)?[^/]+/[^/]+")
 
 
-class AuditReader(Protocol):
-    """Where records are read (`extauthz.audit.reader.AuditReader`)."""
+async def nobody_ships() -> list[str]:
+    """The barrier where no authorizer sends anything."""
+    return []
 
-    def read(self, *, after: str, limit: int, matches: Matches | None = None) -> tuple[list[AuditRecordJson], str]:
-        """Up to `limit` records and the cursor behind them; ValueError for a cursor that is not one."""
-        ...
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditAccess:
+    """The record, as the API needs it. `barrier` has everything sent that is durable by now, and names the nodes that were too slow."""
+
+    store: AuditStore
+    barrier: Callable[[], Awaitable[list[str]]] = nobody_ships
+    erasure: Erasure | None = None
 
 
 class AuditRoutes:
-    """Reads of the audit log."""
+    """Reads of the record, and the erasure of what is personal in it."""
 
-    def __init__(self, *, audit: AuditReader, authentication: OperatorAuthentication) -> None:
-        self._audit = audit
+    def __init__(self, *, audit: AuditAccess, authentication: OperatorAuthentication, clock: Callable[[], float] = time.time) -> None:
+        self._store = audit.store
+        self._query = AuditQuery(audit.store)
+        self._barrier = audit.barrier
+        self._erasure = audit.erasure
         self._authentication = authentication
+        self._clock = clock
         self._followers = asyncio.Semaphore(_MAX_FOLLOWERS)
 
     def routes(self) -> list[Route]:
-        """One read, in two forms."""
-        return [
+        """One read in two forms, one of a decision, one write."""
+        reads = [
             Route(
                 method="GET",
                 path="/v1/audit",
                 operation_id="readAudit",
-                summary="Decisions about calls to the servers of namespaces that you may audit",
+                summary="Decisions about calls to the servers of namespaces that you may audit, changes, and alarms",
                 handler=self._read,
                 answer="AuditRecordList",
                 query=_QUERY,
-                permission=f"{Permission.AUDIT_READ.value}; only records of namespaces where it is held",
+                permission=_WHERE,
                 statuses=(400, 401, 403, 503),
-            )
+            ),
+            Route(
+                method="GET",
+                path="/v1/audit/decision",
+                operation_id="showDecision",
+                summary="One decision, how it ended, and the decisions that it caused",
+                handler=self._show,
+                answer="AuditedDecision",
+                query={"decision_id": "of the decision"},
+                permission=_WHERE,
+                statuses=(400, 401, 403, 404),
+            ),
         ]
+        erase = Route(
+            method="POST",
+            path="/v1/audit/erase",
+            operation_id="erasePrincipal",
+            summary="Make what is personal in a principal's records unreadable, for ever",
+            handler=self._erase,
+            body="EraseRequest",
+            answer="Erased",
+            permission=f"{Permission.AUDIT_ERASE.value} in `{SYSTEM_NAMESPACE}`",
+            statuses=(400, 401, 403, 413, 415),
+        )
+        return [*reads, erase] if self._erasure is not None else reads
 
     async def _read(self, request: web.Request, operator: Operator) -> web.StreamResponse:
         require_somewhere(operator, Permission.AUDIT_READ)
         limit = int(query_number(request, "limit", default=100, low=1, high=1000))
-        wanted = _wanted(request)
+        wanted = self._wanted(request)
+        after, before = query_text(request, "after"), query_text(request, "before")
+        if after and before:
+            raise bad_request("?after and ?before exclude each other")
         if query_flag(request, "follow"):
-            return await self._follow(request, operator, wanted, limit)
-        items, cursor = await self._next(operator, wanted, query_text(request, "after"), limit)
-        return json_response({"items": items, "next": cursor})
+            return await self._follow(request, operator, wanted, after, limit)
+        lagging = await self._barrier() if not before else []
+        page = await self._page(operator, wanted, limit, after=after, before=before)
+        return json_response({"items": page.items, "next": page.following, "earlier": page.earlier, "lagging": lagging})
 
-    async def _next(self, operator: Operator, wanted: Matches, after: str, limit: int) -> tuple[list[AuditRecordJson], str]:
-        readable = operator.permissions.namespaces_with(Permission.AUDIT_READ)
+    async def _show(self, request: web.Request, operator: Operator) -> web.Response:
+        require_somewhere(operator, Permission.AUDIT_READ)
+        decision_id = query_text(request, "decision_id")
+        if not decision_id:
+            raise bad_request("?decision_id must name a decision")
+        lagging = await self._barrier()
+        items = await asyncio.to_thread(self._query.shown, decision_id, readable=_readable(operator))
+        if not items:
+            raise ApiError(404, ProblemCode.NOT_FOUND, "Not found", f"there is no record of the decision {decision_id}")
+        return json_response({"items": items, "lagging": lagging})
 
-        def matches(record: AuditRecordJson) -> bool:
-            return (readable is None or not readable.isdisjoint(_namespaces(record))) and wanted(record)
+    async def _erase(self, request: web.Request, operator: Operator) -> web.Response:
+        require(operator, Permission.AUDIT_ERASE, SYSTEM_NAMESPACE)
+        asked = await read_object(request, ("principal", "message"))
+        principal, message = asked.get("principal"), asked.get("message", "")
+        if not isinstance(principal, str) or not isinstance(message, str) or not 1 <= len(principal) <= 2000 or len(message) > 1000:
+            raise bad_request("the body must have a principal, and may have a message")
+        assert self._erasure is not None  # noqa: S101 - there is no route without
+        keys = await asyncio.to_thread(self._erasure.erase, principal, actor=operator.id, message=message)
+        return json_response({"keys": keys})
 
+    async def _page(self, operator: Operator, wanted: Filter, limit: int, *, after: str = "", before: str = "") -> Page:
+        readable = _readable(operator)
         try:
-            return await asyncio.to_thread(self._audit.read, after=after, limit=limit, matches=matches)
+            if after:
+                return await asyncio.to_thread(self._query.following, wanted, readable=readable, limit=limit, after=after)
+            return await asyncio.to_thread(self._query.newest, wanted, readable=readable, limit=limit, before=before)
         except ValueError as error:
             raise bad_request(str(error)) from error
 
-    async def _follow(self, request: web.Request, operator: Operator, wanted: Matches, limit: int) -> web.StreamResponse:
+    async def _follow(self, request: web.Request, operator: Operator, wanted: Filter, after: str, limit: int) -> web.StreamResponse:
         if self._followers.locked():
             raise web.HTTPServiceUnavailable(reason="too many streams of the audit log are open")
         async with self._followers:
-            items, cursor = await self._next(operator, wanted, query_text(request, "after"), limit)
+            await self._barrier()
+            page = await self._page(operator, wanted, limit, after=after)
             response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
             await response.prepare(request)
             try:
                 while True:
-                    if items:
-                        await response.write(b"".join(json.dumps(item, ensure_ascii=False).encode() + b"\n" for item in items))
-                    await asyncio.sleep(FOLLOW_SECONDS)
+                    if page.items:
+                        await response.write(b"".join(json.dumps(item, ensure_ascii=False).encode() + b"\n" for item in page.items))
+                    await self._something_behind(page.following)
                     if request.transport is None or request.transport.is_closing():
                         break
                     # A stream outlives neither its token nor its permission.
                     current = self._authentication.again(operator)
                     if current is None or not current.permissions.allows_somewhere(Permission.AUDIT_READ):
                         break
-                    items, cursor = await self._next(current, wanted, cursor, 1000)
+                    page = await self._page(current, wanted, 1000, after=page.following)
             except (ConnectionResetError, asyncio.CancelledError):
                 pass  # the reader has gone, or we stop
             return response
 
+    async def _something_behind(self, cursor: str) -> None:
+        """Return when there is something behind the cursor, or in a moment."""
+        try:
+            await asyncio.wait_for(self._store.wait(position_of(cursor)), AGAIN_SECONDS)
+        except TimeoutError:
+            return
 
-def _namespaces(record: AuditRecordJson) -> set[str]:
-    """Whose the record is: of the server's namespace, and of that of the virtual server through which it was asked."""
-    return {str(record.get("namespace", "")), str(record.get("virtual_server", "")).partition("/")[0]} - {""}
-
-
-def _servers(record: AuditRecordJson) -> set[object]:
-    """What may be given for `server`."""
-    found = {f"{record.get('namespace', '')}/{record.get('mcp_server', '')}", record.get("mcp_server")}
-    return found | {f"virtual/{record['virtual_server']}"} if "virtual_server" in record else found
-
-
-def _wanted(request: web.Request) -> Matches:
-    decision, server = query_text(request, "decision"), query_text(request, "server")
-    principal, tool = query_text(request, "principal"), query_text(request, "tool")
-    if decision not in ("", "allow", "deny", "error"):
-        raise bad_request("?decision must be allow, deny or error")
-
-    def matches(record: AuditRecordJson) -> bool:
-        caller = record.get("principal")
-        asked_by = (caller.get("id"), caller.get("subject")) if isinstance(caller, dict) else ()
-        return (
-            (not decision or record.get("decision") == decision)
-            and (not server or server in _servers(record))
-            and (not principal or principal in asked_by)
-            and (not tool or tool in (record.get("tool"), record.get("exposed_name")))
+    def _wanted(self, request: web.Request) -> Filter:
+        server = query_text(request, "server")
+        if server and _SERVER.fullmatch(server) is None:
+            raise bad_request("?server must be namespace/name, or virtual/namespace/name")
+        return Filter(
+            decision=_one_of(request, "decision", AuditDecision),
+            event=_one_of(request, "event", AuditEvent),
+            reason=query_text(request, "reason"),
+            principal=query_text(request, "principal"),
+            tool=query_text(request, "tool"),
+            server=server,
+            namespace=query_text(request, "namespace"),
+            from_us=self._moment(request, "from"),
+            to_us=self._moment(request, "to"),
+            revision=int(query_number(request, "revision", default=0, low=0, high=2**53)),
+            trace_id=query_text(request, "trace"),
+            decision_id=query_text(request, "decision_id"),
         )
 
-    return matches
+    def _moment(self, request: web.Request, name: str) -> int:
+        text = query_text(request, name)
+        if not text:
+            return 0
+        if ago := _AGO.fullmatch(text):
+            return max(1, int((self._clock() - int(ago[1]) * _SECONDS[ago[2]]) * 1_000_000))
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            moment = None
+        if moment is None or moment.tzinfo is None or not 1970 <= moment.year < 2200:
+            raise bad_request(f"?{name} must be a time with its zone such as 2026-11-01T00:00:00Z, or 7d, 12h, 30m")
+        return max(1, round(moment.timestamp() * 1_000_000))
+
+
+def _readable(operator: Operator) -> Collection[str] | None:
+    return operator.permissions.namespaces_with(Permission.AUDIT_READ)
+
+
+def _one_of(request: web.Request, name: str, words: type[StrEnum]) -> str:
+    text = query_text(request, name)
+    known = [word.value for word in words]
+    if text and text not in known:
+        *others, last = known
+        raise bad_request(f"?{name} must be {', '.join(others)} or {last}")
+    return text

@@ -313,10 +313,36 @@ class Status(Shape):
 
 
 class AuditRecordList(Shape):
-    """Records, oldest first; `next` is the cursor behind them. Fields are described in docs/audit-fields.md."""
+    """Records, oldest first; `next` is the cursor behind them. Fields are described in docs/audit-fields.md.
+
+    One answer looks at a bounded number of records: it may have fewer than `limit`, or none, and others may still match behind `next`
+    or, where `earlier` is not empty, before it.
+    """
 
     items: list[dict[str, Any]]
-    next: str
+    next: str = Field(description="for `after`: what comes later")
+    earlier: str = Field(description="for `before`: what was earlier; empty: nothing, or not asked for")
+    lagging: list[str] = Field(description="nodes that may have records which are not here yet")
+
+
+class AuditedDecision(Shape):
+    """A decision with how it ended, and in `inner` the decisions that it caused, likewise."""
+
+    items: list[dict[str, Any]]
+    lagging: list[str]
+
+
+class EraseRequest(Shape):
+    """Whose personal values nobody shall be able to read any more."""
+
+    principal: str = Field(min_length=1, max_length=2000, description="qualified id")
+    message: str = Field(default="", max_length=1000, description="why, for the record")
+
+
+class Erased(Shape):
+    """How many keys were deleted; 0: there were none, or none any more."""
+
+    keys: int
 
 
 class AuditStatementStatus(Shape):
@@ -414,11 +440,14 @@ SHAPES: tuple[type[BaseModel], ...] = (
     Accepted,
     AcceptRequest,
     ApplyResult,
+    AuditedDecision,
     AuditRecordList,
     AuditStatementStatus,
     DefinitionList,
     Deleted,
     EntryMetadata,
+    Erased,
+    EraseRequest,
     ExplainedView,
     Explanation,
     ExplainRequest,

@@ -100,15 +100,22 @@ class AuditStore:
 
         What was recorded of the principal stays, without those values; the chain and its proof are as they were.
         """
+        with self.transaction() as connection:
+            erased = self.erase_in(connection, principal_id)
+        self.forget_keys()
+        return erased
+
+    def erase_in(self, connection: Connection, principal_id: str) -> int:
+        """`erase` in the caller's transaction, after which it calls `forget_keys`."""
         if not principal_id:
             raise ValueError("a principal must be named")
         table, reference = AUDIT_SUBJECT_KEY, self.principal_ref(principal_id)
-        with self.transaction() as connection:
-            erased = connection.execute(
-                table.update().where(table.c.principal_ref == reference, table.c.wrapped != b"").values(wrapped=b"")
-            )
+        readable = table.c.principal_ref == reference, table.c.wrapped != b""
+        return connection.execute(table.update().where(*readable).values(wrapped=b"")).rowcount
+
+    def forget_keys(self) -> None:
+        """Do not open anything any more with keys that were erased. Other processes forget them within half a minute."""
         self._keyring.forget()
-        return erased.rowcount
 
     # reading
 

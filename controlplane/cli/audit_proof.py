@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import tarfile
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 import click
 
 from controlplane.cli.invocation import Command, Invocation, pass_invocation
 from controlplane.cli.outcome import CommandError, Outcome
+from controlplane.cli.past_moment import PastMoment
 from controlplane.cli.terminal import json_text, note, printable, say, say_document
 from controlplane.client import UnreachableError
 
@@ -19,32 +20,9 @@ if TYPE_CHECKING:
     from controlplane.audit.finding import Report
     from controlplane.audit.statement import StatementKey
 
-_AGO = re.compile(r"([1-9][0-9]{0,5})([smhd])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _A_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _SHOWN = 50
 _MAX_FILE_BYTES = 2 * 1024**3
-
-
-class PastMoment(click.ParamType[str]):
-    """A moment: RFC 3339 (2026-12-31T00:00:00Z), or how long ago it was (30d, 8h)."""
-
-    name = "when"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401 - click's signature
-        """RFC 3339, in UTC."""
-        text = str(value)
-        if found := _AGO.fullmatch(text):
-            return (datetime.now(UTC) - timedelta(**{_UNITS[found[2]]: int(found[1])})).isoformat()
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            moment = None
-        if moment is None or moment.tzinfo is None:
-            self.fail(
-                f"{text!r} is neither a moment with its zone, such as 2026-12-31T00:00:00Z, nor how long ago it was, as 30d", param, ctx
-            )
-        return moment.astimezone(UTC).isoformat()
 
 
 @click.command(cls=Command)

@@ -19,6 +19,7 @@ from extauthz.identity.principal import Principal
 class Permission(StrEnum):
     """Alphabetical; the values are documented."""
 
+    AUDIT_ERASE = "audit:erase"
     AUDIT_READ = "audit:read"
     CATALOG_ACCEPT = "catalog:accept"
     POLICY_EXPLAIN = "policy:explain"
@@ -43,6 +44,7 @@ OPERATOR_ROLE_PREFIX = "legation:"
 ADMINISTRATOR = "legation:administrator"
 
 _EDITOR = frozenset(Permission) - {
+    Permission.AUDIT_ERASE,
     Permission.REGISTRY_AUDIT_POLICY_WRITE,
     Permission.REGISTRY_AUDIT_SINK_WRITE,
     Permission.REGISTRY_AUTHORIZATION_SERVER_WRITE,
@@ -60,6 +62,7 @@ PERMISSIONS_OF_ROLE: Mapping[str, frozenset[Permission]] = MappingProxyType(
         "legation:accountant": frozenset({Permission.REGISTRY_COST_MODEL_WRITE, Permission.REGISTRY_READ, Permission.USAGE_READ}),
         "legation:auditor": frozenset({Permission.AUDIT_READ, Permission.REGISTRY_READ, Permission.USAGE_READ}),
         "legation:editor": _EDITOR,
+        "legation:privacy-officer": frozenset({Permission.AUDIT_ERASE}),
         "legation:security-officer": frozenset({Permission.AUDIT_READ, Permission.REGISTRY_READ, Permission.REGISTRY_REVOCATION_WRITE}),
         "legation:viewer": frozenset({Permission.REGISTRY_READ}),
     }

@@ -15,11 +15,14 @@ from typing import Any
 from aiohttp.test_utils import TestClient, TestServer
 
 from controlplane.api.application import make_api, make_routes
+from controlplane.api.audit import AuditAccess
 from controlplane.api.auth import OperatorAuthenticator
 from controlplane.api.routes import Route
 from controlplane.app import identity_providers_of
 from controlplane.audit.database import open_audit_database
+from controlplane.audit.erasure import Erasure
 from controlplane.audit.store import AuditStore
+from controlplane.audit.writer import RecordWriter
 from controlplane.authorization_server.oversight import Oversight
 from controlplane.authorization_server.store import GrantStore
 from controlplane.database import open_database, sqlite_url
@@ -61,19 +64,6 @@ class ScriptedRollout:
         return self.complete(revision)
 
 
-@dataclass
-class ScriptedAudit:
-    """Records that the test sets; the cursor is a number."""
-
-    records: list[dict[str, object]] = field(default_factory=list)
-
-    def read(self, *, after: str, limit: int, matches: Any = None) -> tuple[list[dict[str, object]], str]:
-        if after and not after.isdigit():
-            raise ValueError("this is not a cursor of the audit log")
-        found = [record for record in self.records[int(after or 0) :] if matches is None or matches(record)]
-        return (found[:limit] if after else found[-limit:]), str(len(self.records))
-
-
 @dataclass(kw_only=True)
 class Api:
     """The API under test. Without `token` a request is the administrator's."""
@@ -84,7 +74,6 @@ class Api:
     live: LiveState
     routes: list[Route]
     rollout: ScriptedRollout
-    audit: ScriptedAudit
     record: AuditStore
 
     def token(self, name: str = "", *, audience: str = f"{GATEWAY_URL}/v1", groups: tuple[str, ...] = (), ttl_seconds: int = 300) -> str:
@@ -127,7 +116,7 @@ async def running_api(directory: Path) -> AsyncIterator[Api]:
     key = read_registry_key(deployment.encryption_key_file)
     rules = AddressRules(("127.0.0.0/8",))
     service = RegistryService(store=store, live=live, key=key, address_rules=rules)
-    rollout, audit = ScriptedRollout(), ScriptedAudit()
+    rollout = ScriptedRollout()
     record = AuditStore(open_audit_database(sqlite_url(directory / "audit.db")), key)
     async with KeySource(rules) as key_source:
         authentication = OperatorAuthenticator(
@@ -142,7 +131,7 @@ async def running_api(directory: Path) -> AsyncIterator[Api]:
             store=store,
             live=live,
             rollout=rollout,
-            audit=audit,
+            audit=AuditAccess(store=record, erasure=Erasure(record, RecordWriter(record, key))),
             authentication=authentication,
             build_state=lambda state, previous: build_authorization_state(state, key=key, now=datetime.now(UTC), previous=previous),
             oversight=Oversight(state=lambda: live.state, books=GrantStore(store.engine, key=key), service=service),
@@ -156,7 +145,6 @@ async def running_api(directory: Path) -> AsyncIterator[Api]:
                 live=live,
                 routes=routes,
                 rollout=rollout,
-                audit=audit,
                 record=record,
             )
     record.close()

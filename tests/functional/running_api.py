@@ -16,9 +16,14 @@ from typing import Any
 from aiohttp import web
 
 from controlplane.api.application import make_api, make_routes
+from controlplane.api.audit import AuditAccess
 from controlplane.api.audit_proof import AuditProofRoutes
 from controlplane.api.auth import OperatorAuthenticator
 from controlplane.app import identity_providers_of
+from controlplane.audit.database import open_audit_database
+from controlplane.audit.erasure import Erasure
+from controlplane.audit.store import AuditStore
+from controlplane.audit.writer import RecordWriter
 from controlplane.database import open_database, sqlite_url
 from controlplane.registry.encryption import read_registry_key
 from controlplane.registry.installation import prepare
@@ -27,7 +32,6 @@ from controlplane.registry.service import RegistryService
 from controlplane.registry.store import RegistryStore
 from controlplane.xds.authorizer_resources import build_authorization_state
 from extauthz.address import AddressRules
-from extauthz.audit.reader import AuditReader
 from extauthz.identity.jwks import KeySource
 from extauthz.runtime import deployment_of
 
@@ -62,6 +66,7 @@ class RunningApi:
     gateway_url: str
     service: RegistryService
     live: LiveState
+    record: AuditStore
 
 
 @contextmanager
@@ -72,6 +77,7 @@ def running_api(data_dir: Path, port: int, *, proof: AuditProofRoutes | None = N
     prepare(deployment, gateway_url)
     key = read_registry_key(deployment.encryption_key_file)
     store = RegistryStore(open_database(sqlite_url(deployment.database_file)))
+    record = AuditStore(open_audit_database(sqlite_url(data_dir / "audit.db")), key)
     live = LiveState(store)
     service = RegistryService(store=store, live=live, key=key, address_rules=AddressRules(("127.0.0.0/8",)))
     ready, stop = threading.Event(), threading.Event()
@@ -90,7 +96,7 @@ def running_api(data_dir: Path, port: int, *, proof: AuditProofRoutes | None = N
                 store=store,
                 live=live,
                 rollout=PromptNodes(live),
-                audit=AuditReader(deployment.audit_dir),
+                audit=AuditAccess(store=record, erasure=Erasure(record, RecordWriter(record, key))),
                 authentication=authentication,
                 build_state=lambda state, previous: build_authorization_state(state, key=key, now=datetime.now(UTC), previous=previous),
                 proof=proof,
@@ -107,8 +113,9 @@ def running_api(data_dir: Path, port: int, *, proof: AuditProofRoutes | None = N
     try:
         assert ready.wait(20)
         deployment.state_file.write_text(json.dumps({"gateway_url": gateway_url, "runtime_dir": str(deployment.runtime_dir), "pid": 0}))
-        yield RunningApi(data_dir=data_dir, gateway_url=gateway_url, service=service, live=live)
+        yield RunningApi(data_dir=data_dir, gateway_url=gateway_url, service=service, live=live, record=record)
     finally:
         stop.set()
         thread.join()
+        record.close()
         store.close()

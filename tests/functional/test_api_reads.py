@@ -12,8 +12,10 @@ from typing import Any
 import jsonschema
 import pytest
 
+from extauthz.v1 import audit_pb2 as pb
 from tests.functional.api import DEMO, Api, binding, running_api
 from tests.functional.registry import reading, tool
+from tests.functional.test_audit_store import Writer
 
 NODE = {"id": "e1", "kind": "envoy", "connected": True, "revision": 1, "state": "SYNCED", "last_seen_at": "2026-11-22T00:00:00+00:00"}
 NODE |= {"types": [{"type_url": "x", "version": "1", "state": "NACK", "error": "mcp-1: bad address of other/secret"}]}
@@ -244,14 +246,22 @@ async def test_a_question_that_makes_no_sense_is_a_bad_request(api: Api, asked: 
     assert (await api.call("POST", "/v1/explain", json=asked)).status == 400
 
 
-def _record(namespace: str, tool_name: str, decision: str = "allow") -> dict[str, object]:
-    caller = {"id": "local/ann", "subject": "ann"}
-    return {"namespace": namespace, "mcp_server": "crm", "tool": tool_name, "decision": decision, "principal": caller}
+def _write(api: Api, *records: dict[str, Any], writer: str = "w") -> None:
+    made = Writer(writer)
+    for fields in records:
+        made.add(**fields)
+    assert api.record.append(made.batch(), "n").refused == ""
+
+
+def _record(namespace: str, tool_name: str, decision: int = pb.AUDIT_DECISION_ALLOW, **fields: Any) -> dict[str, Any]:
+    caller = pb.AuditPrincipal(id="local/ann", subject="ann")
+    return {"namespace": namespace, "mcp_server": "crm", "tool": tool_name, "decision": decision, "principal": caller, **fields}
 
 
 async def test_audit_is_filtered_by_question_and_by_what_may_be_read(api: Api):
     await api.apply(binding("demo", "auditors", "legation:auditor", "aude"))
-    api.audit.records = [_record("demo", "a"), _record("other", "b"), _record("demo", "c", "deny"), {"decision": "deny"}]
+    denied = pb.AUDIT_DECISION_DENY
+    _write(api, _record("demo", "a"), _record("other", "b"), _record("demo", "c", denied, trace_id="ab"), {"decision": denied, "event": 5})
 
     async def tools(query: str, token: str | None = None) -> list[object]:
         return [record.get("tool") for record in (await api.call("GET", f"/v1/audit{query}", token=token)).body["items"]]
@@ -261,24 +271,66 @@ async def test_audit_is_filtered_by_question_and_by_what_may_be_read(api: Api):
     assert await tools("?decision=deny", api.token("aude")) == ["c"]
     assert await tools("?server=demo/crm&tool=a") == ["a"]
     assert await tools("?principal=ann&limit=1") == ["c"]
-    assert (await api.call("GET", "/v1/audit?after=bogus")).status == 400
-    assert (await api.call("GET", "/v1/audit?decision=maybe")).status == 400
+    assert await tools("?trace=ab&event=tool_call&namespace=demo&from=1970-01-01T00:00:00Z&to=1m") == ["c"]
+    assert await tools("?from=1d") == []
+    page = (await api.call("GET", "/v1/audit?limit=3")).body
+    assert page["lagging"] == []
+    assert await tools(f"?before={page['earlier']}") == ["a"]
+    assert await tools(f"?after={page['next']}") == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["after=bogus", "before=MQ", "after=MQ&before=MQ", "decision=maybe", "event=party", "from=yesterday", "to=2026-01-01", "server=crm"],
+)
+async def test_a_question_to_the_record_that_makes_no_sense_is_refused(api: Api, query: str):
+    assert (await api.call("GET", f"/v1/audit?{query}")).status == 400
 
 
 async def test_audit_can_be_followed_and_ends_with_the_permission(api: Api):
     await api.apply(binding("demo", "auditors", "legation:auditor", "aude"))
-    api.audit.records = [_record("demo", "old")]
+    _write(api, _record("demo", "old"))
     headers = {"Authorization": f"Bearer {api.token('aude')}"}
 
     async with api.client.get("/v1/audit?follow=true", headers=headers) as response:
         first = json.loads(await asyncio.wait_for(response.content.readline(), 60))
-        api.audit.records += [_record("other", "hidden"), _record("demo", "new")]
+        _write(api, _record("other", "hidden"), _record("demo", "new"), writer="later")
         second = json.loads(await asyncio.wait_for(response.content.readline(), 60))
         await api.call("DELETE", "/v1/namespaces/demo/role-bindings/auditors", headers={"If-Match": "*"})
         end = await asyncio.wait_for(response.content.readline(), 60)
 
     assert (first["tool"], second["tool"], end) == ("old", "new", b"")
     assert response.headers["Content-Type"] == "application/x-ndjson"
+
+
+async def test_a_decision_is_shown_with_what_it_caused_to_who_may_see_it(api: Api):
+    await api.apply(binding("demo", "auditors", "legation:auditor", "aude"))
+    _write(api, _record("demo", "a"), _record("other", "b", parent_decision_id="w-1"), _record("demo", "c", parent_decision_id="w-1"))
+
+    everything = (await api.call("GET", "/v1/audit/decision?decision_id=w-1")).body["items"]
+    seen = (await api.call("GET", "/v1/audit/decision?decision_id=w-1", token=api.token("aude"))).body["items"]
+
+    assert [inner["tool"] for inner in everything[0]["inner"]] == ["b", "c"]
+    assert [inner["tool"] for inner in seen[0]["inner"]] == ["c"]
+    assert (await api.call("GET", "/v1/audit/decision?decision_id=w-2", token=api.token("aude"))).status == 404
+    assert (await api.call("GET", "/v1/audit/decision?decision_id=none")).status == 404
+    assert (await api.call("GET", "/v1/audit/decision")).status == 400
+
+
+async def test_who_may_erase_erases_and_that_is_recorded_without_the_name(api: Api):
+    await api.apply(binding("system", "privacy", "legation:privacy-officer", "priya") + binding("system", "a", "legation:auditor", "aude"))
+    body = {"principal": "local/mallory", "message": "asked by letter"}
+
+    refused = await api.call("POST", "/v1/audit/erase", token=api.token("aude"), json=body)
+    answer = await api.call("POST", "/v1/audit/erase", token=api.token("priya"), json=body)
+    (change,) = (await api.call("GET", "/v1/audit?event=change")).body["items"]
+
+    assert refused.status == 403
+    assert (answer.status, answer.body) == (200, {"keys": 0})
+    assert (change["change"]["op"], change["change"]["actor"], change["change"]["kind"]) == ("erased", "local/priya", "Principal")
+    assert change["change"]["uid"] == api.record.principal_ref("local/mallory")
+    assert "mallory" not in json.dumps(change)
+    assert (await api.call("POST", "/v1/audit/erase", json={"principal": ""})).status == 400
 
 
 async def test_every_route_is_in_the_openapi_document_and_nothing_else(api: Api):
@@ -304,6 +356,7 @@ async def test_the_openapi_document_refers_to_nothing_that_is_missing(api: Api):
 
 async def test_what_the_api_answers_has_the_shape_it_publishes(api: Api):
     await _probed(api, tool("update_contact"))
+    _write(api, _record("demo", "a"))
     document = (await api.call("GET", "/v1/openapi.json", token="")).body
     paths = {
         "/v1/mcp-servers": "McpServerList",
@@ -317,6 +370,7 @@ async def test_what_the_api_answers_has_the_shape_it_publishes(api: Api):
         "/v1/revisions/2": "Revision",
         "/v1/status": "Status",
         "/v1/audit": "AuditRecordList",
+        "/v1/audit/decision?decision_id=w-1": "AuditedDecision",
         "/v1/namespaces/demo/mcp-servers/none": "Problem",
     }
 
