@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 
 from extauthz import transport
 from extauthz.check_input import CheckInput
-from extauthz.decision import Decision
+from extauthz.decision import About, Decision
 from extauthz.errors import Reason
 from extauthz.passage import Passage
 from extauthz.session import BINDING_KEY
@@ -74,7 +74,7 @@ def check_method(decider: Decides) -> Method:
         passage, decision_id = decision.passage, decision.decision_id
         if passage is None or not _is_kept(passage) or len(decision_id) != len(_ANY_ID):
             return check_response(decision).SerializeToString()
-        return allowed(passage, decision.reason, decision.revision).replace(_ANY_ID_BYTES, decision_id.encode("ascii"))
+        return allowed(passage, decision.reason, decision.revision, decision.about).replace(_ANY_ID_BYTES, decision_id.encode("ascii"))
 
     return check
 
@@ -84,9 +84,9 @@ def _is_kept(passage: Passage) -> bool:
     return not passage.of_one and sum(map(len, passage.remove_headers)) <= _MAX_KEPT_NAMES
 
 
-def _allowed_answer(passage: Passage, reason: Reason, revision: int) -> bytes:
+def _allowed_answer(passage: Passage, reason: Reason, revision: int, about: About) -> bytes:
     """The answer that lets a request pass, but for the decision's id: the same for every call of a tool at one revision."""
-    decision = Decision(decision_id=_ANY_ID, reason=reason, revision=revision, passage=passage)
+    decision = Decision(decision_id=_ANY_ID, reason=reason, revision=revision, passage=passage, about=about)
     return check_response(decision).SerializeToString()
 
 
@@ -130,6 +130,9 @@ def check_response(decision: Decision) -> auth_pb2.CheckResponse:
     metadata["reason"].string_value = decision.reason.value
     metadata["revision"].string_value = str(decision.revision)
     if decision.passage is not None:
+        for name, value in zip(About._fields, decision.about, strict=True):  # for the record of how it ends
+            if value:
+                metadata[name].string_value = value
         if decision.passage.session_binding:
             metadata[BINDING_KEY].string_value = decision.passage.session_binding
         response.status.code = _OK

@@ -16,7 +16,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
 
@@ -70,8 +70,19 @@ _FAILURES = frozenset(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class About(NamedTuple):
+    """What was decided about: names as in the record, empty where none is known."""
+
+    namespace: str = ""
+    mcp_server: str = ""
+    virtual_server: str = ""
+
+
+NOTHING = About()
+
+
 class Decision:
-    """The outcome: either a `passage` (allowed) or an `answer` (refused), never both."""
+    """The outcome: either a `passage` (allowed) or an `answer` (refused), never both. `about` says what it is about, as the record does."""
 
     decision_id: str
     reason: Reason
@@ -79,6 +90,7 @@ class Decision:
     passage: Passage | None = None
     answer: Answer | None = None
 
+    about: About = NOTHING
     def __bool__(self) -> bool:
         raise TypeError("a Decision has no truth value; read .passage and .answer")
 
@@ -420,7 +432,8 @@ class Decider:
             reason, passage, given = Reason.AUDIT_UNAVAILABLE, None, self._refusal(case, Reason.AUDIT_UNAVAILABLE)
         if self._observation is not None:
             self._observation.ended(case, reason)
-        return Decision(decision_id=record.decision_id, reason=reason, revision=record.revision, passage=passage, answer=given)
+        about = About(record.namespace, record.mcp_server, record.virtual_server)
+        return Decision(decision_id=record.decision_id, reason=reason, revision=record.revision, passage=passage, answer=given, about=about)
 
     @staticmethod
     def _describe_content(case: Case) -> bool:

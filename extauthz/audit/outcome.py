@@ -99,17 +99,30 @@ def outcome_of_entry(entry: wire.HTTPAccessLogEntry) -> AuditRecord | None:
         cluster=printable(common.upstream_cluster, 200),
         source="grpc",
     )
-    started = common.start_time.seconds * 1_000_000 + common.start_time.nanos // 1000
-    revision = decided["revision"].string_value if "revision" in decided else ""
     return outcome_record(
-        decided["decision_id"].string_value, outcome, ended_at_unix_us=started + duration, answer=answer, revision=revision
+        decided["decision_id"].string_value,
+        outcome,
+        ended_at_unix_us=started.seconds * 1_000_000 + started.nanos // 1000 + duration,
+        answer=answer,
+        revision=decided["revision"].string_value,
+        namespace=decided["namespace"].string_value,
+        mcp_server=decided["mcp_server"].string_value,
+        virtual_server=decided["virtual_server"].string_value,
     )
 
 
 def outcome_record(
-    decision_id: str, outcome: pb.AuditOutcome, *, ended_at_unix_us: int, answer: str = "", revision: str = ""
+    decision_id: str,
+    outcome: pb.AuditOutcome,
+    *,
+    ended_at_unix_us: int,
+    answer: str = "",
+    revision: str = "",
+    namespace: str = "",
+    mcp_server: str = "",
+    virtual_server: str = "",
 ) -> AuditRecord:
-    """The record of an outcome. `answer`: of `ANSWER_HEADER`. Raises ValueError for values that cannot be."""
+    """The record of an outcome; names are those of its decision. `answer`: of `ANSWER_HEADER`. Raises ValueError for what cannot be."""
     if not _DECISION_ID.fullmatch(decision_id):
         raise ValueError("an outcome must name its decision")
     if not 0 < ended_at_unix_us <= _MAX_NUMBER:
@@ -126,6 +139,9 @@ def outcome_record(
         decision=AuditDecision.ALLOW,
         reason=_reason(outcome),
         revision=int(revision) if revision.isascii() and revision.isdecimal() and len(revision) < 19 else 0,
+        namespace=printable(namespace, 63),
+        mcp_server=printable(mcp_server, 63),
+        virtual_server=printable(virtual_server, 127),
         outcome=outcome,
     )
 

@@ -23,7 +23,10 @@ from extauthz.v1 import audit_pb2 as pb
 
 MAX_LINE_BYTES = 16 * 1024
 
-_TEXTS = ("address", "answer", "at", "cluster", "decision", "details", "failure", "flags")
+_TEXTS = (
+    *("address", "answer", "at", "cluster", "decision", "details", "failure", "flags"),
+    *("namespace", "revision", "server", "virtual"),
+)
 _NUMBERS = ("attempts", "duration", "first", "received", "sent", "status", "whole")
 _MEMBERS = frozenset((*_TEXTS, *_NUMBERS))
 _AT = re.compile(r"([0-9]{1,12})\.([0-9]{6})", re.ASCII)
@@ -57,7 +60,16 @@ def parse_outcome_line(line: bytes) -> AuditRecord:
         source="file",
     )
     ended = int(started[1]) * 1_000_000 + int(started[2]) + duration
-    return outcome_record(texts["decision"], outcome, ended_at_unix_us=ended, answer=texts["answer"])
+    return outcome_record(
+        texts["decision"],
+        outcome,
+        ended_at_unix_us=ended,
+        answer=texts["answer"],
+        revision=texts["revision"],
+        namespace=texts["namespace"],
+        mcp_server=texts["server"],
+        virtual_server=texts["virtual"],
+    )
 
 
 class OutcomeLogReader(LineReader):

@@ -240,6 +240,7 @@ def _without_tokens(values: dict[str, Any], names: tuple[str, ...]) -> None:
 
 
 def encode_record(record: AuditRecord, *, writer_id: str, sequence: int, previous_hash: bytes = b"") -> bytes:
+        virtual_server=record.virtual_server,
     """The record as it is written where nothing is sealed: an `AuditRecord` message of `protos/extauthz/v1/audit.proto`."""
     draft = draft_of(record)
     place = pb.AuditRecord(writer_id=writer_id, sequence=sequence, previous_hash=previous_hash)

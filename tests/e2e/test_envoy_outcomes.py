@@ -95,7 +95,8 @@ class OutcomeWorld:
             cluster = "legation-aggregator" if self.lane == "aggregate" else server.cluster
             response = allow(cluster, lane=self.lane, path=server.path, headers=self.headers)
         response.dynamic_metadata.fields["decision_id"].string_value = self.decision_id
-        response.dynamic_metadata.fields["revision"].string_value = "7"
+        for member, value in {"revision": "7", "namespace": "demo", "mcp_server": name}.items():
+            response.dynamic_metadata.fields[member].string_value = value
         return response
 
     async def post(self, server: str, lane: str = "direct", body: bytes = b"{}", **headers: str) -> Response:
@@ -162,6 +163,7 @@ async def test_a_call_that_was_passed_on_has_its_outcome(world: OutcomeWorld) ->
     outcome = record.outcome
     assert outcome is not None
     assert (record.event, record.reason, record.revision) == (AuditEvent.OUTCOME, "completed", 7)
+    assert (record.namespace, record.mcp_server) == ("demo", "crm")
     assert (outcome.http_status, outcome.request_bytes, outcome.response_bytes, outcome.source) == (200, 300, 1000, "grpc")
     assert outcome.upstream_address.startswith("127.0.0.1:")
     assert outcome.cluster.startswith("mcp-")
@@ -314,6 +316,7 @@ async def test_what_the_file_says_is_read_after_a_restart_and_once(tmp_path: Pat
             unreachable, failed = [await log.of(decision_id) for decision_id in missed]
 
     assert first.outcome is not None
+    assert (first.namespace, first.mcp_server, first.revision) == ("demo", "crm", 7)
     assert (first.outcome.source, first.outcome.http_status, first.outcome.request_bytes) == ("file", 200, 300)
     assert 0 < first.outcome.first_byte_us <= first.outcome.duration_us
     assert unreachable.reason == "upstream_unreachable"

@@ -20,6 +20,7 @@ from extauthz.wire import accesslog_pb2 as wire
 from tests.ports import free_port
 
 NOW = 1_790_000_000
+ABOUT = {"namespace": "demo", "mcp_server": "crm", "virtual_server": "demo/desk"}
 ID = "q83jv93jfkls93jfkls93A"
 
 
@@ -35,7 +36,7 @@ def entry(decision_id: str = ID, *, verdict: str = "allow", status: int = 200, *
     common.upstream_cluster = "mcp-1"
     common.upstream_request_attempt_count = 2
     decided = common.metadata.filter_metadata["envoy.filters.http.ext_authz"].fields
-    for name, value in {"verdict": verdict, "decision_id": decision_id, "revision": "12"}.items():
+    for name, value in {"verdict": verdict, "decision_id": decision_id, "revision": "12", **ABOUT}.items():
         decided[name].string_value = value
     for name, value in flags.items():
         setattr(common.response_flags, name, value)
@@ -72,9 +73,13 @@ def line(**fields: object) -> bytes:
         "failure": None,
         "first": 1435,
         "flags": "-",
+        "namespace": "demo",
         "received": 300,
+        "revision": "12",
         "sent": 1000,
+        "server": "crm",
         "status": 200,
+        "virtual": None,
         "whole": 1,
     }
     return json.dumps(usual | fields).encode()
@@ -85,6 +90,7 @@ def test_an_entry_becomes_an_outcome() -> None:
 
     assert (record.event, record.decision, record.reason) == (AuditEvent.OUTCOME, AuditDecision.ALLOW, "completed")
     assert (record.decision_id, record.revision, record.at_unix_us) == (ID, 12, NOW * 1_000_000 + 1500)
+    assert (record.namespace, record.mcp_server, record.virtual_server) == ("demo", "crm", "demo/desk")
     outcome = record.outcome
     assert outcome is not None
     assert (outcome.http_status, outcome.request_bytes, outcome.response_bytes, outcome.upstream_attempts) == (200, 300, 1000, 2)
@@ -96,6 +102,7 @@ def test_a_line_becomes_the_same() -> None:
     record = parse_outcome_line(line(flags="UF,URX", status=503, failure="refused"))
 
     assert (record.decision_id, record.reason, record.at_unix_us) == (ID, "upstream_unreachable", NOW * 1_000_000 + 123 + 1519)
+    assert (record.namespace, record.mcp_server, record.virtual_server, record.revision) == ("demo", "crm", "", 12)
     outcome = record.outcome
     assert outcome is not None
     assert (outcome.http_status, outcome.response_flags, outcome.upstream_failure, outcome.source) == (503, "UF,URX", "refused", "file")

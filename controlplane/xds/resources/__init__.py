@@ -6,4 +6,4 @@ Importing its modules costs time: `xds.snapshot` does it only when a resource mu
 
 from __future__ import annotations
 
-BUILDER_VERSION = 12
+BUILDER_VERSION = 13

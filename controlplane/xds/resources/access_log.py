@@ -62,9 +62,13 @@ _OUTCOME_FIELDS = {
     "failure": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
     "first": "%COMMON_DURATION(DS_RX_BEG:US_RX_BEG:us)%",
     "flags": "%RESPONSE_FLAGS%",
+    "namespace": f"%DYNAMIC_METADATA({EXT_AUTHZ}:namespace)%",
     "received": "%BYTES_RECEIVED%",
+    "revision": f"%DYNAMIC_METADATA({EXT_AUTHZ}:revision)%",
     "sent": "%BYTES_SENT%",
+    "server": f"%DYNAMIC_METADATA({EXT_AUTHZ}:mcp_server)%",
     "status": "%RESPONSE_CODE%",
+    "virtual": f"%DYNAMIC_METADATA({EXT_AUTHZ}:virtual_server)%",
     "whole": "%DURATION%",
 }
 """Members of a line; `extauthz.audit.outcome_line` reads exactly these."""
