@@ -100,6 +100,7 @@ def running_api(data_dir: Path, port: int, *, proof: AuditProofRoutes | None = N
                 authentication=authentication,
                 build_state=lambda state, previous: build_authorization_state(state, key=key, now=datetime.now(UTC), previous=previous),
                 proof=proof,
+                usage=record,
             )
             runner = web.AppRunner(make_api(routes, authentication), access_log=None, shutdown_timeout=1)
             await runner.setup()
