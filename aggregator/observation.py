@@ -27,8 +27,8 @@ from extauthz.telemetry.process import Telemetry
 from extauthz.telemetry.span import Span, SpanKind, current
 from extauthz.telemetry.trace_context import HEADER, parse_traceparent
 
-_NOT_OURS = frozenset({-32700, -32600, METHOD_NOT_FOUND, INVALID_PARAMS, -32002})
-"""Errors that are the caller's, and so none of a server (semantic conventions of MCP)."""
+_NOT_OURS = frozenset({-32700, -32600, METHOD_NOT_FOUND, INVALID_PARAMS, -32002, *range(40100, 40500)})
+"""Errors that are the caller's, and so none of a server (semantic conventions of MCP), and denials."""
 _CANCELLED = "cancelled"
 _LONGEST_ID = 64
 

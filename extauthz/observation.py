@@ -91,7 +91,7 @@ class _Numbers:
             self._opened.add(place)
         elif case.check.http_method == "DELETE" and case.request is not None:
             self._ended.add(place)
-        if record.tool_digest and record.tool and not record.parent_decision_id:  # once for a call, whoever passes it on
+        if record.effect and record.tool and not record.parent_decision_id:  # once for a call, whoever passes it on
             self._tool_calls.add((decision, *place, record.tool))
         self._duration.record(time.perf_counter() - case.started, (decision,))
 
@@ -114,7 +114,7 @@ def describe(span: Span, case: Case, reason: Reason) -> None:
     """Name and attributes of a decision's span."""
     record, request, attributes = case.record, case.request, span.attributes
     # what callers make up is told only where it is the name of something that there is
-    tool, prompt = record.tool if record.tool_digest else "", record.prompt if reason is Reason.ALLOWED else ""
+    tool, prompt = record.tool if record.effect else "", record.prompt if reason is Reason.ALLOWED else ""
     span.name = f"{record.method} {tool or prompt}".rstrip() if record.method else case.check.http_method[:16]
     attributes[names.LEGATION_DECISION] = _decision(record, reason)
     attributes[names.LEGATION_DECISION_ID] = record.decision_id

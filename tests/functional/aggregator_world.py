@@ -20,6 +20,7 @@ from aiohttp import web
 
 from aggregator.application import make_application
 from aggregator.endpoint import Endpoint
+from aggregator.observation import Observation
 from aggregator.subscription import Subscription
 from aggregator.upstream.bridge import Bridge
 from extauthz import discovery
@@ -275,14 +276,21 @@ class AggregatorWorld:
 
 @contextlib.asynccontextmanager
 async def aggregator_world(
-    directory: Path, registry: Registry, *, members: Mapping[str, Member] | None = None, name: str = "aggregate"
+    directory: Path,
+    registry: Registry,
+    *,
+    members: Mapping[str, Member] | None = None,
+    name: str = "aggregate",
+    observation: Observation | None = None,
 ) -> AsyncIterator[AggregatorWorld]:
     """Everything running; `members` by the name of their server."""
     subscription = Subscription()
     egress = directory / f"{name}-egress.sock"
     bridge = Bridge(egress_address=f"unix:{egress}")
-    endpoint = Endpoint(subscription=subscription, upstream=bridge, max_session_seconds=3600)
+    endpoint = Endpoint(subscription=subscription, upstream=bridge, max_session_seconds=3600, observation=observation)
     application = make_application(subscription=subscription, endpoint=endpoint)
+    if observation is not None:
+        application.middlewares.append(observation.observing)
     socket = directory / f"{name}.sock"
     async with contextlib.AsyncExitStack() as parts:
         session = await parts.enter_async_context(
