@@ -9,7 +9,7 @@ from sqlalchemy.engine import make_url
 
 from controlplane.database import Schema, open_database, sqlite_url
 
-AUDIT_HEAD = "0003"
+AUDIT_HEAD = "0004"
 """The schema of the record that this release reads and writes; a test compares it with the newest migration."""
 
 AUDIT_SCHEMA = Schema(

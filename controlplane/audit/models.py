@@ -147,6 +147,17 @@ class AuditArchiveRow(AuditTable, table=True):
     at_unix_us: int = Field(sa_column=Column(BigInteger, nullable=False))
 
 
+class AuditDeletedRow(AuditTable, table=True):
+    """What is left of a record that retention deleted: its place and its hash, so that the proof of all others stays whole."""
+
+    __tablename__ = "audit_deleted"
+    position: int = Field(sa_column=Column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=False))
+    writer_id: str
+    sequence: int = Field(sa_column=Column(BigInteger, nullable=False))
+    at_unix_us: int = Field(sa_column=Column(BigInteger, nullable=False))
+    record_hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+
+
 AUDIT_RECORD: Table = AuditRecordRow.__table__  # type: ignore[attr-defined]
 AUDIT_WRITER: Table = AuditWriterRow.__table__  # type: ignore[attr-defined]
 AUDIT_SUBJECT_KEY: Table = AuditSubjectKeyRow.__table__  # type: ignore[attr-defined]
@@ -154,3 +165,4 @@ AUDIT_STATEMENT: Table = AuditStatementRow.__table__  # type: ignore[attr-define
 AUDIT_CURSOR: Table = AuditCursorRow.__table__  # type: ignore[attr-defined]
 AUDIT_DEAD_LETTER: Table = AuditDeadLetterRow.__table__  # type: ignore[attr-defined]
 AUDIT_ARCHIVE: Table = AuditArchiveRow.__table__  # type: ignore[attr-defined]
+AUDIT_DELETED: Table = AuditDeletedRow.__table__  # type: ignore[attr-defined]
