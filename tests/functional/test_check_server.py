@@ -38,9 +38,11 @@ class Decides:
     def __init__(self) -> None:
         self.started: list[str] = []
         self.cancelled: list[str] = []
+        self.traceparents: list[str] = []
 
     async def decide(self, check: CheckInput) -> Decision:
         self.started.append(check.path)
+        self.traceparents.append(check.traceparent)
         if check.path == "/denied":
             given = Answer(status=403, body='{"error":"ü"}', headers=(("content-type", "application/json"),))
             return Decision(decision_id="d", reason=Reason.NO_MATCHING_PERMIT, revision=7, answer=given)
@@ -136,6 +138,19 @@ async def test_a_deadline_or_a_cancelled_call_cancels_the_decision(tmp_path: Pat
             if decides.started[1:]:
                 break
         await _until(lambda: decides.cancelled == decides.started == ["/waits?1", "/waits?2"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_traceparent_of_a_question_is_that_of_its_decision_and_of_no_other(tmp_path: Path, kind: str) -> None:
+    decides, listen = Decides(), f"unix:{tmp_path / 'check.sock'}"
+    sent = [f"00-{number:032x}-{number:016x}-01" for number in range(1, 30)]
+
+    async with running(kind, listen, decides, LinkIdentity()), grpc.aio.insecure_channel(listen, options=OPTIONS) as channel:
+        for traceparent in sent:
+            await channel.unary_unary(PATH)(check_request("/"), timeout=60, metadata=(("traceparent", traceparent),))
+        await channel.unary_unary(PATH)(check_request("/"), timeout=60)
+
+    assert decides.traceparents == [*sent, ""]
 
 
 async def test_two_thousand_calls_at_once_are_each_answered_their_own(tmp_path: Path) -> None:
