@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.audit import measure_audit
 from bench.calls import measure_calls
 from bench.edits import measure_edits
 from bench.idle import measure_idle
@@ -23,13 +24,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench ARGS=...")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each load")
     parser.add_argument("--servers", default="100,1000", help="sizes of the registry for edit-to-live")
-    parser.add_argument("--only", choices=("idle", "calls", "edits", "lists"), help="measure one part")
+    parser.add_argument("--only", choices=("idle", "calls", "audit", "edits", "lists"), help="measure one part")
     parser.add_argument("--edits", type=int, default=40, help="edits per size")
     parser.add_argument("--output", type=Path, help="write the report there too, e.g. bench/RESULTS.md")
     arguments = parser.parse_args()
     sizes = [int(size) for size in arguments.servers.split(",") if size]
     with tempfile.TemporaryDirectory(prefix="legation-bench-") as temporary:
-        directories = {name: Path(temporary) / name for name in ("idle", "calls", *(f"edits-{size}" for size in sizes))}
+        directories = {name: Path(temporary) / name for name in ("idle", "calls", "audit", *(f"edits-{size}" for size in sizes))}
         for directory in directories.values():
             directory.mkdir()
         report = asyncio.run(_measure(directories, arguments, sizes))
@@ -47,6 +48,9 @@ async def _measure(directories: dict[str, Path], wanted: argparse.Namespace, siz
     if wanted.only in {None, "calls"}:
         print("measuring calls ...", flush=True)
         report.calls = await measure_calls(directories["calls"], seconds=wanted.seconds)
+    if wanted.only in {None, "audit"}:
+        print("measuring the record ...", flush=True)
+        report.audit = await measure_audit(directories["audit"], seconds=wanted.seconds)
     if wanted.only in {None, "lists"}:
         print("measuring lists ...", flush=True)
         report.lists = await measure_lists()

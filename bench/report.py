@@ -22,6 +22,19 @@ class CallRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRun:
+    """Calls at saturation with one sink of the record; CPU in microseconds per call."""
+
+    sink: str
+    outcome: Outcome
+    cpu_us: dict[str, float]
+
+    @property
+    def total_cpu_us(self) -> float:
+        return sum(self.cpu_us.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EditRun:
     """Edits of one registry: from the request to the first call that Envoy served by the new configuration."""
 
@@ -74,6 +87,7 @@ class Report:
     calls: list[CallRun] = field(default_factory=list)
     edits: list[EditRun] = field(default_factory=list)
     lists: ListRun | None = None
+    audit: list[AuditRun] = field(default_factory=list)
 
     def text(self) -> str:
         """Markdown."""
@@ -82,6 +96,7 @@ class Report:
             f"`make bench` at commit `{self.commit}` on {self.measured_at}; {self.machine}.",
             "Numbers of one run; CPU per call is the steadiest of them.",
             *self._calls(),
+            *self._audit(),
             *self._edits(),
             *(["", "## Lists", self.lists.text()] if self.lists is not None else []),
             *self._idle(),
@@ -106,6 +121,31 @@ class Report:
                 f"| {run.target} | {run.shape} | {outcome.calls / outcome.seconds:.0f} | {outcome.p50_ms:.2f} | {outcome.p99_ms:.2f} "
                 f"| {outcome.failed} | {costs} | {run.total_cpu_us:.0f} | {ratio:.1f} |"
             )
+        return lines
+
+    def _audit(self) -> list[str]:
+        if not self.audit:
+            return []
+        null, strict = self.audit
+        roles = sorted({role for run in self.audit for role in run.cpu_us})
+        lines = [
+            "",
+            "## The record",
+            "32 connections at saturation, both deployments up and loaded in turns; CPU in microseconds per call.",
+            "",
+        ]
+        lines.append("| sink | calls | calls/s | p50 | p99 | failed | " + " | ".join(f"{role} CPU" for role in roles) + " | CPU in all |")
+        lines.append("|---|---|---|---|---|---|" + "---|" * (len(roles) + 1))
+        for run in self.audit:
+            outcome = run.outcome
+            costs = " | ".join(f"{run.cpu_us.get(role, 0):.0f}" for role in roles)
+            lines.append(
+                f"| {run.sink} | {outcome.calls} | {outcome.calls_per_second:.0f} | {outcome.p50_ms:.2f} | {outcome.p99_ms:.2f} "
+                f"| {outcome.failed} | {costs} | {run.total_cpu_us:.0f} |"
+            )
+        more = 100 * (strict.total_cpu_us / null.total_cpu_us - 1)
+        later = strict.outcome.p50_ms - null.outcome.p50_ms
+        lines += ["", f"The record costs {more:.1f} % of the CPU of a call without it, and {later:.2f} ms of p50."]
         return lines
 
     def _edits(self) -> list[str]:

@@ -15,7 +15,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,17 +194,22 @@ def modern_request(method: str, params: Mapping[str, Any], *, request_id: Any = 
 
 @contextlib.asynccontextmanager
 async def running_stack(
-    directory: Path, *, demo: bool = False, environ: Mapping[str, str] | None = None, port: int = 0
+    directory: Path,
+    *,
+    demo: bool = False,
+    environ: Mapping[str, str] | None = None,
+    port: int = 0,
+    command: Sequence[str] = (str(LEGATION),),
 ) -> AsyncIterator[Stack]:
-    """Start a deployment in `directory`, wait until it is ready, stop it and see that no process is left."""
+    """Start a deployment in `directory`, wait until it is ready, stop it and see that no process is left. `command`: what `legation` is."""
     data_dir = directory / "deployment"
     port = port or free_port()
     log_file = directory / "up.log"
-    command = [str(LEGATION), "up", "--data-dir", str(data_dir), "--gateway-port", str(port), *(["--demo"] if demo else [])]
+    arguments = ["up", "--data-dir", str(data_dir), "--gateway-port", str(port), *(["--demo"] if demo else [])]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LEGATION_")} | PATIENT | dict(environ or {})
     with log_file.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            *command, stdout=log, stderr=log, stdin=asyncio.subprocess.DEVNULL, env=environment, cwd=ROOT
+            *command, *arguments, stdout=log, stderr=log, stdin=asyncio.subprocess.DEVNULL, env=environment, cwd=ROOT
         )
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=120)) as session:

@@ -1,0 +1,58 @@
+"""`python -m bench.unrecorded_authorizer`: the authorizer with a log that keeps nothing. For `bench.audit`; there is no such setting."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import extauthz.server
+from extauthz.__main__ import main
+from extauthz.audit.record import AuditRecord
+from extauthz.audit.segment import Durable
+from extauthz.audit.wal import AuditLog, AuditStatistics
+
+
+class NullLog(AuditLog):
+    """Takes every record, and forgets it at once."""
+
+    def __init__(self, *, directory: Path, writer_id: str, **_others: object) -> None:
+        self._writer_id = writer_id
+        self._directory = directory
+
+    def open(self) -> None:
+        """Nothing is written."""
+
+    def close(self) -> None:
+        """Nothing waits."""
+
+    async def append(self, record: AuditRecord) -> None:
+        """Is done with it."""
+
+    def append_later(self, record: AuditRecord) -> bool:  # noqa: ARG002 - of a log
+        """Is done with it."""
+        return True
+
+    @property
+    def durable(self) -> Durable:
+        """Nothing."""
+        return Durable(self._writer_id, 0, self._directory, 0)
+
+    def durable_end(self, path: Path) -> int | None:  # noqa: ARG002 - of a log
+        """Nothing is written here."""
+        return None
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        """Nothing changes."""
+
+    def statistics(self) -> AuditStatistics:
+        """Nothing."""
+        return AuditStatistics(
+            writer_id=self._writer_id, sequence=0, durable_sequence=0, waiting=0, failures=0, last_sync_seconds=0.0, bytes=0,
+            used_bytes=0, capacity_bytes=0,
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    extauthz.server.AuditLog = NullLog  # type: ignore[attr-defined]
+    sys.exit(main())
