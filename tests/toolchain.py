@@ -100,6 +100,17 @@ def go_release(module: str, *commands: str, dropped_lines: Mapping[str, str] | N
     return directory
 
 
+def debian_packages(*packages: str) -> Path:
+    """The root of a tree in which these Debian packages are unpacked, not installed: also those that exclude each other, and without root.
+
+    Exactly these; what they need beside the C library must be named too.
+    """
+    directory = cache_dir() / ("debian-" + _digest(packages))
+    if not (directory / ".complete").exists():
+        _install(directory, lambda: _debian_unpack(directory, packages))
+    return directory / "root"
+
+
 def _digest(parts: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
@@ -143,6 +154,16 @@ def _pinned_install(directory: Path, python: Path, lines: Sequence[str]) -> None
     _run([*pip, "--python", str(python), "install", "--no-deps", "--no-index", "--find-links", str(wheels), *lines])
 
 
+def _debian_unpack(directory: Path, packages: Sequence[str]) -> None:
+    for needed in ("apt-get", "dpkg-deb"):
+        if shutil.which(needed) is None:
+            raise UnavailableError(f"{needed} is not installed")
+    _run(["apt-get", "download", *packages], directory=directory)
+    for package in sorted(directory.glob("*.deb")):
+        _run(["dpkg-deb", "-x", str(package), str(directory / "root")])
+        package.unlink()
+
+
 def _go() -> str:
     go = shutil.which("go") or "/usr/local/go/bin/go"
     if not Path(go).exists():
@@ -181,10 +202,22 @@ def _go_build(source: Path, program: Path) -> None:
     _run([go, "build", "-o", str(program), *sources], environ={"GOTOOLCHAIN": "local", "GOPROXY": "off", "CGO_ENABLED": "0"})
 
 
-def _run(command: list[str], environ: Mapping[str, str] | None = None, *, timeout_seconds: int = TIMEOUT_SECONDS) -> str:
+def _run(
+    command: list[str],
+    environ: Mapping[str, str] | None = None,
+    *,
+    timeout_seconds: int = TIMEOUT_SECONDS,
+    directory: Path | None = None,
+) -> str:
     try:
         finished = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout_seconds, check=False, env={**os.environ, **(environ or {})}
+            command,
+            capture_output=True,
+            text=True,
+            timeout=timeout_seconds,
+            check=False,
+            env={**os.environ, **(environ or {})},
+            cwd=directory,
         )
     except subprocess.TimeoutExpired as error:
         raise UnavailableError(f"{Path(command[0]).name} did not finish in {timeout_seconds} s") from error
