@@ -25,18 +25,20 @@ from typing import Any
 from controlplane.registry.spec import IdentityProviderSpec, PolicySetSpec, RoleBindingSpec
 from controlplane.registry.state import Definition, Entry, RegistryState
 from controlplane.supervisor import plan
-from extauthz.audit.reader import AuditReader
 from tests.attacks.upstreams.recorder import Recorder, recording
 from tests.attacks.wire import RawAnswer, request_bytes, send_raw
-from tests.e2e.envoy_world import EnvoyWorld, envoy_world, server_entry, state_of
+from tests.e2e.envoy_world import KEY, EnvoyWorld, envoy_world, server_entry, state_of
 from tests.e2e.light_upstream import light_upstream, tool
 from tests.e2e.stack import ROOT, eventually
 from tests.issuer import SigningKey, key_set
+from tests.wal import written_records
 
 ISSUER = "https://acme.example"
 PERMIT = 'permit (principal in Role::"demo/caller", action, resource in Namespace::"demo");'
 CALL = b'{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"echo","arguments":{"text":"x"}}}'
 PATH = "/servers/demo/crm/mcp"
+_OTHERS = frozenset({"alarm", "edge_rejected", "outcome"})
+"""Events that are no decisions."""
 
 
 ECHO = tool("echo", annotations={"readOnlyHint": True}, text="string", amount="integer")
@@ -179,8 +181,7 @@ class AuthorizerWorld:
 
     def records(self) -> list[dict[str, Any]]:
         """The records of all decisions so far, oldest first."""
-        reader = AuditReader(self.envoy.deployment.audit_dir)
-        return reader.read(after="", limit=100_000, matches=lambda record: record["event"] != "edge_rejected")[0]
+        return [record for record in written_records(self.envoy.deployment.audit_dir, KEY) if record["event"] not in _OTHERS]
 
     def record_of(self, answer: RawAnswer) -> dict[str, Any]:
         """The record of the decision that an answer names; there is exactly one."""

@@ -18,10 +18,10 @@ from extauthz.audit.edge_line import EDGE_REASONS, MAX_LINE_BYTES, parse_edge_li
 from extauthz.audit.edge_reader import EdgeLogReader
 from extauthz.audit.line_reader import CHUNK_BYTES
 from extauthz.audit.outcome import outcome_log_beside
-from extauthz.audit.reader import AuditReader
 from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord
 from extauthz.audit.wal import AuditLog
 from extauthz.errors import AuditError
+from tests.wal import written_records
 
 NOW = 1_790_000_000
 
@@ -165,7 +165,7 @@ async def read_all(reader: EdgeLogReader) -> None:
 
 
 def recorded(tmp_path: Path) -> list[dict[str, object]]:
-    return AuditReader(tmp_path / "audit").read(after="", limit=10_000)[0]
+    return written_records(tmp_path / "audit")
 
 
 def write(file: Path, *paths: str) -> None:
