@@ -128,11 +128,12 @@ class ApiClient:
             _Request(method="POST", path=path, query=query or {}, body=_encoded(body), headers={"Content-Type": content_type})
         )
 
-    def post_for_lines(
-        self, path: str, body: bytes, query: Mapping[str, object] | None = None, *, content_type: str = "application/json"
+    def lines(
+        self, path: str, query: Mapping[str, object] | None = None, *, body: bytes | None = None, content_type: str = "application/json"
     ) -> Iterator[JsonObject]:
-        """Send `body`; each line of the answer as it comes, a JSON object."""
-        request = _Request(method="POST", path=path, query=query or {}, body=body, headers={"Content-Type": content_type})
+        """Read `path`, or send it `body`; each line of the answer as it comes, a JSON object."""
+        headers = {"Content-Type": content_type} if body is not None else {}
+        request = _Request(method="GET" if body is None else "POST", path=path, query=query or {}, body=body, headers=headers)
         connection = self._connection(self._timeout_seconds)
         try:
             response = self._send(connection, request)

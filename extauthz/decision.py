@@ -50,6 +50,7 @@ from extauthz.session import (
     open_session,
     session_digest,
 )
+from extauthz.shadow import shadow_of
 from extauthz.state import AuthorizationState
 
 logger = structlog.get_logger(__name__)
@@ -69,7 +70,6 @@ _FAILURES = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class About(NamedTuple):
     """What was decided about: names as in the record, empty where none is known."""
 
@@ -81,6 +81,7 @@ class About(NamedTuple):
 NOTHING = About()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """The outcome: either a `passage` (allowed) or an `answer` (refused), never both. `about` says what it is about, as the record does."""
 
@@ -89,8 +90,8 @@ class Decision:
     revision: int
     passage: Passage | None = None
     answer: Answer | None = None
-
     about: About = NOTHING
+
     def __bool__(self) -> bool:
         raise TypeError("a Decision has no truth value; read .passage and .answer")
 
@@ -299,6 +300,8 @@ class Decider:
         except MessageError as error:
             raise case.malformed(error) from error
         record.policy_engine = state.policy.name
+        if state.shadow is not None and case.context is None:
+            record.shadow = shadow_of(state, principal, place, request, caller)
         self._note(case, principal, verdict)
         if not verdict.allowed:
             raise Refused(verdict.reason)

@@ -34,6 +34,7 @@ IDENTITY_PROVIDER = TYPE_PREFIX + "legation.v1.IdentityProvider"
 REVOCATION = TYPE_PREFIX + "legation.v1.Revocation"
 CONTEXT_KEY = TYPE_PREFIX + "legation.v1.ContextKey"
 POLICY_SET = TYPE_PREFIX + "legation.v1.PolicySet"
+POLICY_CANDIDATE = TYPE_PREFIX + "legation.v1.PolicyCandidate"
 ROLE_BINDING = TYPE_PREFIX + "legation.v1.RoleBinding"
 MCP_SERVER = TYPE_PREFIX + "legation.v1.McpServer"
 CATALOG = TYPE_PREFIX + "legation.v1.Catalog"
@@ -46,7 +47,7 @@ REVISION_NAME = "current"
 
 AUTHORIZER_TYPES = (
     *(AUDIT_SEALING_KEY, AUDIT_POLICY, REVOCATION, GATEWAY, IDENTITY_PROVIDER, TRUST_DOMAIN, CONTEXT_KEY),
-    *(POLICY_SET, ROLE_BINDING, MCP_SERVER, VIRTUAL_SERVER, REVISION),
+    *(POLICY_SET, POLICY_CANDIDATE, ROLE_BINDING, MCP_SERVER, VIRTUAL_SERVER, REVISION),
 )
 """What an authorizer subscribes to, in the order in which it is sent: the Revision last."""
 

@@ -31,7 +31,7 @@ from extauthz.identity.provider import ClaimRules, IdentityProvider, TokenBindin
 from extauthz.identity.revocation import Revocation, RevocationIndex, RevokedKind
 from extauthz.identity.spiffe_pattern import parse_spiffe_pattern
 from extauthz.identity.trust_domain import TrustDomain, WorkloadMapping
-from extauthz.policy.model import PolicyDocument, PolicyEngine, RoleBinding
+from extauthz.policy.model import PolicyCandidate, PolicyDocument, PolicyEngine, RoleBinding
 from extauthz.v1 import registry_pb2 as pb
 from extauthz.views import Views
 
@@ -81,6 +81,7 @@ class AuthorizationState:
     audit_policies: Mapping[str, AuditPolicy] = field(default_factory=lambda: MappingProxyType({}))  # by namespace
     audit_sealing_key: AuditSealingKey | None = None
     committed_at_unix: float = 0.0
+    shadow: AuthorizationState | None = None  # the same with other policies, by which nothing is decided (`extauthz.shadow`)
     views: Views = field(default_factory=Views, init=False, repr=False, compare=False)
 
 
@@ -198,6 +199,11 @@ def _secret_from_message(message: pb.Secret) -> Secret:
 def policy_document_from_message(message: pb.PolicySet) -> PolicyDocument:
     """One PolicySet's text."""
     return PolicyDocument(namespace=message.namespace, name=message.name, cedar=message.cedar)
+
+
+def policy_candidate_from_message(message: pb.PolicyCandidate) -> PolicyCandidate:
+    """Policies that are tried out."""
+    return PolicyCandidate(document=policy_document_from_message(message.policies), replaces=tuple(message.replaces))
 
 
 def role_binding_from_message(message: pb.RoleBinding) -> RoleBinding:

@@ -13,8 +13,10 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import cast
 
 import structlog
 
@@ -23,7 +25,7 @@ from extauthz.catalog.audit_policy import AuditSealingKey
 from extauthz.catalog.server import McpServer
 from extauthz.decoded import Decoded
 from extauthz.discovery import StagedResources
-from extauthz.errors import AuthenticationError, Reason
+from extauthz.errors import AuthenticationError, PolicyError, Reason
 from extauthz.identity.authenticator import Authenticator, VerifiedTokens
 from extauthz.identity.binding import PLAIN, Presentation
 from extauthz.identity.dpop import ProofMemory
@@ -32,7 +34,8 @@ from extauthz.identity.principal import Principal
 from extauthz.identity.revocation import Revocation, RevocationIndex
 from extauthz.identity.workload import VerifiedCertificates
 from extauthz.policy.cedar import CedarEngine
-from extauthz.policy.model import PolicyDocument, RoleBinding
+from extauthz.policy.model import PolicyCandidate, PolicyDocument, RoleBinding
+from extauthz.shadow import shadow_documents
 from extauthz.state import (
     AuthorizationState,
     audit_policies_by_namespace,
@@ -42,6 +45,7 @@ from extauthz.state import (
     gateway_from_message,
     identity_provider_from_message,
     mcp_server_from_message,
+    policy_candidate_from_message,
     policy_document_from_message,
     revocation_from_message,
     role_binding_from_message,
@@ -78,6 +82,7 @@ class Subscription:
         self._servers = Decoded(lambda data: mcp_server_from_message(pb.McpServer.FromString(data)))
         self._virtual_servers = Decoded(lambda data: virtual_server_from_message(pb.VirtualServer.FromString(data)))
         self._documents = Decoded(lambda data: policy_document_from_message(pb.PolicySet.FromString(data)))
+        self._candidates = Decoded(lambda data: policy_candidate_from_message(pb.PolicyCandidate.FromString(data)))
         self._bindings = Decoded(lambda data: role_binding_from_message(pb.RoleBinding.FromString(data)))
         self._providers = Decoded(lambda data: identity_provider_from_message(pb.IdentityProvider.FromString(data)))
         self._gateways = Decoded(lambda data: gateway_from_message(pb.Gateway.FromString(data)))
@@ -124,6 +129,7 @@ class Subscription:
         servers = self._servers.updated(resources.get(discovery.MCP_SERVER, {}))
         virtual_servers = self._virtual_servers.updated(resources.get(discovery.VIRTUAL_SERVER, {}))
         documents = self._documents.updated(resources.get(discovery.POLICY_SET, {}))
+        candidates = self._candidates.updated(resources.get(discovery.POLICY_CANDIDATE, {}))
         bindings = self._bindings.updated(resources.get(discovery.ROLE_BINDING, {}))
         providers = self._providers.updated(resources.get(discovery.IDENTITY_PROVIDER, {}))
         trust_domains = self._trust_domains.updated(resources.get(discovery.TRUST_DOMAIN, {}))
@@ -145,12 +151,14 @@ class Subscription:
                 pb.AuditSealingKey.FromString(data) for data in resources.get(discovery.AUDIT_SEALING_KEY, {}).values()
             ),
         )
+        state = replace(state, shadow=self._shadow(state, documents, bindings, candidates))
         known = self._state
         if known is None or (known.identity_providers, known.trust_domains) != (state.identity_providers, state.trust_domains):
             self._replace_authenticator(state)
         self._servers, self._documents, self._bindings, self._providers = servers, documents, bindings, providers
         self._trust_domains, self._gateways, self._revocations = trust_domains, gateways, revocations
         self._virtual_servers, self._audit_policies = virtual_servers, audit_policies
+        self._candidates = candidates
         self._state = state
         self._last_contact = self._clock()
 
@@ -166,6 +174,25 @@ class Subscription:
         if self._state is not None and isinstance(self._state.policy, CedarEngine):
             return self._state.policy.rebuilt(documents, bindings, mcp_servers)
         return CedarEngine.build(documents, bindings, mcp_servers)
+
+    def _shadow(
+        self,
+        state: AuthorizationState,
+        documents: Decoded[PolicyDocument],
+        bindings: Decoded[RoleBinding],
+        candidates: Decoded[PolicyCandidate],
+    ) -> AuthorizationState | None:
+        """The state with the candidates' policies; None without any, or where they cannot be built, which must not hold up what decides."""
+        if not candidates.values:
+            return None
+        tried = shadow_documents(tuple(documents.values.values()), tuple(candidates.values.values()))
+        known = self._state.shadow.policy if self._state is not None and self._state.shadow is not None else state.policy
+        try:
+            policy = cast("CedarEngine", known).rebuilt(tried, tuple(bindings.values.values()), state.mcp_servers)
+        except PolicyError as error:
+            logger.warning("policy candidates are not judged", error=str(error))
+            return None
+        return replace(state, policy=policy)
 
     def _replace_authenticator(self, state: AuthorizationState) -> None:
         self._key_source.watch(state.identity_providers)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from controlplane.api.insight_schemas import INSIGHT_SHAPES
 from controlplane.api.review_schemas import REVIEW_SHAPES
 from controlplane.registry.spec import SPEC_OF_KIND, Kind, Name
 
@@ -51,95 +52,6 @@ class Explanation(Shape):
     errors: list[str]
     target: str = Field(description="at a virtual server: what the name stands for, namespace/server/name")
     revision: int
-
-
-class AnomalyItem(Shape):
-    """A use of a tool that was unusual for its caller."""
-
-    id: int
-    at: str
-    kind: Literal["new_tool", "volume", "denial_burst", "unusual_hour", "request_size"]
-    principal: str = Field(description="empty when the caller was erased, or the record is in the archive")
-    mcp_server: str
-    tool: str
-    observed: float = Field(description="calls, denials, bytes, or a share of calls")
-    expected: float
-    spread: float
-    sentence: str
-    decision_id: str = Field(description="of the record with which it was found")
-
-
-class AnomalyList(Shape):
-    """The newest first."""
-
-    items: list[AnomalyItem]
-
-
-class WhatIfProgress(Shape):
-    """How far a replay is."""
-
-    done: int
-    of: int
-
-
-class WhatIfAnswer(Shape):
-    """One decision of a replay."""
-
-    allowed: bool
-    reason: str
-    policies: list[str]
-
-
-class WhatIfFlip(Shape):
-    """Calls of one caller of one thing that would be decided otherwise."""
-
-    principal: str
-    kind: str
-    workload: str = Field(description="that called for the principal, if one did")
-    mcp_server: str
-    method: str
-    name: str = Field(description="tool, prompt or URI; empty for the server itself")
-    before: WhatIfAnswer
-    after: WhatIfAnswer
-    calls: int
-    first_at: str
-    last_at: str
-    examples: list[str] = Field(description="ids of decisions")
-
-
-class WhatIfCell(Shape):
-    """A role and a tool whose relation would change: whether the role could call the tool at all."""
-
-    role: str
-    mcp_server: str
-    tool: str
-    before: bool
-    after: bool
-
-
-class WhatIfResult(Shape):
-    """What a replay found."""
-
-    revision: int
-    records: int = Field(description="in the window")
-    replayed: int
-    not_of_policy: int = Field(description="records that no policy decided")
-    undecidable: dict[str, int] = Field(description="decisions that cannot be made again, by why")
-    drifted: int = Field(description="calls that the policies in force decide otherwise than they were decided then")
-    newly_allowed: int
-    newly_denied: int
-    flips: list[WhatIfFlip]
-    calls_left_out: int = Field(description="further calls that would be decided otherwise; there are too many flips")
-    matrix: list[WhatIfCell]
-    matrix_is_cut: bool
-
-
-class WhatIfLine(Shape):
-    """One line of the answer: exactly one member."""
-
-    progress: WhatIfProgress | None = None
-    result: WhatIfResult | None = None
-    error: str | None = None
 
 
 class ViewRequest(Shape):
@@ -460,8 +372,7 @@ SHAPES: tuple[type[BaseModel], ...] = (
     Status,
     UsageReport,
     ViewRequest,
-    AnomalyList,
-    WhatIfLine,
+    *INSIGHT_SHAPES,
     *REVIEW_SHAPES,
     *(SPEC_OF_KIND[kind] for kind in Kind),
 )

@@ -41,8 +41,19 @@ class WhatIfRoutes:
         self._clock = clock
 
     def routes(self) -> list[Route]:
-        """One question."""
+        """What would be, and what candidates said."""
         return [
+            Route(
+                method="GET",
+                path="/v1/shadow",
+                operation_id="readShadow",
+                summary="Calls that PolicyCandidates would have decided otherwise than they were decided: lines of JSON, as of whatIf",
+                handler=self._shadow,
+                answer="WhatIfLine",
+                query={name: told for name, told in _QUERY.items() if name != "without"},
+                permission=f"{Permission.AUDIT_READ.value}; only calls of namespaces where it is held",
+                statuses=(400, 401, 403, 429),
+            ),
             Route(
                 method="POST",
                 path="/v1/what-if",
@@ -56,7 +67,7 @@ class WhatIfRoutes:
                 permission=f"{Permission.POLICY_EXPLAIN.value} where the documents are; calls of namespaces with "
                 f"{Permission.AUDIT_READ.value} are replayed",
                 statuses=(400, 401, 403, 404, 413, 415, 422, 429),
-            )
+            ),
         ]
 
     async def _what_if(self, request: web.Request, operator: Operator) -> web.StreamResponse:
@@ -71,6 +82,19 @@ class WhatIfRoutes:
             namespaces=operator.permissions.namespaces_with(Permission.AUDIT_READ),
             policies=policies_of(candidate),
         )
+        return await self._answered(request, question)
+
+    async def _shadow(self, request: web.Request, operator: Operator) -> web.StreamResponse:
+        require_somewhere(operator, Permission.AUDIT_READ)
+        question = Question(
+            since_unix_us=self._moment(request, "since", 7 * 86_400),
+            until_unix_us=self._moment(request, "until", 0),
+            namespaces=operator.permissions.namespaces_with(Permission.AUDIT_READ),
+            policies=None,
+        )
+        return await self._answered(request, question)
+
+    async def _answered(self, request: web.Request, question: Question) -> web.StreamResponse:
         lines = self._replays(question)
         try:
             first = await anext(lines)

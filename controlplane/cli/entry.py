@@ -24,6 +24,7 @@ _SHORT = {
     Kind.NAMESPACE: ("ns",),
     Kind.MCP_SERVER: ("server", "servers", "mcp"),
     Kind.POLICY_SET: ("policy", "policies"),
+    Kind.POLICY_CANDIDATE: ("candidate", "candidates"),
     Kind.ROLE_BINDING: ("binding", "bindings", "role", "roles"),
     Kind.IDENTITY_PROVIDER: ("provider", "providers", "idp"),
     Kind.REVOCATION: (),

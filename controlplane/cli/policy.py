@@ -26,6 +26,7 @@ _REASONS = {
     "erased": "of erased callers",
     "not_recorded": "whose record lacks what policies read",
     "several_names": "that named several things",
+    "withheld": "with arguments that the AuditPolicy does not keep",
     "definition_changed": "of tools whose arguments were changed since",
     "server_gone": "of servers that are gone",
 }
@@ -56,11 +57,30 @@ def what_if(
     body = _documents(sources, name, namespace)
     query = {"since": since, "until": until, "without": ",".join(without)}
     with invocation.api() as api:
-        result = _result(api.post_for_lines("/v1/what-if", body, query, content_type="application/yaml"))
+        result = _result(api.lines("/v1/what-if", query, body=body, content_type="application/yaml"))
     if invocation.for_machines:
         say_document(result, invocation.output)
     else:
         _say(result)
+    return Outcome.NO if result["flips"] else Outcome.DONE
+
+
+@policy.command(cls=Command)
+@click.option("--since", default="7d", show_default=True, metavar="TIME", help="From when on: 7d, 12h, 30m, or a time (RFC 3339).")
+@click.option("--until", default="", metavar="TIME", help="Until when (default: now).")
+@pass_invocation
+def shadow(invocation: Invocation, *, since: str, until: str) -> int:
+    """List calls that PolicyCandidates would have decided otherwise, by what they said when the calls were decided.
+
+    Exit code 0: none, 1: some.
+    """
+    with invocation.api() as api:
+        result = _result(api.lines("/v1/shadow", {"since": since, "until": until}))
+    if invocation.for_machines:
+        say_document(result, invocation.output)
+    else:
+        say(f"{result['replayed']} calls were judged by candidates")
+        _say_flips(result)
     return Outcome.NO if result["flips"] else Outcome.DONE
 
 
@@ -120,14 +140,9 @@ def _updater(bar: Progress, task: TaskID) -> Any:  # noqa: ANN401 - a function o
 
 
 def _say(result: JsonObject) -> None:
-    flips, matrix = result["flips"], result["matrix"]
+    matrix = result["matrix"]
     say(f"{result['replayed']} calls replayed at revision {result['revision']}")
-    if flips:
-        say(f"{result['newly_denied']} would be denied, {result['newly_allowed']} would be allowed:")
-        say_table(["CALLER", "SERVER", "WHAT", "NOW", "THEN", "CALLS", "EXAMPLE"], [_row(flip) for flip in flips[:_MOST_ROWS]])
-        _say_rest(len(flips) - _MOST_ROWS, "groups of calls")
-    else:
-        say("no call would be decided otherwise", "good")
+    _say_flips(result)
     if matrix:
         say("What roles could call at all:")
         say_table(["ROLE", "SERVER", "TOOL", "NOW", "THEN"], [_cell(cell) for cell in matrix[:_MOST_ROWS]])
@@ -136,6 +151,16 @@ def _say(result: JsonObject) -> None:
         warn(f"{count} calls {_REASONS.get(why, why)} cannot be decided again")
     if result["drifted"]:
         note(f"{result['drifted']} calls were decided otherwise then than the policies in force would decide now")
+
+
+def _say_flips(result: JsonObject) -> None:
+    flips = result["flips"]
+    if flips:
+        say(f"{result['newly_denied']} would be denied, {result['newly_allowed']} would be allowed:")
+        say_table(["CALLER", "SERVER", "WHAT", "NOW", "THEN", "CALLS", "EXAMPLE"], [_row(flip) for flip in flips[:_MOST_ROWS]])
+        _say_rest(len(flips) - _MOST_ROWS, "groups of calls")
+    else:
+        say("no call would be decided otherwise", "good")
 
 
 def _say_rest(left: int, what: str) -> None:

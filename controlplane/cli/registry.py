@@ -204,6 +204,7 @@ _TABLES: dict[Kind, tuple[list[str], Any]] = {
     Kind.NAMESPACE: (["NAME", "DESCRIPTION", "REVISION"], _namespace_row),
     Kind.MCP_SERVER: (["NAME", "ENDPOINT", "PROBED", "ERA", "ACCEPTED", "REVISION"], _server_row),
     Kind.POLICY_SET: (["NAME", "DESCRIPTION", "POLICIES", "REVISION"], _policy_row),
+    Kind.POLICY_CANDIDATE: (["NAME", "DESCRIPTION", "POLICIES", "REVISION"], _policy_row),
     Kind.ROLE_BINDING: (["NAME", "ROLE", "SUBJECTS", "REVISION"], _binding_row),
     Kind.REVOCATION: (["NAME", "REVOKED", "TOKENS", "UNTIL", "REASON", "REVISION"], _revocation_row),
     Kind.GATEWAY: (["NAME", "URL", "LISTEN", "TLS", "CLIENT CERTIFICATES", "REVISION"], _gateway_row),

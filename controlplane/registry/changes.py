@@ -20,6 +20,7 @@ FIELD_OF_KIND: Mapping[Kind, str] = {
     Kind.NAMESPACE: "namespaces",
     Kind.MCP_SERVER: "mcp_servers",
     Kind.POLICY_SET: "policy_sets",
+    Kind.POLICY_CANDIDATE: "policy_candidates",
     Kind.ROLE_BINDING: "role_bindings",
     Kind.IDENTITY_PROVIDER: "identity_providers",
     Kind.REVOCATION: "revocations",

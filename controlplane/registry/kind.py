@@ -11,6 +11,7 @@ class Kind(StrEnum):
     NAMESPACE = "Namespace"
     MCP_SERVER = "McpServer"
     POLICY_SET = "PolicySet"
+    POLICY_CANDIDATE = "PolicyCandidate"
     ROLE_BINDING = "RoleBinding"
     IDENTITY_PROVIDER = "IdentityProvider"
     REVOCATION = "Revocation"
@@ -27,6 +28,7 @@ PLURAL_OF_KIND: dict[Kind, str] = {
     Kind.NAMESPACE: "namespaces",
     Kind.MCP_SERVER: "mcp-servers",
     Kind.POLICY_SET: "policy-sets",
+    Kind.POLICY_CANDIDATE: "policy-candidates",
     Kind.ROLE_BINDING: "role-bindings",
     Kind.IDENTITY_PROVIDER: "identity-providers",
     Kind.REVOCATION: "revocations",

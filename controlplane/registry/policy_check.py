@@ -6,8 +6,9 @@ from collections.abc import Collection, Sequence
 from types import MappingProxyType
 
 from controlplane.registry.catalog import tool_of
+from controlplane.registry.changes import entries_of
 from controlplane.registry.preset import cedar_of
-from controlplane.registry.spec import SYSTEM_NAMESPACE, McpServerSpec
+from controlplane.registry.spec import SYSTEM_NAMESPACE, Kind, McpServerSpec
 from controlplane.registry.state import Entry, RegistryState
 from controlplane.registry.validation import PolicyFinding
 from extauthz.catalog.server import McpServer
@@ -15,12 +16,14 @@ from extauthz.policy.cedar import PolicyProblem, check_policies
 from extauthz.policy.model import PolicyDocument
 
 
-def check_policies_of(state: RegistryState, namespaces: Collection[str]) -> tuple[list[PolicyFinding], list[PolicyFinding]]:
-    """Errors and warnings of every policy in these namespaces. Those of `system` are checked against every server."""
+def check_policies_of(
+    state: RegistryState, namespaces: Collection[str], kind: Kind = Kind.POLICY_SET
+) -> tuple[list[PolicyFinding], list[PolicyFinding]]:
+    """Errors and warnings of every policy in entries of `kind` in these namespaces. Those of `system` are checked against every server."""
     everywhere = SYSTEM_NAMESPACE in namespaces
     documents = [
         PolicyDocument(namespace=entry.namespace, name=entry.name, cedar=cedar_of(entry.namespace, entry.name, entry.spec))
-        for _, entry in sorted(state.policy_sets.items())
+        for _, entry in sorted(entries_of(state, kind).items())
         if entry.namespace in namespaces
     ]
     servers = {entry.id: entry for entry in state.mcp_servers.values() if everywhere or entry.namespace in namespaces}

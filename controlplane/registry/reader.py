@@ -93,7 +93,7 @@ class RegistryReader:
         return entry
 
     def _documents(self, operator: Operator, kind: Kind, entries: Sequence[StoredEntry], *, whole: bool = False) -> list[Json]:
-        if kind is Kind.POLICY_SET:
+        if kind in (Kind.POLICY_SET, Kind.POLICY_CANDIDATE):
             return [_document(entry, _policy_status(entry)) for entry in entries]
         if kind is Kind.VIRTUAL_SERVER:
             return [_document(entry, self._virtual_server_status(operator, entry, whole=whole)) for entry in entries]

@@ -247,6 +247,15 @@ class PolicySetSpec(Document):
         return self
 
 
+class PolicyCandidateSpec(PolicySetSpec):
+    """Policies that are judged beside those in force, and decide nothing.
+
+    It stands for what the PolicySet of its own name, and those in `replaces`, would become; where there is none it would be a new one.
+    """
+
+    replaces: tuple[Name, ...] = Field(default=(), max_length=100)
+
+
 class SubjectSpec(Document):
     """Somebody a role is given to. `name` is `provider/subject`, or short while exactly one provider is visible.
 
@@ -316,6 +325,7 @@ SPEC_OF_KIND: dict[Kind, type[Document]] = {
     Kind.NAMESPACE: NamespaceSpec,
     Kind.MCP_SERVER: McpServerSpec,
     Kind.POLICY_SET: PolicySetSpec,
+    Kind.POLICY_CANDIDATE: PolicyCandidateSpec,
     Kind.ROLE_BINDING: RoleBindingSpec,
     Kind.IDENTITY_PROVIDER: IdentityProviderSpec,
     Kind.REVOCATION: RevocationSpec,

@@ -20,6 +20,7 @@ from controlplane.registry.spec import (
     IdentityProviderSpec,
     McpServerSpec,
     NamespaceSpec,
+    PolicyCandidateSpec,
     PolicySetSpec,
     RevocationSpec,
     RoleBindingSpec,
@@ -116,6 +117,7 @@ class RegistryState:
     namespaces: Mapping[str, Entry[NamespaceSpec]] = field(default_factory=lambda: MappingProxyType({}))
     mcp_servers: Mapping[str, Entry[McpServerSpec]] = field(default_factory=lambda: MappingProxyType({}))
     policy_sets: Mapping[str, Entry[PolicySetSpec]] = field(default_factory=lambda: MappingProxyType({}))
+    policy_candidates: Mapping[str, Entry[PolicyCandidateSpec]] = field(default_factory=lambda: MappingProxyType({}))
     role_bindings: Mapping[str, Entry[RoleBindingSpec]] = field(default_factory=lambda: MappingProxyType({}))
     identity_providers: Mapping[str, Entry[IdentityProviderSpec]] = field(default_factory=lambda: MappingProxyType({}))
     revocations: Mapping[str, Entry[RevocationSpec]] = field(default_factory=lambda: MappingProxyType({}))

@@ -69,8 +69,8 @@ _MAX_KEYS_LOOKED_AT = 100
 _MAX_SUGGESTIONS = 20
 _MAX_KNOWN = 2000
 
-PolicyChecker = Callable[[RegistryState, Collection[str]], tuple[Sequence[PolicyFinding], Sequence[PolicyFinding]]]
-"""All faults and all warnings of the policies in some namespaces of a state: `registry.policy_check`."""
+PolicyChecker = Callable[[RegistryState, Collection[str], Kind], tuple[Sequence[PolicyFinding], Sequence[PolicyFinding]]]
+"""All faults and all warnings of the policies in some namespaces of a state, in entries of a kind: `registry.policy_check`."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -123,8 +123,9 @@ def check_change(
                 _check_own_issuer(item, spec, own_addresses, findings)
             case AuthorizationServerSpec() as spec:
                 _check_authorization_server(item, spec, after, address_rules, findings)
-    if any(item.kind is Kind.POLICY_SET for item in written):
-        _check_policies(before, after, written, check_policies, findings)
+    for kind in (Kind.POLICY_SET, Kind.POLICY_CANDIDATE):
+        if any(item.kind is kind for item in written):
+            _check_policies(kind, before, after, written, check_policies, findings)
     return findings
 
 
@@ -340,19 +341,19 @@ def _check_key_set(jwks: Mapping[str, object], refuse: Callable[[str, str], None
 
 
 def _check_policies(
-    before: RegistryState, after: RegistryState, written: Sequence[WrittenEntry], check_policies: PolicyChecker, findings: Findings
+    kind: Kind, before: RegistryState, after: RegistryState, written: Sequence[WrittenEntry], check: PolicyChecker, findings: Findings
 ) -> None:
-    documents = {item.entry.id: item.document for item in written if item.kind is Kind.POLICY_SET}
-    namespaces = {item.entry.namespace for item in written if item.kind is Kind.POLICY_SET}
-    errors, warnings = check_policies(after, namespaces)
+    documents = {item.entry.id: item.document for item in written if item.kind is kind}
+    namespaces = {item.entry.namespace for item in written if item.kind is kind}
+    errors, warnings = check(after, namespaces, kind)
     others = [finding for finding in errors if _id(finding) not in documents]
-    known = set(check_policies(before, namespaces)[0]) if others else set()
-    presets = {item.entry.id: _presets_of(item) for item in written if item.kind is Kind.POLICY_SET}
+    known = set(check(before, namespaces, kind)[0]) if others else set()
+    presets = {item.entry.id: _presets_of(item) for item in written if item.kind is kind}
     for finding in errors:
         document = documents.get(_id(finding))
         if document is None and finding in known:
             continue  # an old fault of somebody else's policy must not hold up this change
-        where = "" if document is not None else f"PolicySet {_id(finding)}: "
+        where = "" if document is not None else f"{kind.value} {_id(finding)}: "
         path = _place(finding, presets.get(_id(finding), {}))
         error = DocumentError(document=document or 0, path=path, message=f"{where}{_told(finding)}")
         findings.reference_errors.append(error)

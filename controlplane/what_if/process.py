@@ -26,7 +26,8 @@ from controlplane.registry.encryption import RegistryKey, read_registry_key
 from controlplane.registry.store import RegistryStore
 from controlplane.what_if.matrix import matrix_difference
 from controlplane.what_if.question import Question, policies_of, question_from_json
-from controlplane.what_if.replay import Flip, Replay, Report
+from controlplane.what_if.replay import Replay
+from controlplane.what_if.report import Report, shadow_report
 from controlplane.xds.authorizer_resources import build_authorization_state
 from extauthz.errors import LegationError
 from extauthz.policy.cedar import CedarEngine
@@ -58,19 +59,24 @@ def main() -> int:
 
 def answer(question: Question, store: RegistryStore, record: AuditStore, key: RegistryKey, tell: Any) -> dict[str, Any]:  # noqa: ANN401
     """The whole answer, as JSON has it; `tell` is called with progress."""
+    policies = question.policies
+    if policies is None:
+        report = Report()
+        for message in records_of(question, record, tell):
+            shadow_report(report, message)
+        return report.to_json()
     state = store.read_state()
     before = build_authorization_state(state, key=key, now=datetime.now(UTC))
     now = policies_of(state)
-    policies = question.policies
     after = CedarEngine.build(policies.documents, policies.bindings, before.mcp_servers)
-    texts = [document.cedar for document in (*now.documents, *question.policies.documents)]
+    texts = [document.cedar for document in (*now.documents, *policies.documents)]
     replay = Replay(before, after, policy_texts=texts)
     for message in records_of(question, record, tell):
         replay.take(message)
-    cells, more = matrix_difference(now, question.policies, before.mcp_servers, question.namespaces)
+    cells, more = matrix_difference(now, policies, before.mcp_servers, question.namespaces)
     return {
         "revision": state.revision,
-        **report_json(replay.report),
+        **replay.report.to_json(),
         "matrix": [asdict(cell) for cell in cells],
         "matrix_is_cut": more,
     }
@@ -104,29 +110,6 @@ def _first_position(record: AuditStore, since_unix_us: int) -> int:
 
 def _is_asked(question: Question, namespace: str) -> bool:
     return question.namespaces is None or namespace in question.namespaces
-
-
-def report_json(report: Report) -> dict[str, Any]:
-    """The report as the API answers it, flips of most calls first."""
-    flips = sorted(report.flips.values(), key=lambda flip: (-flip.calls, flip.principal, flip.mcp_server, flip.name))
-    return {
-        "records": report.records,
-        "replayed": report.replayed,
-        "not_of_policy": report.not_of_policy,
-        "undecidable": {why.value: count for why, count in sorted(report.undecidable.items())},
-        "drifted": report.drifted,
-        "newly_allowed": report.newly_allowed,
-        "newly_denied": report.newly_denied,
-        "flips": [_flip_json(flip) for flip in flips],
-        "calls_left_out": report.groups_left_out,
-    }
-
-
-def _flip_json(flip: Flip) -> dict[str, Any]:
-    value = asdict(flip)
-    for name in ("first", "last"):
-        value[f"{name}_at"] = datetime.fromtimestamp(value.pop(f"{name}_unix_us") / 1_000_000, UTC).isoformat()
-    return value
 
 
 if __name__ == "__main__":

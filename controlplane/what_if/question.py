@@ -15,12 +15,15 @@ from extauthz.state import policy_document_from_message, role_binding_from_messa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """Replay the calls from `since` until `until` (Unix microseconds) to servers of these namespaces (None: all) by these policies."""
+    """Replay the calls from `since` until `until` (Unix microseconds) to servers of these namespaces (None: all) by these policies.
+
+    Without policies: by what PolicyCandidates said of them when they were decided.
+    """
 
     since_unix_us: int
     until_unix_us: int
     namespaces: frozenset[str] | None
-    policies: Policies
+    policies: Policies | None
 
     def to_json(self) -> dict[str, Any]:
         """What `question_from_json` takes."""
@@ -28,22 +31,18 @@ class Question:
             "since": self.since_unix_us,
             "until": self.until_unix_us,
             "namespaces": sorted(self.namespaces) if self.namespaces is not None else None,
-            "documents": [[d.namespace, d.name, d.cedar] for d in self.policies.documents],
-            "bindings": [[b.namespace, b.name, b.role, [[str(k), n] for k, n in b.subjects]] for b in self.policies.bindings],
+            "policies": _policies_json(self.policies) if self.policies is not None else None,
         }
 
 
 def question_from_json(value: dict[str, Any]) -> Question:
     """A question that `Question.to_json` wrote."""
-    namespaces = value["namespaces"]
+    namespaces, policies = value["namespaces"], value["policies"]
     return Question(
         since_unix_us=value["since"],
         until_unix_us=value["until"],
         namespaces=frozenset(namespaces) if namespaces is not None else None,
-        policies=Policies(
-            documents=[PolicyDocument(namespace=ns, name=name, cedar=cedar) for ns, name, cedar in value["documents"]],
-            bindings=[_binding(*parts) for parts in value["bindings"]],
-        ),
+        policies=_policies(policies) if policies is not None else None,
     )
 
 
@@ -52,6 +51,20 @@ def policies_of(state: RegistryState) -> Policies:
     return Policies(
         documents=[policy_document_from_message(make_policy_set(entry)) for entry in state.policy_sets.values()],
         bindings=[role_binding_from_message(make_role_binding(entry)) for entry in state.role_bindings.values()],
+    )
+
+
+def _policies_json(policies: Policies) -> dict[str, Any]:
+    return {
+        "documents": [[d.namespace, d.name, d.cedar] for d in policies.documents],
+        "bindings": [[b.namespace, b.name, b.role, [[str(k), n] for k, n in b.subjects]] for b in policies.bindings],
+    }
+
+
+def _policies(value: dict[str, Any]) -> Policies:
+    return Policies(
+        documents=[PolicyDocument(namespace=ns, name=name, cedar=cedar) for ns, name, cedar in value["documents"]],
+        bindings=[_binding(*parts) for parts in value["bindings"]],
     )
 
 

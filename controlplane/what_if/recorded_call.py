@@ -49,6 +49,8 @@ class Undecidable(StrEnum):
     """The message named several things, and the record names one."""
     DEFINITION_CHANGED = "definition_changed"
     """A policy reads arguments, and which of them it may read has changed with the tool's accepted definition."""
+    WITHHELD = "withheld"
+    """A policy reads an argument that the AuditPolicy does not keep."""
     SERVER_GONE = "server_gone"
     """The server was deleted, or is another one of the same name."""
 
@@ -74,6 +76,7 @@ class RecordedCall:
     caller: Caller
     tool_digest: str
     allowed: bool
+    withheld: tuple[str, ...]
     question: tuple[object, ...]
 
     @property
@@ -109,6 +112,7 @@ def recorded_call(record: pb.AuditRecord) -> RecordedCall:
         ),
         caller=Caller(era=era, mtls=replay.mtls, issuer=issuer, address=replay.caller_address, now_unix=record.at_unix_us / 1_000_000),
         tool_digest=record.tool_digest,
+        withheld=tuple(replay.withheld),
         allowed=record.decision == pb.AUDIT_DECISION_ALLOW,
         question=(
             *(principal_bytes, workload_bytes, facts, record.namespace, record.mcp_server, record.mcp_server_uid, target),

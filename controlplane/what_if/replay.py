@@ -9,75 +9,20 @@ alone. `drifted` counts calls that the policies in force decide otherwise than t
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from controlplane.what_if.recorded_call import POLICY_REASONS, RecordedCall, Undecidable, UndecidableError, recorded_call
+from controlplane.what_if.recorded_call import RecordedCall, Undecidable, UndecidableError, recorded_call
+from controlplane.what_if.report import Answer, Report, is_of_policy
+from extauthz.audit.keeping import EVERYTHING_ELSE
 from extauthz.authorization import Verdict, authorize
 from extauthz.errors import Reason
-from extauthz.identity.principal import PrincipalKind
 from extauthz.policy.cedar import CedarEngine
 from extauthz.policy.model import AuthorizationRequest
 from extauthz.state import AuthorizationState
 from extauthz.v1 import audit_pb2 as pb
 
-MOST_GROUPS = 10_000
-_EXAMPLES = 3
 _KEPT_ANSWERS = 200_000
-_SKIPPED_EVENTS = frozenset(
-    {
-        pb.AUDIT_EVENT_OUTCOME,
-        pb.AUDIT_EVENT_OUTCOME_MISSING,
-        pb.AUDIT_EVENT_CHANGE,
-        pb.AUDIT_EVENT_API_REFUSED,
-        pb.AUDIT_EVENT_ALARM,
-        pb.AUDIT_EVENT_EDGE_REJECTED,
-        pb.AUDIT_EVENT_METADATA,
-    }
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """One decision, without what would make it large."""
-
-    allowed: bool
-    reason: str
-    policies: tuple[str, ...]
-
-
-@dataclass(slots=True, kw_only=True)
-class Flip:
-    """Calls of one caller of one thing that would be decided otherwise, for the same reasons."""
-
-    principal: str
-    kind: str
-    workload: str
-    mcp_server: str
-    method: str
-    name: str
-    before: Answer
-    after: Answer
-    calls: int = 0
-    first_unix_us: int = 0
-    last_unix_us: int = 0
-    examples: list[str] = field(default_factory=list)
-
-
-@dataclass(slots=True, kw_only=True)
-class Report:
-    """What a replay found. `groups_left_out`: calls of further groups, of which there were more than `MOST_GROUPS`."""
-
-    records: int = 0
-    replayed: int = 0
-    not_of_policy: int = 0
-    drifted: int = 0
-    newly_allowed: int = 0
-    newly_denied: int = 0
-    undecidable: Counter[Undecidable] = field(default_factory=Counter)
-    flips: dict[tuple[object, ...], Flip] = field(default_factory=dict)
-    groups_left_out: int = 0
 
 
 class Replay:
@@ -88,7 +33,7 @@ class Replay:
             raise TypeError("only policies of Cedar can be compared")
         self._before, self._after = before, replace(before, policy=after)
         self._engines, self._servers = (before.policy, after), before.mcp_servers
-        texts = tuple(policy_texts)
+        self._texts = texts = tuple(policy_texts)
         # A policy that reads a fact has its name somewhere in its text; more than that need not be understood here.
         self._reads_time = any("now" in text for text in texts)
         self._reads_address = any("address" in text for text in texts)
@@ -99,7 +44,7 @@ class Replay:
     def take(self, record: pb.AuditRecord) -> None:
         """Count one record, opened as far as that is possible."""
         self.report.records += 1
-        if not _is_of_policy(record):
+        if not is_of_policy(record):
             self.report.not_of_policy += 1
             return
         try:
@@ -112,15 +57,20 @@ class Replay:
         before, after = self._answered(call)
         self.report.drifted += before.allowed != call.allowed
         if before.allowed != after.allowed:
-            self._flipped(call, before, after)
+            self.report.add(record, call.name, before, after)
 
     def _require_comparable(self, call: RecordedCall) -> None:
         mcp_server = self._before.mcp_servers.get(call.mcp_server_id)
         if mcp_server is None or (call.mcp_server_uid and call.mcp_server_uid != mcp_server.uid):
             raise UndecidableError(Undecidable.SERVER_GONE)
+        if any(self._reads_argument(name) for name in call.withheld):
+            raise UndecidableError(Undecidable.WITHHELD)
         tool = mcp_server.tools.get(call.name)
         if self._reads_arguments and call.request.tool and tool is not None and call.tool_digest not in ("", tool.digest):
             raise UndecidableError(Undecidable.DEFINITION_CHANGED)
+
+    def _reads_argument(self, name: str) -> bool:
+        return self._reads_arguments and (name == EVERYTHING_ELSE or any(name in text for text in self._texts))
 
     def _answered(self, call: RecordedCall) -> tuple[Answer, Answer]:
         time = call.at_unix_us if self._reads_time else 0
@@ -143,41 +93,6 @@ class Replay:
             if self._engines[0].basis(request) != self._engines[1].basis(request):
                 return False
         return True
-
-    def _flipped(self, call: RecordedCall, before: Answer, after: Answer) -> None:
-        report = self.report
-        if after.allowed:
-            report.newly_allowed += 1
-        else:
-            report.newly_denied += 1
-        workload = call.principal.workload.id if call.principal.workload is not None else ""
-        key = (call.principal.id, workload, call.mcp_server_id, call.request.method, call.name, before, after)
-        flip = report.flips.get(key)
-        if flip is None:
-            if len(report.flips) >= MOST_GROUPS:
-                report.groups_left_out += 1
-                return
-            flip = report.flips[key] = Flip(
-                principal=call.principal.id,
-                kind=call.principal.kind.value,
-                workload=workload,
-                mcp_server=call.mcp_server_id,
-                method=call.request.method,
-                name=call.name,
-                before=before,
-                after=after,
-                first_unix_us=call.at_unix_us,
-            )
-        flip.calls += 1
-        flip.first_unix_us, flip.last_unix_us = min(flip.first_unix_us, call.at_unix_us), max(flip.last_unix_us, call.at_unix_us)
-        if len(flip.examples) < _EXAMPLES:
-            flip.examples.append(call.decision_id)
-
-
-def _is_of_policy(record: pb.AuditRecord) -> bool:
-    """Whether policies decided it, for somebody whom they can name. What an aggregator asks of members was decided before."""
-    asked = record.event not in _SKIPPED_EVENTS and not record.parent_decision_id and bool(record.mcp_server)
-    return asked and record.reason in POLICY_REASONS and record.principal.kind != PrincipalKind.SYSTEM.value
 
 
 def decide(state: AuthorizationState, call: RecordedCall) -> Answer:

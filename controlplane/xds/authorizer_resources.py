@@ -30,6 +30,7 @@ from controlplane.registry.spec import (
     GatewaySpec,
     IdentityProviderSpec,
     McpServerSpec,
+    PolicyCandidateSpec,
     PolicySetSpec,
     RequiredScopesSpec,
     RevocationSpec,
@@ -52,6 +53,7 @@ from extauthz.discovery import (
     GATEWAY,
     IDENTITY_PROVIDER,
     MCP_SERVER,
+    POLICY_CANDIDATE,
     POLICY_SET,
     REVOCATION,
     ROLE_BINDING,
@@ -130,6 +132,7 @@ def build_messages(
         TRUST_DOMAIN: {name: make_trust_domain(entry, None) for name, entry in state.trust_domains.items()},
         CONTEXT_KEY: {message.key_id: message for message in make_context_keys(key, now)},
         POLICY_SET: {name: make_policy_set(entry) for name, entry in state.policy_sets.items()},
+        POLICY_CANDIDATE: {name: make_policy_candidate(entry) for name, entry in state.policy_candidates.items()},
         ROLE_BINDING: {name: make_role_binding(entry) for name, entry in state.role_bindings.items()},
         MCP_SERVER: {
             name: make_mcp_server(
@@ -211,9 +214,14 @@ def eras_of(state: RegistryState, uid: str) -> frozenset[str]:
     return reading.eras if reading is not None else frozenset()
 
 
-def make_policy_set(entry: Entry[PolicySetSpec]) -> pb.PolicySet:
+def make_policy_set(entry: Entry[PolicySetSpec] | Entry[PolicyCandidateSpec]) -> pb.PolicySet:
     """One PolicySet: its Cedar text as written, and its presets as Cedar."""
     return pb.PolicySet(namespace=entry.namespace, name=entry.name, cedar=cedar_of(entry.namespace, entry.name, entry.spec))
+
+
+def make_policy_candidate(entry: Entry[PolicyCandidateSpec]) -> pb.PolicyCandidate:
+    """One PolicyCandidate."""
+    return pb.PolicyCandidate(policies=make_policy_set(entry), replaces=entry.spec.replaces)
 
 
 def make_role_binding(entry: Entry[RoleBindingSpec]) -> pb.RoleBinding:

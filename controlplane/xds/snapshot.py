@@ -55,6 +55,7 @@ from extauthz.discovery import (
     GATEWAY,
     IDENTITY_PROVIDER,
     MCP_SERVER,
+    POLICY_CANDIDATE,
     POLICY_SET,
     REVISION,
     REVISION_NAME,
@@ -297,6 +298,7 @@ def policies_of(newest: RegistryState, snapshot: Snapshot, bundles: TrustBundles
         IDENTITY_PROVIDER: _providers(newest, then, held[IDENTITY_PROVIDER], snapshot.inputs.gateway, snapshot.inputs.gateway),
         TRUST_DOMAIN: _trust_domains(newest, then, held[TRUST_DOMAIN], bundles, snapshot.inputs.bundles),
         POLICY_SET: _told(newest.policy_sets, then.policy_sets, held[POLICY_SET], authorizer.make_policy_set),
+        POLICY_CANDIDATE: _candidates(newest, then, held[POLICY_CANDIDATE]),
         ROLE_BINDING: _told(newest.role_bindings, then.role_bindings, held[ROLE_BINDING], authorizer.make_role_binding),
         AUDIT_POLICY: _told(newest.audit_policies, then.audit_policies, held[AUDIT_POLICY], make_audit_policy),
     }
@@ -343,6 +345,7 @@ def _authorizer_resources(
         ),
         CONTEXT_KEY: held[CONTEXT_KEY] if same_day else _context_keys(inputs),
         POLICY_SET: _told(state.policy_sets, then.policy_sets, held[POLICY_SET], authorizer.make_policy_set),
+        POLICY_CANDIDATE: _candidates(state, then, held[POLICY_CANDIDATE]),
         ROLE_BINDING: _told(state.role_bindings, then.role_bindings, held[ROLE_BINDING], authorizer.make_role_binding),
         MCP_SERVER: _told(
             state.mcp_servers,
@@ -373,6 +376,10 @@ def _told(
         name: held[name] if name in held and then.get(name) is entry and (same is None or same(entry)) else make_resource(name, make(entry))
         for name, entry in now.items()
     }
+
+
+def _candidates(now: RegistryState, then: RegistryState, held: Mapping[str, XdsResource]) -> Mapping[str, XdsResource]:
+    return _told(now.policy_candidates, then.policy_candidates, held, authorizer.make_policy_candidate)
 
 
 def _providers(

@@ -84,6 +84,15 @@ class Replay:
     withheld: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shadow:
+    """What PolicyCandidates, all of them together, would have decided (`extauthz.shadow`)."""
+
+    allowed: bool
+    reason: str
+    determining_policies: tuple[str, ...] = ()
+
+
 @dataclass(slots=True, kw_only=True)
 class AuditRecord:
     """What is known about one decision. Filled while the decision is made, complete when it is written.
@@ -145,6 +154,7 @@ class AuditRecord:
     outcome: pb.AuditOutcome | None = None
     change: pb.AuditChange | None = None
     alarm: pb.AuditAlarm | None = None
+    shadow: Shadow | None = None
     needed: bool = True
 
 
@@ -194,6 +204,9 @@ def draft_of(record: AuditRecord) -> Draft:
     personal = {name: value for name in _PERSONAL_FIELDS if (value := getattr(record, name))}
     if record.event is AuditEvent.ALARM and personal:
         fields["sentence"] = personal.pop("sentence", "")  # about nobody
+    if record.shadow is not None:
+        shadow = record.shadow
+        fields["shadow"] = pb.AuditShadow(allowed=shadow.allowed, reason=shadow.reason, determining_policies=shadow.determining_policies)
     if record.server is not None:
         fields["mcp_server_uid"] = record.server.uid
     _without_tokens(fields, _OPEN_OF_CALLERS)
@@ -227,6 +240,7 @@ def _outcome_draft(record: AuditRecord) -> Draft:
         reason=record.reason,
         namespace=record.namespace,
         mcp_server=record.mcp_server,
+        virtual_server=record.virtual_server,
         revision=record.revision,
         outcome=record.outcome,
     )
@@ -240,7 +254,6 @@ def _without_tokens(values: dict[str, Any], names: tuple[str, ...]) -> None:
 
 
 def encode_record(record: AuditRecord, *, writer_id: str, sequence: int, previous_hash: bytes = b"") -> bytes:
-        virtual_server=record.virtual_server,
     """The record as it is written where nothing is sealed: an `AuditRecord` message of `protos/extauthz/v1/audit.proto`."""
     draft = draft_of(record)
     place = pb.AuditRecord(writer_id=writer_id, sequence=sequence, previous_hash=previous_hash)

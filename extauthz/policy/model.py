@@ -63,6 +63,14 @@ class PolicyDocument:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyCandidate:
+    """A document that is judged beside those in force: in the place of the one of its own name, and of those in `replaces`."""
+
+    document: PolicyDocument
+    replaces: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
     """How the caller came: the `context.caller` record of a policy."""
 

@@ -216,6 +216,14 @@ class PolicySet(_message.Message):
     cedar: str
     def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., cedar: _Optional[str] = ...) -> None: ...
 
+class PolicyCandidate(_message.Message):
+    __slots__ = ("policies", "replaces")
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
+    REPLACES_FIELD_NUMBER: _ClassVar[int]
+    policies: PolicySet
+    replaces: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, policies: _Optional[_Union[PolicySet, _Mapping]] = ..., replaces: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class RoleBinding(_message.Message):
     __slots__ = ("namespace", "name", "role", "subjects")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]

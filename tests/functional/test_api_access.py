@@ -16,16 +16,16 @@ PUBLIC = {"readHealth", "readReadiness", "readOpenApi", "readProtectedResourceMe
 KINDS = (
     *("McpServer", "PolicySet", "RoleBinding", "IdentityProvider"),
     *("Revocation", "Gateway", "TrustDomain", "AuthorizationServer", "VirtualServer"),
-    *("AuditPolicy", "AuditSink", "CostModel"),
+    *("PolicyCandidate", "AuditPolicy", "AuditSink", "CostModel"),
 )
-PLURALS = [kind.removesuffix("y") + ("ies" if kind.endswith("y") else "s") for kind in KINDS]
+PLURALS = [f"{kind[:-1]}ies" if kind.endswith("cy") else f"{kind}s" for kind in KINDS]
 FILTERED_READS = {"listNodes", "listReviews", "readRevision", "readStatus", "listNamespaces", *(f"list{plural}" for plural in PLURALS)}
 VIEWER = FILTERED_READS | {
     *(f"{verb}{kind}" for kind in ("Namespace", *KINDS) for verb in ("read", "history")),
     *(f"list{plural}In" for plural in PLURALS),
     *("readTools", "showReviews", "listCatalogVersions"),
 }
-EDITOR_ELSEWHERE = FILTERED_READS | {"readAudit", "readUsage"}
+EDITOR_ELSEWHERE = FILTERED_READS | {"readAudit", "readUsage", "showDecision"}
 
 OTHER = "apiVersion: legation/v1\nkind: Namespace\nmetadata: {name: other}\n"
 PROVIDER = "---\napiVersion: legation/v1\nkind: IdentityProvider\nmetadata: {namespace: demo, name: own}\nspec: {issuer: 'https://own.example.com'}\n"

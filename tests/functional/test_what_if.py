@@ -165,6 +165,7 @@ def test_a_replay_agrees_with_deciding_every_call_by_itself(world: World):
 
     result = world.replay(question)
 
+    assert question.policies is not None
     engine = CedarEngine.build(question.policies.documents, question.policies.bindings, world.state.mcp_servers)
     after = replace(world.state, policy=engine)
     expected: Counter[tuple[str, str, bool]] = Counter()
@@ -201,6 +202,33 @@ def test_what_cannot_be_decided_again_is_counted_by_why(world: World):
 
     assert result["undecidable"] == {"definition_changed": 1, "erased": 1, "not_recorded": 1, "server_gone": 2, "several_names": 1}
     assert (result["records"], result["replayed"], result["not_of_policy"]) == (10, 1, 3)
+
+
+def test_an_argument_that_is_not_kept_matters_where_a_policy_reads_it(world: World):
+    world.record("ann", "refund", replay=pb.AuditReplay(withheld=["amount"]))
+    world.record("ann", "refund", replay=pb.AuditReplay(withheld=["*"]))
+    world.record("ann", "refund", replay=pb.AuditReplay(withheld=["comment"]))
+    world.keep()
+
+    result = world.replay(world.question())
+
+    assert (result["undecidable"], result["replayed"]) == ({"withheld": 2}, 1)
+
+
+def test_what_candidates_said_when_a_call_was_decided_is_told(world: World):
+    denied = pb.AuditShadow(reason="forbidden_by_policy", determining_policies=["demo/stricter"])
+    world.record("ann", "find", shadow=denied)
+    world.record("ann", "find", shadow=denied)
+    world.record("ann", "find", shadow=pb.AuditShadow(allowed=True, reason="allowed"))
+    world.record("ann", "find")
+    world.keep()
+
+    result = world.replay(Question(since_unix_us=0, until_unix_us=NOON * 2, namespaces=None, policies=None))
+
+    assert (result["replayed"], result["newly_denied"], result["not_of_policy"]) == (3, 2, 1)
+    (flip,) = result["flips"]
+    assert (flip["principal"], flip["name"], flip["calls"]) == ("local/ann", "find", 2)
+    assert flip["after"] == {"allowed": False, "reason": "forbidden_by_policy", "policies": ("demo/stricter",)}
 
 
 def test_a_window_and_namespaces_choose_what_is_replayed(world: World):
