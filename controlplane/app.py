@@ -41,6 +41,7 @@ from controlplane.audit.proving import build_proving
 from controlplane.audit.store import AuditStore
 from controlplane.authorization_server.issuers import Issuers
 from controlplane.authorization_server.oversight import Oversight
+from controlplane.authorization_server.recorded_events import EventFollower
 from controlplane.authorization_server.store import GrantStore
 from controlplane.baseline.keeper import BaselineKeeper
 from controlplane.baseline.reader import read_anomalies
@@ -220,6 +221,7 @@ async def _parts(
             audit_database_url=audit_database_url(settings.audit_database_url, settings.database_url),
             encryption_key_file=settings.encryption_key_file,
         )
+        books = GrantStore(store.engine, key=key)
         routes = make_routes(
             service=service,
             store=store,
@@ -230,7 +232,7 @@ async def _parts(
             build_state=partial(_authorization_state, key=key, gateway_url=settings.gateway_url, exposures=Exposures()),
             live_status=partial(_live_status, live, bundles, certificates),
             problems=StartProblems(workload_api=workload_api, rollout=rollout, wants_aggregator=bool(settings.aggregator_addresses)).told,
-            oversight=Oversight(state=lambda: live.state, books=GrantStore(store.engine, key=key), service=service),
+            oversight=Oversight(state=lambda: live.state, books=books, service=service),
             replays=ReplayRunner(replay_sources).answers,
             anomalies=partial(read_anomalies, record),
             usage=record,
@@ -256,6 +258,7 @@ async def _parts(
         )
         issuers.attach(application)
         background.append(asyncio.create_task(issuers.prune_always()))
+        background.append(asyncio.create_task(EventFollower(books=books, store=record, writer=own.writer).run()))
         background.append(asyncio.create_task(BaselineKeeper(record).run()))
         background.append(asyncio.create_task(UsageRollup(store=record, read_prices=PriceHistory(store).book).run()))
         site = serving_api(application, settings.api_listen, link)

@@ -50,8 +50,8 @@ def change_draft(
             namespace=namespace,
             name=name,
             uid=uid,
-            before_json=_document(before),
-            after_json=_document(after),
+            before_json=json_text(before),
+            after_json=json_text(after),
         ),
     )
     if kind in {"McpServer", "Catalog"}:
@@ -63,7 +63,8 @@ def change_draft(
     return Draft(open=record.SerializeToString(), personal=personal, principal_id=actor, at_unix_us=at_unix_us)
 
 
-def _document(document: Mapping[str, Any] | None) -> str:
+def json_text(document: Mapping[str, Any] | None) -> str:
+    """A document as it stands in a record; empty for none."""
     if document is None:
         return ""
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False, sort_keys=True)

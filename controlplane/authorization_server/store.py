@@ -91,6 +91,12 @@ class GrantStore:
             rows = connection.execute(statement.where(EVENT.c.id < before) if before else statement)
             return [{**row._asdict(), "at": row.at.isoformat()} for row in rows]
 
+    def read_events_after(self, after: int, until: datetime, limit: int) -> list[dict[str, Any]]:
+        """Events of all authorization servers behind this one, up to a time, in their order."""
+        statement = select(EVENT).where(EVENT.c.id > after, EVENT.c.at <= until).order_by(EVENT.c.id).limit(limit)
+        with self._engine.connect() as connection:
+            return [dict(row._mapping) for row in connection.execute(statement)]  # noqa: SLF001 - public by its documentation
+
     def read_consents(self, server_uid: str) -> list[KeptConsent]:
         """The consents that hold."""
         statement = select(CONSENT).where(CONSENT.c.server_uid == server_uid, CONSENT.c.expires_at > self._clock())

@@ -7,6 +7,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from controlplane.audit.refusals import ApiRefusals
 from controlplane.audit.store import AuditStore
 from controlplane.audit.stored_record import StoredRecord
 from controlplane.audit.writer import WRITER, RecordWriter
+from controlplane.authorization_server.grant import Event, EventRecord
+from controlplane.authorization_server.recorded_events import EventFollower
+from controlplane.authorization_server.store import GrantStore
 from controlplane.database import sqlite_url
 from controlplane.registry.encryption import RegistryKey
 from extauthz.audit.record import Draft
@@ -387,6 +391,38 @@ def test_a_server_may_allow_its_own_calls_more(registry: Registry) -> None:
     registry.apply(CRM.replace(b"spec: {", b"spec: {timeoutMs: 3600000, "))
 
     assert longest_call_seconds(registry.live.state, 900) == 3600
+
+
+# authorization servers
+
+
+def event(name: Event, subject: str = "", **more: Any) -> EventRecord:
+    return EventRecord(event=name, client_id="editor", subject=subject, resource="https://gw.example/servers/demo/crm/mcp", **more)
+
+
+def test_events_of_authorization_servers_are_recorded_once_and_whose_they_are_is_sealed(registry: Registry, store: AuditStore) -> None:
+    now = datetime(2026, 11, 22, 12, tzinfo=UTC)
+    books = GrantStore(registry.store.engine, key=KEY, clock=lambda: now)
+    books.record("uid-1", "front", event(Event.LOGIN_SUCCEEDED, "ann"), event(Event.TOKEN_REFUSED, reason="expired", count=3))
+    early = EventFollower(books=books, store=store, writer=RecordWriter(store, KEY), clock=lambda: now + timedelta(seconds=1))
+    assert not early.record_next(), "others may have lower numbers that are not committed yet"
+
+    followers = [
+        EventFollower(books=books, store=store, writer=RecordWriter(store, KEY), clock=lambda: now + timedelta(seconds=10))
+        for _ in range(2)
+    ]
+    for each in (*followers, *followers):
+        each.record_next()
+
+    login, refusal = shown(store)
+    assert (login["reason"], login["decision"], login["principal"]["id"]) == ("login.succeeded", "allow", "front/ann")
+    assert (login["change"]["kind"], login["change"]["name"], login["change"]["uid"]) == ("AuthorizationServer", "front", "uid-1")
+    assert (refusal["reason"], refusal["decision"]) == ("token.refused", "deny")
+    assert '"count":3' in refusal["change"]["after_json"]
+    payloads = [row.payload for row in store.rows(0, 100)]
+    assert all(b"ann" not in payload for payload in payloads)
+    assert store.erase("front/ann") == 1
+    assert_chained(store.rows(0, 100))
 
 
 # refusals of the API
