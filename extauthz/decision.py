@@ -16,23 +16,24 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import structlog
 
 from extauthz import answer
 from extauthz.answer import Answer
-from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord
+from extauthz.audit.record import AuditDecision, AuditEvent
 from extauthz.authorization import Verdict, authorize, authorize_inner, authorize_virtual, exists_for, max_body_bytes
 from extauthz.authorizer_settings import MAX_SESSION_AGE_SECONDS
 from extauthz.case import Case, Refused
 from extauthz.catalog.server import McpServer
 from extauthz.check_input import CheckInput
+from extauthz.collaborators import CredentialReader, Observes, Recorder, StateReader
 from extauthz.door import Door, Place
 from extauthz.egress_context import EgressContext, context_expiry, sign_egress_context, signing_key
 from extauthz.errors import AuditError, CredentialError, MessageError, Reason, SessionError
 from extauthz.facts import describe_content, describe_member, describe_request, open_record, require_record
-from extauthz.identification import Authenticates, Identification
+from extauthz.identification import Identification
 from extauthz.identity.principal import Principal
 from extauthz.lane import may_be_repeated, of_aggregator, to_aggregator
 from extauthz.mcp.era import Era
@@ -94,40 +95,6 @@ class Decision:
 
     def __bool__(self) -> bool:
         raise TypeError("a Decision has no truth value; read .passage and .answer")
-
-
-class StateReader(Authenticates, Protocol):
-    """Where the current state is read: None = not loaded yet; `stale` = too old to decide by."""
-
-    def current(self) -> AuthorizationState | None:
-        """The state of the newest revision."""
-
-    def stale(self) -> bool:
-        """Whether it is too old to decide by."""
-
-
-class CredentialReader(Protocol):
-    """Where upstream credentials come from."""
-
-    async def headers_for(self, mcp_server: McpServer, deadline: float) -> list[tuple[str, str]]:
-        """Headers that authenticate the gateway to the server; raises CredentialError."""
-
-
-class Recorder(Protocol):
-    """Makes a record durable or raises AuditError."""
-
-    async def append(self, record: AuditRecord) -> None:
-        """Returns when the record is durable."""
-
-
-class Observes(Protocol):
-    """Who hears of decisions, where telemetry is on (`observation`)."""
-
-    def began(self, case: Case) -> None:
-        """A decision begins."""
-
-    def ended(self, case: Case, reason: Reason) -> None:
-        """It stands, and its record is complete."""
 
 
 class Decider:

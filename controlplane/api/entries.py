@@ -32,8 +32,9 @@ from controlplane.registry.permissions import (
     require_any_write,
     write_scope_of,
 )
+from controlplane.registry.precondition import Precondition
 from controlplane.registry.reader import RegistryReader
-from controlplane.registry.service import ApplyResult, Precondition, RegistryService
+from controlplane.registry.service import ApplyResult, RegistryService
 from controlplane.registry.spec import PLURAL_OF_KIND, Kind
 
 _TAG = re.compile(r'\s*(W/)?("[^"\x00-\x1f]*")\s*(?:,|$)')

@@ -40,6 +40,7 @@ from controlplane.registry.permissions import (
     write_scope_of,
 )
 from controlplane.registry.plan import Plan, PlannedEntry, key_of, make_plan, without_entry
+from controlplane.registry.precondition import Precondition
 from controlplane.registry.probe import ProbeResult
 from controlplane.registry.reading import PROBER, REVIEWER, ReadingBatch
 from controlplane.registry.refusal import (
@@ -47,8 +48,6 @@ from controlplane.registry.refusal import (
     EntryNotFoundError,
     InvalidDocumentsError,
     NotPermittedError,
-    PreconditionFailedError,
-    PreconditionRequiredError,
 )
 from controlplane.registry.review import Acceptance, Rejection, ReviewedItem, named, present_digest
 from controlplane.registry.revocation import over
@@ -70,30 +69,6 @@ REVOKED_LONGER = timedelta(seconds=60)
 """How much longer than a token is good it stays revoked: clocks differ."""
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Precondition:
-    """If-Match and If-None-Match of a write, as sent: entity tags, or `*`."""
-
-    if_match: tuple[str, ...] = ()
-    if_none_match: tuple[str, ...] = ()
-
-    def check(self, entry: StoredEntry | None) -> None:
-        """Raise unless the write may go on; a write of what exists must say what it read."""
-        if entry is None:
-            if self.if_match:
-                raise PreconditionFailedError("there is no such entry; it may have been deleted since you read it")
-            return
-        tag = f'"{entry.resource_revision}"'
-        if self.if_none_match and (self.if_none_match == ("*",) or tag in self.if_none_match):
-            raise PreconditionFailedError("the entry exists already")
-        if not self.if_match:
-            raise PreconditionRequiredError("send If-Match with the ETag that you read (or *)")
-        if self.if_match != ("*",) and tag not in self.if_match:
-            raise PreconditionFailedError(
-                f"the entry was changed in revision {entry.resource_revision}; read it again and repeat your change"
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

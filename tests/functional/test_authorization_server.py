@@ -19,8 +19,8 @@ from authlib.oauth2.rfc8414 import AuthorizationServerMetadata
 from controlplane.authorization_server.issuers import Issuers
 from controlplane.authorization_server.oversight import Oversight
 from controlplane.authorization_server.throttle import FairThrottle, Rate
+from controlplane.registry.precondition import Precondition
 from controlplane.registry.refusal import EntryNotFoundError, NotPermittedError
-from controlplane.registry.service import Precondition
 from controlplane.registry.signing_key import PUBLISHED_AHEAD, SIGNS_FOR
 from controlplane.registry.spec import Kind
 from tests.functional.authorization_world import (

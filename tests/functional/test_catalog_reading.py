@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import text
 
 from controlplane.registry.catalog import catalog_digest
+from controlplane.registry.precondition import Precondition
 from controlplane.registry.probe import ProbeResult
-from controlplane.registry.service import Precondition
 from controlplane.registry.spec import Kind
 from tests.functional.postgresql import postgresql_server, postgresql_url  # noqa: F401
 from tests.functional.registry import ADMIN, CRM, Registry, open_registry, reading, tool

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from controlplane.registry.own_address import PublicAddress
+from controlplane.registry.precondition import Precondition
 from controlplane.registry.refusal import ConflictError, InvalidDocumentsError
-from controlplane.registry.service import Precondition
 from controlplane.registry.spec import Kind
 from tests.functional.registry import ADMIN, Registry, open_registry
 from tests.pki import Issued, TestAuthority

@@ -20,8 +20,9 @@ from controlplane.authorization_server import tables as _tables  # noqa: F401 - 
 from controlplane.authorization_server.clients import tables as _client_tables  # noqa: F401 - part of the schema
 from controlplane.database import HEAD_REVISION, open_database
 from controlplane.registry.own_address import OwnAddresses
+from controlplane.registry.precondition import Precondition
 from controlplane.registry.refusal import InvalidDocumentsError
-from controlplane.registry.service import Precondition, RegistryService
+from controlplane.registry.service import RegistryService
 from controlplane.registry.spec import Kind
 from controlplane.registry.store import RegistryStore
 from extauthz.address import AddressRules

@@ -13,9 +13,10 @@ from controlplane.catalog_digest import definition_digest
 from controlplane.registry.catalog import catalog_digest
 from controlplane.registry.kind import Kind
 from controlplane.registry.permissions import PERMISSIONS_OF_ROLE, Operator, Permissions
+from controlplane.registry.precondition import Precondition
 from controlplane.registry.probe import ProbedDefinition
 from controlplane.registry.refusal import ConflictError, InvalidDocumentsError, NotPermittedError
-from controlplane.registry.service import ApplyResult, Precondition
+from controlplane.registry.service import ApplyResult
 from tests.functional.registry import ADMIN, Registry, open_registry, operator, reading, tool
 
 SERVERS = b"""

@@ -14,7 +14,7 @@ from controlplane.registry.entry import Json
 from controlplane.registry.exposure import Exposures, expose
 from controlplane.registry.kind import Kind
 from controlplane.registry.permissions import Operator
-from controlplane.registry.service import Precondition
+from controlplane.registry.precondition import Precondition
 from tests.functional.registry import ADMIN, Registry, open_registry, operator, reading, tool
 from tests.functional.test_virtual_server_documents import CRM, SERVERS, announce, apply, everything
 from tests.unit.test_exposure import TOOLS

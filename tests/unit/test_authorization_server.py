@@ -20,8 +20,8 @@ from controlplane.authorization_server.parameter import ParameterError, read_par
 from controlplane.authorization_server.protocol import ProtocolRules
 from controlplane.authorization_server.throttle import MAX_STRANGERS, PEER_HEADER, FairThrottle, Rate, RefusalLog, Throttle, stranger_of
 from controlplane.registry.encryption import RegistryKey
+from controlplane.registry.precondition import Precondition
 from controlplane.registry.refusal import ConflictError, InvalidDocumentsError
-from controlplane.registry.service import Precondition
 from controlplane.registry.signing_key import (
     PUBLISHED_AFTER,
     PUBLISHED_AHEAD,
