@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
-from sqlalchemy import Row, Select, func, select
+from sqlalchemy import Connection, Row, Select, func, select
 
+from controlplane.audit.archive import Archive, overlapping
 from controlplane.audit.bundle import KeptRecord
-from controlplane.audit.models import AUDIT_RECORD, AUDIT_STATEMENT
+from controlplane.audit.models import AUDIT_ARCHIVE, AUDIT_DELETED, AUDIT_RECORD, AUDIT_STATEMENT
 from controlplane.audit.statement import SignedStatement, Statement, parse_statement
 from controlplane.audit.store import AuditStore
 
-_ROWS_AT_ONCE = 500
+_ROWS_AT_ONCE = 2000
+_KEPT = ("position", "writer_id", "sequence", "at_unix_us", "record_hash", "payload")
 _STATEMENTS_AT_ONCE = 200
+_OUTCOMES = ("outcome", "outcome_missing")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,20 +35,32 @@ class StoredStatement:
 class Evidence:
     """Reads only. Methods are synchronous; callers on the event loop use a thread."""
 
-    def __init__(self, store: AuditStore) -> None:
+    def __init__(self, store: AuditStore, archive: Archive | None = None) -> None:
         self._store = store
+        self._archive = archive or Archive(store, None)
 
     def records(self, first: int, last: int) -> Iterator[KeptRecord]:
-        """What there is of the positions `first` to `last`, in their order. A position that is missing is not made up."""
-        table = AUDIT_RECORD
-        columns = select(table.c.position, table.c.writer_id, table.c.sequence, table.c.at_unix_us, table.c.record_hash, table.c.payload)
+        """What there is of the positions `first` to `last`, in their order: of the database, of the archive, and what retention left.
+
+        A position that is missing is not made up.
+        """
         while first <= last:
             until = min(last, first + _ROWS_AT_ONCE - 1)
-            with self._store.reading() as connection:
-                rows = connection.execute(columns.where(table.c.position.between(first, until)).order_by(table.c.position)).all()
-            for row in rows:
-                yield KeptRecord(**row._mapping)  # noqa: SLF001 - public by its documentation, in spite of its name
+            yield from self._window(first, until)
             first = until + 1
+
+    def _window(self, first: int, last: int) -> list[KeptRecord]:
+        found: dict[int, KeptRecord] = {}
+        with self._store.reading() as connection:  # the three are of one moment: what moves meanwhile is in one of them
+            for table in (AUDIT_RECORD, AUDIT_DELETED):
+                columns = [table.c[name] for name in _KEPT if name in table.c]
+                rows = connection.execute(select(*columns).where(table.c.position.between(first, last)))
+                found |= {row.position: KeptRecord(**{"payload": b"", **row._mapping}) for row in rows}  # noqa: SLF001 - public, in spite of its name
+            partitions = self._archive.partitions(connection, overlapping(first, last)) if len(found) <= last - first else []
+        if partitions:
+            for cold in self._archive.read(partitions, "position BETWEEN ? AND ?", [first, last]):
+                found.setdefault(cold.position, KeptRecord(**{name: getattr(cold, name) for name in _KEPT}))
+        return [found[position] for position in sorted(found)]
 
     def hashes(self, first: int, last: int) -> list[tuple[int, bytes]]:
         """Position and record hash of `first` to `last`, as far as they are there."""
@@ -85,18 +101,15 @@ class Evidence:
 
         Records come in another order than they are written, so some from before and after are among them.
         """
-        record, statement = AUDIT_RECORD.c, AUDIT_STATEMENT.c
+        statement = AUDIT_STATEMENT.c
         newest = self._store.last_position()
         with self._store.reading() as connection:
             first, last = 1, newest
             if from_unix_us is not None:
-                first = (
-                    connection.execute(select(func.min(record.position)).where(record.at_unix_us >= from_unix_us)).scalar() or newest + 1
-                )
+                first = min(_first_since(connection, from_unix_us), default=newest + 1)
             if to_unix_us is not None:
-                last = connection.execute(select(func.max(record.position)).where(record.at_unix_us < to_unix_us)).scalar() or 0
-                stated = select(func.max(statement.last_position)).where(statement.at_unix_us <= to_unix_us)
-                last = max(last, connection.execute(stated).scalar() or 0)
+                stated = connection.execute(select(func.max(statement.last_position)).where(statement.at_unix_us <= to_unix_us)).scalar()
+                last = max([*_last_before(connection, to_unix_us), stated or 0])
             if first > last:
                 return 1, 0
             around = select(func.min(statement.first_position), func.max(statement.last_position))
@@ -108,8 +121,14 @@ class Evidence:
         table = AUDIT_RECORD
         wanted = select(table.c.position, table.c.namespace, table.c.virtual_server).where(table.c.decision_id == decision_id)
         with self._store.reading() as connection:
-            row = connection.execute(wanted.where(table.c.event.not_in(["outcome", "outcome_missing"])).order_by(table.c.position)).first()
-        return (row.position, row.namespace, row.virtual_server.partition("/")[0]) if row is not None else None
+            row = connection.execute(wanted.where(table.c.event.not_in(_OUTCOMES)).order_by(table.c.position)).first()
+            partitions = self._archive.partitions(connection) if row is None else []
+        if row is not None:
+            return row.position, row.namespace, row.virtual_server.partition("/")[0]
+        condition = "decision_id = ? AND event NOT IN (?, ?)"
+        for cold in self._archive.read(partitions, condition, [decision_id, *_OUTCOMES]) if partitions else ():
+            return cold.position, cold.namespace, cold.virtual_server.partition("/")[0]
+        return None
 
     def _read(self, wanted: Select[tuple[object, ...]]) -> list[StoredStatement]:
         with self._store.reading() as connection:
@@ -119,3 +138,19 @@ class Evidence:
 def _stored(row: Row[tuple[object, ...]]) -> StoredStatement:
     signed = SignedStatement(document=row.document, signature=row.signature)
     return StoredStatement(statement=parse_statement(row.document), signed=signed, anchored_at_unix_us=row.anchored_at_unix_us)
+
+
+def _first_since(connection: Connection, at_unix_us: int) -> list[int]:
+    """The first positions of records of that time or later, wherever they are; of the archive those of whole files."""
+    day = datetime.fromtimestamp(at_unix_us / 1_000_000, UTC).date().isoformat()
+    found = [select(func.min(table.c.position)).where(table.c.at_unix_us >= at_unix_us) for table in (AUDIT_RECORD, AUDIT_DELETED)]
+    found.append(select(func.min(AUDIT_ARCHIVE.c.first_position)).where(AUDIT_ARCHIVE.c.day >= day))
+    return [position for statement in found if (position := connection.execute(statement).scalar()) is not None]
+
+
+def _last_before(connection: Connection, at_unix_us: int) -> list[int]:
+    """The last positions of records before that time, likewise."""
+    day = datetime.fromtimestamp(at_unix_us / 1_000_000, UTC).date().isoformat()
+    found = [select(func.max(table.c.position)).where(table.c.at_unix_us < at_unix_us) for table in (AUDIT_RECORD, AUDIT_DELETED)]
+    found.append(select(func.max(AUDIT_ARCHIVE.c.last_position)).where(AUDIT_ARCHIVE.c.day <= day))
+    return [position for statement in found if (position := connection.execute(statement).scalar()) is not None]
