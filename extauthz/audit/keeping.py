@@ -72,6 +72,8 @@ class KeptContent:
 
 def kept_content(content: Mapping[str, object], treatment: Treatment) -> KeptContent:
     """Arguments (or a result), treated. No credential that looks like one stands in it; whole digests may be of some."""
+    if not treatment.rules and treatment.keep is Keep.HASHED:  # what there is without an AuditPolicy
+        return KeptContent(digest=digest_of(content), kept=treatment.keep.value)
     walk = _Walk(treatment.rules)
     keep = walk.keep_of(walk.start) or treatment.keep
     if not walk.leads_below(walk.start) and keep in (Keep.OFF, Keep.HASHED):
@@ -98,6 +100,8 @@ def replayed_arguments(
     """
     kept: dict[str, object] = {}
     withheld: list[str] = []
+    walk = _Walk(treatment.rules)
+    whole = walk.keep_of(walk.start) or treatment.keep
     left = MAX_REPLAYED_CHARACTERS
     for name, value in arguments.items():
         left -= len(name) + (len(value) if isinstance(value, str) else 16)
@@ -106,7 +110,7 @@ def replayed_arguments(
             break
         if name not in declared or value is None:
             kept[name] = None if value is None else True
-        elif _is_withheld(name, value, treatment):
+        elif _is_withheld(name, value, walk, whole):
             withheld.append(name)
         else:
             kept[name] = _readable(value)
@@ -116,13 +120,9 @@ def replayed_arguments(
     return text, tuple(withheld)
 
 
-def _is_withheld(name: str, value: object, treatment: Treatment) -> bool:
-    walk = _Walk(treatment.rules)
+def _is_withheld(name: str, value: object, walk: _Walk, whole: Keep) -> bool:
     reached = walk.step(walk.start, name)
-    keep = walk.keep_of(reached)
-    if keep is None:
-        whole = walk.keep_of(walk.start) or treatment.keep
-        keep = Keep.FULL if whole is Keep.HASHED else whole
+    keep = walk.keep_of(reached) or (Keep.FULL if whole is Keep.HASHED else whole)
     if keep is not Keep.FULL or walk.leads_below(reached):
         return True
     texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []

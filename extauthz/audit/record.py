@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 from google.protobuf.message import Message
@@ -158,14 +159,23 @@ class AuditRecord:
     needed: bool = True
 
 
-_OPEN_FIELDS = (
-    ("decision_id", "at_unix_us", "reason", "namespace", "mcp_server", "method", "tool", "prompt", "era", "protocol_version")
-    + ("request_id_json", "determining_policies", "policy_errors", "policy_engine", "revision", "latency_us")
-    + ("http_status", "lane", "cluster", "http_method", "path", "body_bytes", "trace_id", "envoy_request_id", "parent_decision_id")
-    + ("tool_digest", "effect", "abandoned", "suppressed", "session_digest", "revocation", "virtual_server", "exposed_name")
-    + ("span_id", "arguments_kept", "change", "alarm")
+_OF_KIND = (
+    ("event", "decision", "reason", "namespace", "mcp_server", "method", "tool", "prompt", "era", "protocol_version")
+    + ("determining_policies", "policy_errors", "policy_engine", "revision", "http_status", "lane", "cluster", "http_method", "path")
+    + ("tool_digest", "effect", "revocation", "virtual_server", "exposed_name", "arguments_kept")
 )
-"""Beside the outcome, which has a way of its own."""
+"""What is the same for many calls of a tool."""
+_OF_ONE = (
+    "decision_id",
+    "at_unix_us",
+    "request_id_json",
+    "latency_us",
+    "body_bytes",
+    "trace_id",
+    "envoy_request_id",
+    "parent_decision_id",
+) + ("abandoned", "suppressed", "session_digest", "span_id", "change", "alarm")
+"""What is the call's own; of an outcome `_outcome_draft` knows."""
 _PERSONAL_FIELDS = (
     "sentence",
     "mcp_resource_uri",
@@ -178,7 +188,8 @@ _PERSONAL_FIELDS = (
 """Beside the principal, its labels and what of the replay is its own."""
 
 
-_OPEN_OF_CALLERS = ("path", "tool", "exposed_name", "prompt", "request_id_json", "protocol_version")
+_OF_KIND_OF_CALLERS = ("path", "tool", "exposed_name", "prompt", "protocol_version")
+_OF_ONE_OF_CALLERS = ("request_id_json",)
 _PERSONAL_OF_CALLERS = ("mcp_resource_uri", "user_agent", "arguments_json", "result_json")
 """Texts that callers make up: a confused one may write its token there."""
 _JWT_BEGINS = "eyJ"
@@ -200,16 +211,14 @@ def draft_of(record: AuditRecord) -> Draft:
     if record.outcome is not None:
         return _outcome_draft(record)
     principal = record.principal
-    fields = {name: value for name in _OPEN_FIELDS if (value := getattr(record, name))}
+    fields = {name: value for name in _OF_ONE if (value := getattr(record, name))}
     personal = {name: value for name in _PERSONAL_FIELDS if (value := getattr(record, name))}
     if record.event is AuditEvent.ALARM and personal:
         fields["sentence"] = personal.pop("sentence", "")  # about nobody
     if record.shadow is not None:
         shadow = record.shadow
         fields["shadow"] = pb.AuditShadow(allowed=shadow.allowed, reason=shadow.reason, determining_policies=shadow.determining_policies)
-    if record.server is not None:
-        fields["mcp_server_uid"] = record.server.uid
-    _without_tokens(fields, _OPEN_OF_CALLERS)
+    _without_tokens(fields, _OF_ONE_OF_CALLERS)
     _without_tokens(personal, _PERSONAL_OF_CALLERS)
     replay = record.replay
     if replay is not None:
@@ -222,12 +231,25 @@ def draft_of(record: AuditRecord) -> Draft:
     of_principal = b""
     if principal is not None:
         of_principal = _personal_of(principal, record.roles, record.workload_roles, replayable=replay is not None)
+    of_kind = _of_kind(_kind_of(record), record.server.uid if record.server is not None else "")
     return Draft(
-        open=pb.AuditRecord(event=_EVENTS[record.event], decision=_DECISIONS[record.decision], **fields).SerializeToString(),
+        open=of_kind + pb.AuditRecord(**fields).SerializeToString(),
         personal=of_principal + pb.AuditRecord(**personal).SerializeToString() if personal else of_principal,
         principal_id=principal.id if principal is not None else "",
         at_unix_us=record.at_unix_us,
     )
+
+
+_kind_of = attrgetter(*_OF_KIND)
+
+
+@lru_cache(maxsize=1024)
+def _of_kind(values: tuple[Any, ...], server_uid: str) -> bytes:
+    """What a record says of its kind, as it was said for another one a moment ago."""
+    fields = {name: value for name, value in zip(_OF_KIND[2:], values[2:], strict=True) if value}
+    _without_tokens(fields, _OF_KIND_OF_CALLERS)
+    event, decision = _EVENTS[values[0]], _DECISIONS[values[1]]
+    return pb.AuditRecord(event=event, decision=decision, mcp_server_uid=server_uid, **fields).SerializeToString()
 
 
 def _outcome_draft(record: AuditRecord) -> Draft:
