@@ -27,9 +27,12 @@ import pytest
 from aiohttp import web
 
 from controlplane.api.application import make_api, make_routes
+from controlplane.api.audit import AuditAccess
 from controlplane.api.auth import OperatorAuthenticator
 from controlplane.api.foreign import only_our_names
 from controlplane.app import identity_providers_of
+from controlplane.audit.database import open_audit_database
+from controlplane.audit.store import AuditStore
 from controlplane.authorization_server.issuers import Issuers
 from controlplane.authorization_server.oversight import Oversight
 from controlplane.authorization_server.store import GrantStore
@@ -44,7 +47,7 @@ from extauthz.identity.principal import Principal
 from extauthz.state import AuthorizationState
 from tests import toolchain
 from tests.e2e.stack import free_port
-from tests.functional.api import ScriptedAudit, ScriptedRollout
+from tests.functional.api import ScriptedRollout
 from tests.functional.registry import Registry, open_registry
 from tests.functional.scripted_browser import Forms
 
@@ -319,6 +322,8 @@ async def running_world(directory: Path) -> AsyncIterator[AuthorizationWorld]:
         idp = await running.enter_async_context(login_provider({"clients": [gateway], "people": PEOPLE}))
         registry = open_registry(f"sqlite:///{directory}/registry.db")
         running.callback(registry.store.close)
+        record = AuditStore(open_audit_database(f"sqlite:///{directory}/audit.db"), registry.key)
+        running.callback(record.close)
         registry.apply(REGISTRY.format(name="front", idp=idp).encode())
         issuers = await running.enter_async_context(
             Issuers(
@@ -344,7 +349,7 @@ async def running_world(directory: Path) -> AsyncIterator[AuthorizationWorld]:
             store=registry.store,
             live=registry.live,
             rollout=ScriptedRollout(),
-            audit=ScriptedAudit(),
+            audit=AuditAccess(store=record),
             authentication=authentication,
             build_state=lambda state, previous: build_authorization_state(state, key=registry.key, now=datetime.now(UTC)),
             oversight=Oversight(state=lambda: registry.live.state, books=registry_books(registry), service=registry.service),
