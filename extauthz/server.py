@@ -43,6 +43,8 @@ from extauthz.telemetry.process import observe_node, running_telemetry
 logger = structlog.get_logger(__name__)
 
 STOP_GRACE_SECONDS = 2.0
+TELLING_SECONDS = 0.3
+"""Envoy tells in a moment how the last calls ended (`controlplane.xds.resources.access_log`)."""
 SHIP_GRACE_SECONDS = 1.0
 
 
@@ -129,7 +131,9 @@ async def run(settings: AuthorizerSettings) -> None:
             tasks.extend(asyncio.create_task(reader.run()) for reader in (edge, ended))
         await stop.wait()
         outcome_service.leave()
-        await asyncio.gather(server.stop(STOP_GRACE_SECONDS), processor.stop(STOP_GRACE_SECONDS))
+        await server.stop(STOP_GRACE_SECONDS)
+        await asyncio.sleep(TELLING_SECONDS)
+        await processor.stop(STOP_GRACE_SECONDS)
         for task in tasks:
             task.cancel()
         for task in tasks:

@@ -291,6 +291,21 @@ async def test_the_file_says_the_same(world: OutcomeWorld) -> None:
     assert (line["status"], line["received"], line["sent"]) == (200, 300, 1000)
 
 
+async def test_an_authorizer_that_was_away_is_told_again(tmp_path: Path) -> None:
+    """What ends meanwhile is told to nobody: the control plane finds it to be missing."""
+    async with outcome_world(tmp_path, "grpc") as world:
+        await world.post("crm")
+        await world.last()
+        await world.envoy.stop_processor()
+        await world.post("crm")
+        await world.envoy.start_processor(world.service.handler())
+
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while len(world.outcomes.records) < 3:
+                await world.post("crm")  # the connection is made again after a moment
+                await asyncio.sleep(0.3)
+
+
 async def test_what_the_file_says_is_read_after_a_restart_and_once(tmp_path: Path) -> None:
     """The authorizer is away while calls end: gRPC loses that, the file does not."""
     async with outcome_world(tmp_path, "file") as world:
