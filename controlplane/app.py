@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import secrets
 import signal
@@ -21,7 +20,6 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 import structlog
 from aiohttp import web
@@ -32,6 +30,7 @@ from controlplane.api.audit_proof import AuditProofRoutes
 from controlplane.api.auth import OperatorAuthenticator
 from controlplane.api.foreign import only_our_names
 from controlplane.api.peer import only_envoy
+from controlplane.api.problems import answer_problems
 from controlplane.api.refused import REFUSALS
 from controlplane.audit.collector import Collector
 from controlplane.audit.database import audit_database_url, open_audit_database
@@ -46,7 +45,7 @@ from controlplane.authorization_server.store import GrantStore
 from controlplane.baseline.keeper import BaselineKeeper
 from controlplane.baseline.reader import read_anomalies
 from controlplane.database import open_database
-from controlplane.observation import ApiObservation, CountedReader, observe_registry
+from controlplane.observation import CountedReader, observe
 from controlplane.prober import Prober
 from controlplane.registry.authority import AuthorityReader
 from controlplane.registry.encryption import RegistryKey, read_registry_key
@@ -75,7 +74,7 @@ from controlplane.xds.bundle_store import BundleStore
 from controlplane.xds.cache import ViewCache
 from controlplane.xds.certificate_source import CertificateSources
 from controlplane.xds.certificate_source import status_json as certificate_status_json
-from controlplane.xds.gateway import GatewaySettings
+from controlplane.xds.gateway import gateway_settings
 from controlplane.xds.node import NodeKind
 from controlplane.xds.publisher import Publisher
 from controlplane.xds.resolver import Resolver
@@ -94,7 +93,7 @@ from extauthz.identity.provider import IdentityProvider
 from extauthz.metrics_site import serving_metrics
 from extauthz.state import AuthorizationState, context_keys_from_messages, identity_provider_from_message
 from extauthz.telemetry.process import Telemetry, running_telemetry
-from extauthz.transport import LinkIdentity, parse_link_address
+from extauthz.transport import LinkIdentity
 
 logger = structlog.get_logger(__name__)
 
@@ -182,7 +181,7 @@ async def _parts(
         source=live,
         cache=cache,
         rollout=rollout,
-        gateway=_gateway(settings, link),
+        gateway=gateway_settings(settings, link_tls=link.cert_file is not None),
         key=key,
         resolver=Resolver(rules=rules),
         authorities=AuthorityFiles(reader=authorities),
@@ -243,8 +242,7 @@ async def _parts(
         application[REFUSALS] = own.refusals
         our_names = only_our_names(_door(settings), lambda: gateway_names(live.state))
         application.middlewares.insert(1, our_names)  # right behind `answer_problems`
-        if telemetry.metrics is not None:
-            observe_registry(telemetry.metrics, revision=lambda: live.state.revision, nodes=rollout)
+        observe(application, telemetry, revision=lambda: live.state.revision, nodes=rollout)
         issuers = await parts.enter_async_context(
             Issuers(
                 state=lambda: live.state,
@@ -261,10 +259,7 @@ async def _parts(
         background.append(asyncio.create_task(EventFollower(books=books, store=record, writer=own.writer).run()))
         background.append(asyncio.create_task(BaselineKeeper(record).run()))
         background.append(asyncio.create_task(UsageRollup(store=record, read_prices=PriceHistory(store).book).run()))
-        site = serving_api(application, settings.api_listen, link)
-        if telemetry.metrics is not None:
-            application.middlewares.insert(0, ApiObservation(telemetry).observing)  # around `answer_problems`: answers, whatever was raised
-        await parts.enter_async_context(site)
+        await parts.enter_async_context(serving_api(application, settings.api_listen, link))
         await _first_of(_published(publisher), background)  # streams are not accepted before there is something to say
         discovery = AdsServer(listen=settings.xds_listen, cache=cache, rollout=rollout, identity=link, for_authorizers=(collector.handler,))
         await parts.enter_async_context(discovery)
@@ -375,47 +370,10 @@ def _authorization_state(
     return build_authorization_state(state, key=key, now=datetime.now(UTC), previous=previous, gateway_url=gateway_url, exposures=exposures)
 
 
-def _gateway(settings: ControlPlaneSettings, link: LinkIdentity) -> GatewaySettings:
-    return GatewaySettings(
-        gateway_listen=settings.gateway_listen,
-        egress_listen=settings.egress_listen,
-        authorizer_addresses=settings.authorizer_addresses,
-        processor_addresses=settings.processor_addresses,
-        aggregator_addresses=settings.aggregator_addresses,
-        api_address=settings.api_address or settings.api_listen,
-        gateway_url=settings.gateway_url,
-        check_timeout_ms=settings.check_timeout_ms,
-        link_tls=link.cert_file is not None,
-        requests_per_second=settings.requests_per_second,
-        request_timeout_seconds=settings.request_timeout_seconds,
-        max_call_seconds=settings.max_call_seconds,
-        max_stream_seconds=settings.max_stream_seconds,
-        edge_log=str(settings.edge_log_file or ""),
-        outcome_log=settings.outcome_log,
-        **_otlp(settings),
-        loop_name=f"legation-{hashlib.sha256(settings.gateway_url.encode()).hexdigest()[:12]}",
-    )
-
-
-def _otlp(settings: ControlPlaneSettings) -> dict[str, Any]:
-    """Where Envoy sends its spans, as `GatewaySettings` want it."""
-    receiver = settings.receiver()
-    if receiver is None:
-        return {}
-    name = parse_link_address(receiver.address).host if receiver.is_tls else ""
-    ca_file = str(settings.otlp_ca_file or "")
-    return {
-        "otlp_address": receiver.address,
-        "otlp_tls_name": name,
-        "otlp_ca_file": ca_file,
-        "trace_sampling": settings.trace_sampling,
-    }
-
-
 def serving_api(application: web.Application, listen: str, link: LinkIdentity) -> contextlib.AbstractAsyncContextManager[None]:
     """The API, listening; on TCP with TLS every client must show Envoy's certificate, of our authority."""
     if link.server_ssl_context(listen) is not None:
-        application.middlewares.insert(1, only_envoy())  # right behind `answer_problems`
+        application.middlewares.insert(application.middlewares.index(answer_problems) + 1, only_envoy())
     return serving(application, listen, "LEGATION_API_LISTEN", link)
 
 

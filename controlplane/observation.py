@@ -76,8 +76,12 @@ def _route(request: web.Request) -> str:
     return resource.canonical if resource is not None else ""
 
 
-def observe_registry(metrics: MetricRegistry, *, revision: Callable[[], int], nodes: NodeStatus) -> None:
-    """The newest revision, and how far the nodes are with it."""
+def observe(application: web.Application, telemetry: Telemetry, *, revision: Callable[[], int], nodes: NodeStatus) -> None:
+    """Requests of the API, around everything that makes answers of them; the newest revision, and how far the nodes are with it."""
+    metrics = telemetry.metrics
+    if metrics is None:
+        return
+    application.middlewares.insert(0, ApiObservation(telemetry).observing)
     metrics.gauge(metric_name.REGISTRY_REVISION, revision)
     metrics.gauge(metric_name.XDS_NODES, lambda: _states(nodes.nodes()))
     metrics.gauge(metric_name.XDS_REVISION_LAG, lambda: _lag(nodes.nodes(), revision()))

@@ -12,6 +12,7 @@ import structlog
 
 from extauthz.answer import TOLD
 from extauthz.audit.record import AuditDecision, AuditRecord
+from extauthz.audit.shipper import RecordShipper
 from extauthz.audit.wal import AuditLog
 from extauthz.case import Case
 from extauthz.errors import Reason
@@ -65,6 +66,17 @@ def observe_audit(metrics: MetricRegistry, audit: AuditLog) -> None:
     metrics.gauge(metric_name.AUDIT_USED, lambda: audit.statistics().used_bytes)
     metrics.gauge(metric_name.AUDIT_CAPACITY, lambda: audit.statistics().capacity_bytes)
     metrics.gauge(metric_name.AUDIT_SYNC_DURATION, lambda: audit.statistics().last_sync_seconds)
+
+
+def observe_shipping(metrics: MetricRegistry, audit: AuditLog, shipper: RecordShipper) -> None:
+    """How far the control plane is behind the audit log."""
+
+    def unshipped() -> int:
+        statistics = audit.statistics()
+        return max(0, statistics.sequence - shipper.held(statistics.writer_id))
+
+    metrics.gauge(metric_name.AUDIT_UNSHIPPED, unshipped)
+    metrics.gauge(metric_name.AUDIT_SHIPPING, lambda: float(shipper.connected))
 
 
 class _Numbers:

@@ -34,7 +34,7 @@ from extauthz.door import Door
 from extauthz.grpcio_server import GrpcioServer
 from extauthz.identity.jwks import KeySource
 from extauthz.metrics_site import serving_metrics
-from extauthz.observation import Observation, observe_audit
+from extauthz.observation import Observation, observe_audit, observe_shipping
 from extauthz.outcome_service import OutcomeService
 from extauthz.process import process_service
 from extauthz.subscription import Subscription
@@ -114,6 +114,7 @@ async def run(settings: AuthorizerSettings) -> None:
         subscription.watch_connection(lambda: discovery.connected)
         if telemetry.metrics is not None:
             observe_audit(telemetry.metrics, audit)
+            observe_shipping(telemetry.metrics, audit, shipper)
             observe_node(telemetry.metrics, discovery)
         await processor.start()
         await server.start()

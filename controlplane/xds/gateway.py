@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from controlplane.settings import ControlPlaneSettings
 from extauthz.errors import ConfigurationError
 from extauthz.passage import MAX_STREAM_SECONDS
 from extauthz.transport import parse_link_address
@@ -92,6 +95,44 @@ class GatewaySettings:
     def upstream_ca_file(self) -> str:
         """The file with the certificate authorities that https upstreams are checked against."""
         return self.system_ca_file or find_system_ca_file()
+
+
+def gateway_settings(settings: ControlPlaneSettings, *, link_tls: bool) -> GatewaySettings:
+    """Those of the control plane's settings; `link_tls`: our processes have certificates."""
+    return GatewaySettings(
+        gateway_listen=settings.gateway_listen,
+        egress_listen=settings.egress_listen,
+        authorizer_addresses=settings.authorizer_addresses,
+        processor_addresses=settings.processor_addresses,
+        aggregator_addresses=settings.aggregator_addresses,
+        api_address=settings.api_address or settings.api_listen,
+        gateway_url=settings.gateway_url,
+        check_timeout_ms=settings.check_timeout_ms,
+        link_tls=link_tls,
+        requests_per_second=settings.requests_per_second,
+        request_timeout_seconds=settings.request_timeout_seconds,
+        max_call_seconds=settings.max_call_seconds,
+        max_stream_seconds=settings.max_stream_seconds,
+        edge_log=str(settings.edge_log_file or ""),
+        outcome_log=settings.outcome_log,
+        **_otlp(settings),
+        loop_name=f"legation-{hashlib.sha256(settings.gateway_url.encode()).hexdigest()[:12]}",
+    )
+
+
+def _otlp(settings: ControlPlaneSettings) -> dict[str, Any]:
+    """Where Envoy sends its spans, as `GatewaySettings` want it."""
+    receiver = settings.receiver()
+    if receiver is None:
+        return {}
+    name = parse_link_address(receiver.address).host if receiver.is_tls else ""
+    ca_file = str(settings.otlp_ca_file or "")
+    return {
+        "otlp_address": receiver.address,
+        "otlp_tls_name": name,
+        "otlp_ca_file": ca_file,
+        "trace_sampling": settings.trace_sampling,
+    }
 
 
 def find_system_ca_file(candidates: Sequence[str] = _SYSTEM_CA_FILES) -> str:

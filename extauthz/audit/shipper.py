@@ -63,6 +63,11 @@ class RecordShipper:
         """Whether the control plane takes records now."""
         return self._stream is not None and self._stream.answered
 
+    def held(self, writer_id: str) -> int:
+        """Up to which sequence the control plane holds this writer, as far as is known here."""
+        log = self._writers.get(writer_id)
+        return log.held if log is not None else 0
+
     async def run(self) -> None:
         """Ship until cancelled; a lost stream is opened again with jitter."""
         with contextlib.ExitStack() as stack:

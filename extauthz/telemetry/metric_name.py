@@ -38,6 +38,10 @@ AUDIT_FAILURES = _metric("legation.audit.failures", _COUNTER, "{failure}", "reco
 AUDIT_SYNC_DURATION = _metric("legation.audit.sync.duration", _GAUGE, "s", "how long the latest write of a group to disk took")
 AUDIT_USED = _metric("legation.audit.used", _GAUGE, "By", "disk that the audit log of this process takes")
 AUDIT_CAPACITY = _metric("legation.audit.capacity", _GAUGE, "By", "disk that the audit log of this process may take")
+AUDIT_UNSHIPPED = _metric(
+    "legation.audit.unshipped", _GAUGE, "{record}", "records of this process that the control plane is not known to hold"
+)
+AUDIT_SHIPPING = _metric("legation.audit.shipping", _GAUGE, "", "1 while the control plane takes records from this process")
 # authorizer and aggregator
 NODE_CONNECTED = _metric("legation.node.connected", _GAUGE, "", "1 while the discovery stream from the control plane is open")
 NODE_REVISION = _metric("legation.node.revision", _GAUGE, "", "revision of the registry that this process works by")
