@@ -36,7 +36,7 @@ class UsageCallerRow(AuditTable, table=True):
 
 
 class UsageCallRow(AuditTable, table=True):
-    """One call as it is counted in `usage_hour` now; kept for some days, for outcomes that come late."""
+    """A call whose end nobody has seen yet, as it is counted in `usage_hour` now."""
 
     __tablename__ = "usage_call"
     __table_args__ = (Index("usage_call_hour", "hour_unix"),)

@@ -3,8 +3,8 @@
     positions behind the cursor ─▶ the calls that they are about ─▶ what each counts now, less what it counted before ─▶ usage_hour
 
 One transaction writes the sums, the calls and the cursor, so that a crash repeats a step or does not, and never half of one. An outcome
-that comes late, or after it was said to be missing, moves its call to where it belongs; one that comes after the call's own row was
-pruned (`KEPT_DAYS`) changes nothing.
+that comes late, or after it was said to be missing, moves its call to where it belongs: until somebody has seen its end a call has a row
+of its own (`usage_call`). One that comes after that row was pruned (`KEPT_DAYS`) changes nothing.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from decimal import Decimal
 from typing import Any
 
@@ -26,15 +26,20 @@ from controlplane.audit.store import AuditStore
 from controlplane.audit.stored_record import StoredRecord, stored_record
 from controlplane.usage.models import USAGE_CALL, USAGE_CALLER, USAGE_HOUR
 from controlplane.usage.price import EXACT, PriceBook, decimal_text
-from controlplane.usage.record import UsageRecord, best_outcome, caller_of, usage_of
+from controlplane.usage.record import CallOutcome, UsageCaller, UsageRecord, best_outcome, caller_of, usage_of
 from extauthz.v1 import audit_pb2 as pb
 
 logger = structlog.get_logger(__name__)
 
 USAGE_CURSOR = "usage"
-BATCH = 500
+BATCH = 1000
 KEPT_DAYS = 14
-"""How long the row of a call is kept: an outcome is said to be missing within hours."""
+"""How long the row of a call is kept whose end nobody has seen."""
+GATHER_SECONDS = 1.0
+"""How long records are waited for that come with the first one: a step costs more than a record."""
+REMEMBERED_CALLERS = 4096
+UNENDED = frozenset({CallOutcome.OPEN, CallOutcome.MISSING})
+"""Calls that have a row of their own: what comes later moves them."""
 PRUNE_SECONDS = 3600.0
 RETRY_SECONDS = 5.0
 
@@ -69,10 +74,37 @@ class _Sum:
 
 @dataclass(slots=True, kw_only=True)
 class _Facts:
-    """The records of one decision id, as far as they are reached."""
+    """The records of one decision id, as far as they are reached, in their order."""
 
     decision: StoredRecord | None = None
     outcomes: list[StoredRecord] = field(default_factory=list)
+
+    def add(self, row: StoredRecord) -> None:
+        if row.event != "tool_call":
+            self.outcomes.append(row)
+        elif self.decision is None:
+            self.decision = row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Caller:
+    """A row of `usage_caller`, but for its id."""
+
+    digest: str
+    user_id: str
+    agent_id: str
+    client: str
+    labels: str
+    user_ref: str
+    agent_ref: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Count:
+    """A call as it counts now. `caller` None: it was counted before."""
+
+    call: UsageRecord
+    caller: _Caller | None
 
 
 class UsageRollup:
@@ -82,6 +114,7 @@ class UsageRollup:
         self._store = store
         self._read_prices = read_prices
         self._clock = clock
+        self._callers: dict[UsageCaller, _Caller] = {}
 
     async def run(self) -> None:
         """Count what comes, until cancelled."""
@@ -93,6 +126,7 @@ class UsageRollup:
                     await asyncio.to_thread(self.prune)
                     pruned_at = self._clock()
                 await self._store.wait(position)
+                await asyncio.sleep(GATHER_SECONDS)
             except SQLAlchemyError as error:
                 logger.error("usage cannot be counted now", error=type(error).__name__)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -109,90 +143,105 @@ class UsageRollup:
         rows = self._store.rows(after, limit)
         if not rows:
             return 0
-        facts = self._facts({row.decision_id for row in rows if row.event in _EVENTS and row.decision_id}, rows[-1].position)
-        calls = self._calls(facts)
+        counts = self._counts(self._facts(rows, after), after)
         with self._store.transaction() as connection:
             _lock(connection)
             if self._store.cursor_in(connection, USAGE_CURSOR)[0] == after:  # else somebody else was faster
-                self._keep(connection, calls, facts, after)
+                _keep(connection, counts)
                 self._store.advance(connection, USAGE_CURSOR, rows[-1].position)
         return len(rows)
 
     def prune(self) -> int:
-        """Forget the rows of calls that are long over; how many. Their sums stay."""
+        """Forget the rows of calls that began long ago and whose end nobody told; how many. Their sums stay."""
         before = int(self._clock()) - KEPT_DAYS * 86_400
         with self._store.transaction() as connection:
             return connection.execute(delete(USAGE_CALL).where(USAGE_CALL.c.hour_unix < before)).rowcount
 
-    def _facts(self, decision_ids: Iterable[str], last: int) -> dict[str, _Facts]:
-        """What stands on the record about these decisions, up to this position."""
-        table, facts = AUDIT_RECORD, {decision_id: _Facts() for decision_id in decision_ids}
-        if not facts:
-            return facts
-        wanted = (table.c.decision_id.in_(facts), table.c.event.in_(_EVENTS), table.c.position <= last)
-        with self._store.reading() as connection:
-            for found in connection.execute(select(table).where(*wanted).order_by(table.c.position)):
-                row = stored_record(found)
-                about = facts[row.decision_id]
-                if row.event != "tool_call":
-                    about.outcomes.append(row)
-                elif about.decision is None:
-                    about.decision = row
+    def _facts(self, rows: Sequence[StoredRecord], after: int) -> dict[str, _Facts]:
+        """What stands on the record about the decisions of these rows, which are those behind `after`."""
+        rows = [row for row in rows if row.event in _EVENTS and row.decision_id]
+        facts = {row.decision_id: _Facts() for row in rows}
+        if facts:
+            table = AUDIT_RECORD
+            wanted = (table.c.decision_id.in_(facts), table.c.event.in_(_EVENTS), table.c.position <= after)
+            with self._store.reading() as connection:
+                earlier = [stored_record(row) for row in connection.execute(select(table).where(*wanted).order_by(table.c.position))]
+            for row in (*earlier, *rows):
+                facts[row.decision_id].add(row)
         return facts
 
-    def _calls(self, facts: Mapping[str, _Facts]) -> dict[str, UsageRecord]:
-        """What each of these decisions counts now."""
-        decided = {decision_id: about for decision_id, about in facts.items() if about.decision is not None}
-        if not decided:
-            return {}
-        book = self._read_prices(max(about.decision.revision for about in decided.values() if about.decision is not None))
-        calls: dict[str, UsageRecord] = {}
-        for decision_id, about in decided.items():
-            assert about.decision is not None  # noqa: S101 - those without were left out
-            outcome = best_outcome([pb.AuditRecord.FromString(row.payload) for row in about.outcomes])
-            call = usage_of(pb.AuditRecord.FromString(about.decision.payload), outcome, book.price_of)
+    def _counts(self, facts: Mapping[str, _Facts], after: int) -> list[_Count]:
+        """What each of these decisions counts now; who called is looked up for those that were not counted before."""
+        decisions = {decision_id: about.decision for decision_id, about in facts.items() if about.decision is not None}
+        if not decisions:
+            return []
+        book = self._read_prices(max(decision.revision for decision in decisions.values()))
+        counts: list[_Count] = []
+        for decision_id, decision in decisions.items():
+            outcome = best_outcome([pb.AuditRecord.FromString(row.payload) for row in facts[decision_id].outcomes])
+            call = usage_of(pb.AuditRecord.FromString(decision.payload), outcome, book.price_of)
             if call is not None:
-                calls[decision_id] = call
-        return calls
+                counts.append(_Count(call=call, caller=self._caller(decision) if decision.position > after else None))
+        return counts
 
-    def _keep(self, connection: Connection, calls: Mapping[str, UsageRecord], facts: Mapping[str, _Facts], after: int) -> None:
-        counted = _counted(connection, calls)
-        sums: dict[HourKey, _Sum] = {}
-        for decision_id, call in calls.items():
-            decision, before = facts[decision_id].decision, counted.get(decision_id)
-            if decision is None or (before is None and decision.position <= after):
-                continue  # it was counted, and its row is pruned
-            caller_id = before["caller_id"] if before is not None else self._caller_id(connection, decision)
-            row = _row_of(call, caller_id)
-            if before is not None:
-                sums.setdefault(_key_of(before), _Sum()).add(before, -1)
-                connection.execute(update(USAGE_CALL).where(USAGE_CALL.c.decision_id == decision_id).values(**row))
-            else:
-                connection.execute(insert(USAGE_CALL).values(**row))
-            sums.setdefault(_key_of(row), _Sum()).add(row, 1)
-        for key, total in sorted(sums.items()):
-            if not total.empty:
-                _add_to_hour(connection, key, total)
-
-    def _caller_id(self, connection: Connection, decision: StoredRecord) -> int:
+    def _caller(self, decision: StoredRecord) -> _Caller:
         caller = caller_of(self._store.opened(decision))
-        labels = json.dumps(dict(caller.labels), sort_keys=True, ensure_ascii=False)
-        digest = self._store.principal_ref(json.dumps(["usage", caller.user, caller.agent, caller.client, labels]))
-        known = connection.execute(select(USAGE_CALLER.c.id).where(USAGE_CALLER.c.digest == digest)).scalar()
-        if known is not None:
-            return int(known)
-        values = {
-            "digest": digest,
-            "user_id": caller.user,
-            "agent_id": caller.agent,
-            "client": caller.client,
-            "labels": labels,
-            "user_ref": self._store.principal_ref(caller.user),
-            "agent_ref": self._store.principal_ref(caller.agent),
-        }
-        made = connection.execute(insert(USAGE_CALLER).values(**values)).inserted_primary_key
+        known = self._callers.get(caller)
+        if known is None:
+            labels = json.dumps(dict(caller.labels), sort_keys=True, ensure_ascii=False)
+            known = _Caller(
+                digest=self._store.principal_ref(json.dumps(["usage", caller.user, caller.agent, caller.client, labels])),
+                user_id=caller.user,
+                agent_id=caller.agent,
+                client=caller.client,
+                labels=labels,
+                user_ref=self._store.principal_ref(caller.user),
+                agent_ref=self._store.principal_ref(caller.agent),
+            )
+            if len(self._callers) >= REMEMBERED_CALLERS:
+                self._callers.clear()
+            self._callers[caller] = known
+        return known
+
+
+def _keep(connection: Connection, counts: Sequence[_Count]) -> None:
+    """Add what is counted now to the sums, less what was counted before of the same calls."""
+    open_calls = _open_calls(connection, [count.call.decision_id for count in counts if count.caller is None])
+    caller_ids = _caller_ids(connection, {count.caller.digest: count.caller for count in counts if count.caller is not None})
+    sums: dict[HourKey, _Sum] = {}
+    opened, ended = [], []
+    for count in counts:
+        before = open_calls.get(count.call.decision_id)
+        if count.caller is not None:
+            row = _row_of(count.call, caller_ids[count.caller.digest])
+        elif before is not None:
+            row = _row_of(count.call, before["caller_id"])
+            sums.setdefault(_key_of(before), _Sum()).add(before, -1)
+            ended.append(count.call.decision_id)
+        else:
+            continue  # it was counted as ended, or its row is pruned
+        sums.setdefault(_key_of(row), _Sum()).add(row, 1)
+        if count.call.outcome in UNENDED:
+            opened.append(row)
+    if ended:
+        connection.execute(delete(USAGE_CALL).where(USAGE_CALL.c.decision_id.in_(ended)))
+    if opened:
+        connection.execute(insert(USAGE_CALL), opened)
+    for key, total in sorted(sums.items()):
+        if not total.empty:
+            _add_to_hour(connection, key, total)
+
+
+def _caller_ids(connection: Connection, callers: Mapping[str, _Caller]) -> dict[str, int]:
+    """By digest; rows are made for those who were not seen before."""
+    table = USAGE_CALLER
+    known = connection.execute(select(table.c.digest, table.c.id).where(table.c.digest.in_(callers)))
+    found = {row.digest: int(row.id) for row in known}
+    for digest in sorted(callers.keys() - found.keys()):
+        made = connection.execute(insert(table).values(**asdict(callers[digest]))).inserted_primary_key
         assert made is not None  # noqa: S101 - a row was inserted
-        return int(made[0])
+        found[digest] = int(made[0])
+    return found
 
 
 def forget_caller(connection: Connection, reference: str) -> None:
@@ -212,8 +261,8 @@ def _lock(connection: Connection) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
 
 
-def _counted(connection: Connection, calls: Iterable[str]) -> dict[str, Mapping[str, Any]]:
-    rows = connection.execute(select(USAGE_CALL).where(USAGE_CALL.c.decision_id.in_(list(calls))))
+def _open_calls(connection: Connection, decision_ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    rows = connection.execute(select(USAGE_CALL).where(USAGE_CALL.c.decision_id.in_(decision_ids)))
     return {row.decision_id: _mapping(row) for row in rows}
 
 

@@ -192,14 +192,14 @@ def test_a_step_that_dies_before_its_commit_leaves_nothing_and_is_made_again(sto
 def test_two_that_count_at_once_count_each_record_once(store: AuditStore, monkeypatch: pytest.MonkeyPatch) -> None:
     record(store, decision("a"), outcome("a"))
     one, two = rollup(store), rollup(store)
-    calls = one._calls
+    counts = one._counts
 
-    def overtaken(facts: Any) -> Any:
-        found = calls(facts)
+    def overtaken(facts: Any, after: int) -> Any:
+        found = counts(facts, after)
         two.step()  # while `one` has read, and not yet written
         return found
 
-    monkeypatch.setattr(one, "_calls", overtaken)
+    monkeypatch.setattr(one, "_counts", overtaken)
     one.step()
 
     assert report(store)["total"]["calls"] == 1
