@@ -29,6 +29,9 @@ def refuse_breaking_deletion(entry: StoredEntry, before: RegistryState, after: R
     if entry.kind is Kind.MCP_SERVER:
         server = f"{entry.namespace}/{entry.name}"
         _refuse_while_used(f"{server} is a member of", virtual_servers_naming(before, server))
+    if entry.kind is Kind.AUDIT_POLICY:
+        holds = [str(hold["name"]) for hold in entry.spec.get("legalHolds", ())]
+        _refuse_while_used("records are kept for the legal holds of it; take them out of the document first:", holds)
     if entry.kind is Kind.GATEWAY:
         conflicts = listen_conflicts(after, public)
         _refuse_while_used("the listener of the settings would be in the way of", [f"Gateway {name}" for name in sorted(conflicts)])

@@ -16,11 +16,12 @@ from controlplane.registry.audit_rules import EVENT_NAMES, audit_policy_of, rete
 from controlplane.registry.encryption import RegistryKey, open_secret
 from controlplane.registry.kind import Kind
 from controlplane.registry.permissions import PERMISSIONS_OF_ROLE, Permission
-from controlplane.registry.refusal import InvalidDocumentsError, NotPermittedError
+from controlplane.registry.refusal import ConflictError, InvalidDocumentsError, NotPermittedError
+from controlplane.registry.service import Precondition
 from controlplane.xds.authorizer_resources import build_authorization_state
 from extauthz.catalog.audit_policy import BUILT_IN, AuditMode, Keep, policy_for
 from extauthz.state import AuthorizationState
-from tests.functional.registry import Registry, open_registry, operator
+from tests.functional.registry import ADMIN, Registry, open_registry, operator
 from tests.pki import TestAuthority
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -172,6 +173,18 @@ def test_available_mode_and_the_end_of_a_legal_hold_are_warned_of(registry: Regi
 
     assert first.warnings == ()
     assert [warning.partition(":")[0] for warning in second.warnings] == ["spec.mode", "spec.legalHolds"]
+
+
+def test_a_policy_with_legal_holds_is_not_deleted_by_mistake(registry: Registry) -> None:
+    registry.apply(policy("demo", legalHolds=[{"name": "case-1", "reason": "x"}]))
+    key = (Kind.AUDIT_POLICY, "demo", "default")
+
+    with pytest.raises(ConflictError, match="case-1"):
+        registry.service.delete(ADMIN, key, precondition=Precondition(if_match=("*",)))
+    registry.apply(policy("demo"))
+    registry.service.delete(ADMIN, key, precondition=Precondition(if_match=("*",)))
+
+    assert registry.live.state.audit_policies == {}
 
 
 def test_retention_is_that_of_the_namespace_of_its_rule_else_of_all(registry: Registry) -> None:
