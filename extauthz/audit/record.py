@@ -165,26 +165,20 @@ _OF_KIND = (
     + ("tool_digest", "effect", "revocation", "virtual_server", "exposed_name", "arguments_kept")
 )
 """What is the same for many calls of a tool."""
-_OF_ONE = (
-    "decision_id",
-    "at_unix_us",
-    "request_id_json",
-    "latency_us",
-    "body_bytes",
-    "trace_id",
-    "envoy_request_id",
+_OF_ONE = ("decision_id", "at_unix_us", "request_id_json", "latency_us", "body_bytes", "trace_id", "envoy_request_id") + (
     "parent_decision_id",
-) + ("abandoned", "suppressed", "session_digest", "span_id", "change", "alarm")
+    "abandoned",
+    "suppressed",
+    "session_digest",
+    "span_id",
+    "change",
+    "alarm",
+)
 """What is the call's own; of an outcome `_outcome_draft` knows."""
-_PERSONAL_FIELDS = (
-    "sentence",
-    "mcp_resource_uri",
-    "downstream_address",
-    "user_agent",
-    "arguments_json",
-    "arguments_digest",
+_PERSONAL_FIELDS = ("sentence", "mcp_resource_uri", "downstream_address", "user_agent", "arguments_json", "arguments_digest") + (
     "result_json",
-) + ("result_digest",)
+    "result_digest",
+)
 """Beside the principal, its labels and what of the replay is its own."""
 
 
