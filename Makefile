@@ -9,7 +9,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test unit functional e2e attacks check lint types imports protos protos-check test-spire conformance bench golden clean dev fuzz mutate-gate
+.PHONY: help run demo test unit functional e2e attacks check lint types imports protos protos-check test-spire conformance bench golden clean dev fuzz mutate-gate soak
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,11 @@ fuzz: $(DEV_STAMP) ## the gate against the parsers of real MCP servers, SECONDS=
 
 mutate-gate: $(DEV_STAMP) ## take away every guard of the gate, one at a time; each time a test must fail
 	@$(BIN)/python -m tests.mutation $(ARGS)
+
+SOAK := LEGATION_SOAK_OUTAGE_SECONDS=600 LEGATION_SOAK_KILLS=50 LEGATION_SOAK_RECORDS=100000
+soak: $(DEV_STAMP) ## the record at length: 10 minutes without a control plane, 50 kills, 100,000 records to each sink that fails
+	@$(SOAK) $(BIN)/python -m pytest --timeout 7200 tests/e2e/test_record_outage.py tests/e2e/test_record_kill.py \
+		tests/functional/test_sinks.py tests/functional/test_sinks_syslog.py $(ARGS)
 
 bench: $(DEV_STAMP) ## measure cost per call, latency, edit-to-live, lists, start time, memory
 	@$(BIN)/python -m bench $(ARGS)

@@ -27,6 +27,7 @@ from aiohttp import web
 from controlplane.api.application import make_api, make_routes
 from controlplane.api.audit import AuditAccess
 from controlplane.api.audit_proof import AuditProofRoutes
+from controlplane.api.audit_sinks import AuditSinkRoutes
 from controlplane.api.auth import OperatorAuthenticator
 from controlplane.api.foreign import only_our_names
 from controlplane.api.peer import only_envoy
@@ -37,6 +38,8 @@ from controlplane.audit.database import audit_database_url, open_audit_database
 from controlplane.audit.erasure import Erasure
 from controlplane.audit.own_record import OwnRecord
 from controlplane.audit.proving import build_proving
+from controlplane.audit.sinks.overview import SinkOverview
+from controlplane.audit.sinks.sinks import Sinks
 from controlplane.audit.store import AuditStore
 from controlplane.authorization_server.issuers import Issuers
 from controlplane.authorization_server.oversight import Oversight
@@ -45,7 +48,7 @@ from controlplane.authorization_server.store import GrantStore
 from controlplane.baseline.keeper import BaselineKeeper
 from controlplane.baseline.reader import read_anomalies
 from controlplane.database import open_database
-from controlplane.observation import CountedReader, observe
+from controlplane.observation import CountedReader, observe, observe_sinks
 from controlplane.prober import Prober
 from controlplane.registry.authority import AuthorityReader
 from controlplane.registry.encryption import RegistryKey, read_registry_key
@@ -237,6 +240,7 @@ async def _parts(
             usage=record,
             probe_now=lambda uid: any(prober.probe_now(uid) for prober in probers),
             proof=AuditProofRoutes(proving=proving, barrier=collector.barrier),
+            sinks=AuditSinkRoutes(overview=SinkOverview(record, own.writer, state=lambda: live.state)),
         )
         application = make_api(routes, authentication)
         application[REFUSALS] = own.refusals
@@ -257,6 +261,9 @@ async def _parts(
         issuers.attach(application)
         background.append(asyncio.create_task(issuers.prune_always()))
         background.append(asyncio.create_task(EventFollower(books=books, store=record, writer=own.writer).run()))
+        sinks = Sinks(store=record, live=live, key=key, rules=rules, secrets_dir=settings.secrets_dir, export_dir=settings.audit_export_dir)
+        background.append(asyncio.create_task(sinks.run()))
+        observe_sinks(telemetry.metrics, sinks.statistics)
         background.append(asyncio.create_task(BaselineKeeper(record).run()))
         background.append(asyncio.create_task(UsageRollup(store=record, read_prices=PriceHistory(store).book).run()))
         await parts.enter_async_context(serving_api(application, settings.api_listen, link))

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from controlplane.audit.sinks.statistics import SinkStatistics
 from controlplane.registry.probe import ProbeResult
 from extauthz.telemetry import metric_name
 from extauthz.telemetry import semantic_convention as names
@@ -86,6 +87,22 @@ def observe(application: web.Application, telemetry: Telemetry, *, revision: Cal
     metrics.gauge(metric_name.XDS_NODES, lambda: _states(nodes.nodes()))
     metrics.gauge(metric_name.XDS_REVISION_LAG, lambda: _lag(nodes.nodes(), revision()))
     metrics.gauge(metric_name.XDS_REFUSED, lambda: _refused(nodes.rejections()))
+
+
+def observe_sinks(metrics: MetricRegistry | None, read: Callable[[], Sequence[SinkStatistics]]) -> None:
+    """How delivery to each sink goes."""
+    if metrics is None:
+        return
+
+    def of(value: Callable[[SinkStatistics], float]) -> Callable[[], Reading]:
+        return lambda: [((sink.sink,), float(value(sink))) for sink in read()]
+
+    metrics.gauge(metric_name.AUDIT_SINK_DELIVERED, of(lambda sink: sink.delivered))
+    metrics.gauge(metric_name.AUDIT_SINK_RETRIED, of(lambda sink: sink.retried))
+    metrics.gauge(metric_name.AUDIT_SINK_DEAD, of(lambda sink: sink.dead))
+    metrics.gauge(metric_name.AUDIT_SINK_LAG, of(lambda sink: sink.lag_records))
+    metrics.gauge(metric_name.AUDIT_SINK_LAG_AGE, of(lambda sink: sink.lag_seconds))
+    metrics.gauge(metric_name.AUDIT_SINK_FAULTY, of(lambda sink: sink.is_faulty))
 
 
 def _states(nodes: Sequence[Mapping[str, Any]]) -> Reading:

@@ -64,6 +64,11 @@ class ControlPlaneSettings(TelemetrySettings):
     audit_signer_command: str = setting(
         "LEGATION_AUDIT_SIGNER_COMMAND", "command that signs its standard input, for keys in a KMS or HSM; empty: the key file", default=""
     )
+    audit_export_dir: Path | None = setting(
+        "LEGATION_AUDIT_EXPORT_DIR",
+        "directory below which sinks write files, a folder per namespace; empty: no sink writes files",
+        default=None,
+    )
     audit_statement_seconds: int = setting("LEGATION_AUDIT_STATEMENT_SECONDS", "how often the record is stated", default=60)
     audit_anchors: tuple[str, ...] = setting(
         "LEGATION_AUDIT_ANCHORS",

@@ -11,6 +11,7 @@ from aiohttp import web
 from controlplane.api.anomalies import Anomalies, AnomalyRoutes
 from controlplane.api.audit import AuditAccess, AuditRoutes
 from controlplane.api.audit_proof import AuditProofRoutes
+from controlplane.api.audit_sinks import AuditSinkRoutes
 from controlplane.api.auth import OperatorAuthentication
 from controlplane.api.authorization_servers import AuthorizationServerRoutes
 from controlplane.api.base_url import API_PATH
@@ -54,6 +55,7 @@ def make_routes(
     anomalies: Anomalies | None = None,
     usage: AuditStore | None = None,
     proof: AuditProofRoutes | None = None,
+    sinks: AuditSinkRoutes | None = None,
     clock: Callable[[], float] = time.time,
 ) -> list[Route]:
     """The whole route table. `problems`: what keeps this process from being ready, beside the database and the nodes."""
@@ -77,6 +79,7 @@ def make_routes(
         *ExplainRoutes(explainer=Explainer(state=state, build=build_state, clock=clock)).routes(),
         *AuditRoutes(audit=audit, authentication=authentication, clock=clock).routes(),
         *(proof.routes() if proof is not None else ()),
+        *(sinks.routes() if sinks is not None else ()),
         *(AnomalyRoutes(anomalies=anomalies).routes() if anomalies is not None else ()),
         *(UsageRoutes(store=usage, state=state).routes() if usage is not None else ()),
         *(WhatIfRoutes(service=service, replays=replays, clock=clock).routes() if replays is not None else ()),

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from controlplane.api.insight_schemas import INSIGHT_SHAPES
 from controlplane.api.review_schemas import REVIEW_SHAPES
+from controlplane.api.sink_schemas import SINK_SHAPES
 from controlplane.registry.spec import SPEC_OF_KIND, Kind, Name
 
 
@@ -374,6 +375,7 @@ SHAPES: tuple[type[BaseModel], ...] = (
     ViewRequest,
     *INSIGHT_SHAPES,
     *REVIEW_SHAPES,
+    *SINK_SHAPES,
     *(SPEC_OF_KIND[kind] for kind in Kind),
 )
 """Everything that `openapi` publishes under components/schemas, beside the documents it assembles itself."""

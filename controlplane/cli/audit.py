@@ -50,6 +50,10 @@ _COMMANDS = {
             "verify": "Verify an export or a proof, without a deployment.",
         },
     ),
+    **_commands("Sent on", "audit_sinks", {"sinks": "How far sinks are, and what is wrong with them."}),
+    "dead-letters": CommandEntry(
+        section="Sent on", module="audit_sinks", attribute="dead_letters", summary="Records that a sink's receiver refused for good."
+    ),
 }
 
 

@@ -94,6 +94,7 @@ def settings_of(deployment: Deployment, gateway_port: int, environ: Mapping[str,
     defaults = {
         "LEGATION_ALLOWED_UPSTREAM_NETWORKS": "127.0.0.0/8,::1/128",
         "LEGATION_AUDIT_SIGNING_KEY_FILE": str(deployment.audit_signing_key_file),
+        "LEGATION_AUDIT_EXPORT_DIR": str(deployment.audit_dir.with_name("audit-export")),
     }
     return {**defaults, **given, **wiring}
 

@@ -64,6 +64,12 @@ XDS_REVISION_LAG = _metric(
 )
 XDS_REFUSED = _metric("legation.xds.refused", _GAUGE, "{resource}", "resources that connected nodes refuse (NACK) at the moment", "type")
 PROBES = _metric("legation.probes", _COUNTER, "{reading}", "readings of MCP servers' definitions", "outcome")
+AUDIT_SINK_DELIVERED = _metric("legation.audit.sink.delivered", _COUNTER, "{record}", "records that receivers of sinks have taken", "sink")
+AUDIT_SINK_RETRIED = _metric("legation.audit.sink.retried", _COUNTER, "{record}", "records that were sent to a sink again", "sink")
+AUDIT_SINK_DEAD = _metric("legation.audit.sink.dead", _COUNTER, "{record}", "records that receivers of sinks refused for good", "sink")
+AUDIT_SINK_LAG = _metric("legation.audit.sink.lag", _GAUGE, "{record}", "records between what a sink has and the newest", "sink")
+AUDIT_SINK_LAG_AGE = _metric("legation.audit.sink.lag.age", _GAUGE, "s", "age of the oldest record that waits for a sink", "sink")
+AUDIT_SINK_FAULTY = _metric("legation.audit.sink.faulty", _GAUGE, "", "1 while a sink's receiver does not take records", "sink")
 API_DURATION = _metric(
     names.HTTP_SERVER_REQUEST_DURATION, _HISTOGRAM, "s", "requests to the control plane", names.HTTP_REQUEST_METHOD, names.HTTP_ROUTE,
     names.HTTP_RESPONSE_STATUS_CODE,

@@ -27,7 +27,7 @@ from tests.pki import TestAuthority
 DOCS = Path(__file__).parents[2] / "docs"
 BLOCKS = [
     (f"{page}-{number}", block)
-    for page in ("audit-policy", "usage")
+    for page in ("audit-policy", "audit-sinks", "usage")
     for number, block in enumerate(re.findall(r"```yaml\n(apiVersion:.*?)```", (DOCS / f"{page}.md").read_text(), re.DOTALL))
 ]
 

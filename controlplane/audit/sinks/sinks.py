@@ -74,22 +74,36 @@ class Sinks:
         self._leases = Leases(store.engine)
         self._tasks: dict[str, tuple[Entry[AuditSinkSpec], asyncio.Task[None]]] = {}
         self._counters: dict[str, SinkCounters] = {}
+        self._measured: tuple[SinkStatistics, ...] = ()
 
     async def run(self) -> None:
         """Deliver to what the registry says, until cancelled."""
+        measuring = asyncio.create_task(self._measure())
         try:
             while True:
                 state = self._live.state
                 await self._follow(state)
                 await self._live.wait(state.revision)
         finally:
+            measuring.cancel()
             await self._stop(list(self._tasks))
             await asyncio.to_thread(self._leases.close)
 
-    def statistics(self) -> list[SinkStatistics]:
-        """Every sink of this process, for metrics. Blocks for the database."""
+    def statistics(self) -> tuple[SinkStatistics, ...]:
+        """Every sink of this process as it was some seconds ago, for metrics. Never blocks."""
+        return self._measured
+
+    async def _measure(self) -> None:
+        """Look now and then how far each sink is."""
+        while True:
+            entries = {uid: entry for uid, (entry, _) in sorted(self._tasks.items())}
+            with contextlib.suppress(SQLAlchemyError):
+                self._measured = await asyncio.to_thread(self._read_statistics, entries)
+            await asyncio.sleep(self._pace.look)
+
+    def _read_statistics(self, entries: dict[str, Entry[AuditSinkSpec]]) -> tuple[SinkStatistics, ...]:
         last = self._store.last_position()
-        return [self._statistics(uid, entry, last) for uid, (entry, _) in sorted(self._tasks.items())]
+        return tuple(self._statistics(uid, entry, last) for uid, entry in entries.items())
 
     async def _follow(self, state: RegistryState) -> None:
         wanted = {entry.uid: entry for entry in state.audit_sinks.values() if not entry.spec.suspended}
