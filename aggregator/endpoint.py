@@ -31,6 +31,7 @@ from aggregator.observation import Observation, answered_with, described
 from aggregator.question import Questions, Remembered, SessionMemory, UnderWay
 from aggregator.refusal import CANCELLED, INTERNAL_ERROR, error_response, json_response, not_one_message, refused, result_message
 from aggregator.reply import HttpReply, one_event, unchanged
+from aggregator.search.sentence_model import SentenceModel
 from aggregator.search.tools import inner_params
 from aggregator.searching import Searching, is_found_call, is_search
 from aggregator.session import Session, open_session, seal_session
@@ -77,6 +78,7 @@ class Endpoint:
         max_session_seconds: int,
         clock: Callable[[], float] = time.time,
         observation: Observation | None = None,
+        search_model: SentenceModel | None = None,
     ) -> None:
         self._observation = observation
         self._subscription = subscription
@@ -86,7 +88,7 @@ class Endpoint:
         self._questions = Questions()
         self._under_way = UnderWay()
         self._sessions = SessionMemory()
-        self._searching = Searching()
+        self._searching = Searching(search_model)
         self._going_on: set[asyncio.Task[Any]] = set()
         self.listening = Listening(subscription=subscription, upstream=upstream, questions=self._questions)
 

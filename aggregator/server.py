@@ -17,6 +17,7 @@ import structlog
 from aggregator.application import make_application
 from aggregator.endpoint import Endpoint
 from aggregator.observation import Observation
+from aggregator.search.sentence_model import read_sentence_model
 from aggregator.settings import AggregatorSettings
 from aggregator.subscription import Subscription
 from aggregator.upstream.bridge import Bridge
@@ -39,6 +40,7 @@ async def run(settings: AggregatorSettings) -> None:
     link = LinkIdentity(
         cert_file=settings.tls_cert_file, key_file=settings.tls_key_file, ca_file=settings.tls_ca_file, insecure=settings.insecure
     )
+    model = None if settings.search_model is None else await asyncio.to_thread(read_sentence_model, settings.search_model)
     subscription = Subscription()
     discovery = DiscoveryClient(
         address=settings.xds_address,
@@ -60,6 +62,7 @@ async def run(settings: AggregatorSettings) -> None:
             upstream=upstream,
             max_session_seconds=settings.session_max_age_seconds,
             observation=observation,
+            search_model=model,
         )
         application = make_application(subscription=subscription, endpoint=endpoint)
         if telemetry.metrics is not None and observation is not None:

@@ -19,6 +19,9 @@ class AggregatorSettings(TelemetrySettings):
     egress_address: str = setting("LEGATION_EGRESS_ADDRESS", "where the aggregator reaches Envoy's egress listener")
     node_id: str = setting("LEGATION_NODE_ID", "name of this process in `legation status`", default="aggregator")
     session_max_age_seconds: int = setting("LEGATION_SESSION_MAX_AGE_SECONDS", "how long a legacy session may live", default=86_400)
+    search_model: Path | None = setting(
+        "LEGATION_SEARCH_MODEL", "directory of the sentence model that `find_tool` ranks with; none when empty", default=None
+    )
     tls_cert_file: Path | None = setting(
         "LEGATION_TLS_CERT_FILE", "certificate of this process for links between our processes", default=None
     )

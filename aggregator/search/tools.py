@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aggregator.search.definition import read_definition
-from aggregator.search.index import MAX_QUERY_CHARACTERS, ToolIndex
+from aggregator.search.index import MAX_QUERY_CHARACTERS, Near, ToolIndex
 from extauthz.catalog.server import Effect
 from extauthz.virtual_request import CALL_TOOL, FIND_TOOL
 
@@ -140,14 +140,16 @@ def make_index(documents: Mapping[str, bytes], servers: Mapping[str, str]) -> To
     return ToolIndex(read_definition(name, document, servers.get(name, "")) for name, document in documents.items())
 
 
-def find_tool(index: ToolIndex, documents: Mapping[str, bytes], effects: Mapping[str, Effect], arguments: object) -> dict[str, Any]:
+def find_tool(
+    index: ToolIndex, documents: Mapping[str, bytes], effects: Mapping[str, Effect], arguments: object, near: Near | None = None
+) -> dict[str, Any]:
     """The result of a call of `find_tool`. `effects`: what the caller may see, with the reviewed effect of each; only that is found."""
     try:
         search = parse_search(arguments)
     except _ArgumentError as error:
         return {"content": [{"type": "text", "text": f"{FIND_TOOL}: {error}"}], "isError": True}
     wanted = [name for name, effect in effects.items() if search.effect in {None, effect} and name in documents]
-    found = index.rank(search.query, wanted)[: search.limit]
+    found = index.rank(search.query, wanted, near)[: search.limit]
     return _answer([(name, documents[name]) for name in found], search)
 
 

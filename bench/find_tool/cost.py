@@ -9,8 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
+from aggregator.search.nearness import Nearness
+from aggregator.search.sentence_model import SentenceModel
 from aggregator.search.tools import find_tool, make_index, tool_documents
 from bench.find_tool.labels import Half, read_tasks
 from bench.find_tool.recall import Fleet, document_of, read_tools
@@ -81,6 +84,25 @@ def query_cost(tools: int) -> str:
     worst = " ".join(tasks)[:1000]
     longest = _cost(lambda: find_tool(index, documents, effects, {"query": worst}))
     return f"p50 {median(costs):.1f} ms, at most {max(costs):.1f} ms, of 1,000 characters {longest:.1f} ms"
+
+
+def model_cost(tools: int, model: SentenceModel) -> str:
+    """CPU milliseconds and MiB of the definitions' vectors, and of `find_tool` with them."""
+    documents, servers = fleet_of(tools)
+    index, effects, nearness = make_index(documents, servers), dict.fromkeys(documents, Effect.WRITE), Nearness(model)
+    begin = time.process_time()
+    learned = nearness.learn(index.tools)
+    per_tool = (time.process_time() - begin) * 1000 / len(nearness)
+    mebibytes = sum(vectors.nbytes for vectors in learned.values()) / 2**20
+    near = partial(nearness.of, learned)
+    tasks = [task.text for task in read_tasks() if task.half is Half.TUNING]
+    costs = [_cost(lambda query=query: find_tool(index, documents, effects, {"query": query}, near)) for query in tasks]
+    worst = " ".join(tasks)[:1000]
+    longest = _cost(lambda: find_tool(index, documents, effects, {"query": worst}, near))
+    return (
+        f"{per_tool:.1f} ms a definition, {mebibytes:.0f} MiB if all differ; a query p50 {median(costs):.0f} ms, "
+        f"at most {max(costs):.0f} ms, of 1,000 characters {longest:.0f} ms"
+    )
 
 
 def _cost(call: object) -> float:

@@ -6,11 +6,14 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from aggregator.search.concept import Concepts
 from aggregator.search.definition import read_definition
-from aggregator.search.index import ToolIndex
-from bench.find_tool.labels import Half, LabelledTask, LabelledTool, read_tasks, read_tools, recall, solvable
+from aggregator.search.index import Near, ToolIndex
+from aggregator.search.nearness import Nearness
+from aggregator.search.sentence_model import SentenceModel
+from bench.find_tool.labels import Half, LabelledTask, LabelledTool, read_later, read_tasks, read_tools, recall, solvable
 
 Found = Sequence[tuple[LabelledTask, Sequence[str]]]
 
@@ -21,6 +24,7 @@ class Fleet:
 
     documents: Mapping[str, bytes]
     index: ToolIndex
+    near: Near | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +37,16 @@ class Group:
     suffices: float
 
 
-def read_fleet(concepts: Concepts | None = None) -> Fleet:
+def read_fleet(concepts: Concepts | None = None, model: SentenceModel | None = None) -> Fleet:
     """Names alone are not unique in the set: each tool has its server before its name, as `conflict: prefix` would have it."""
     tools = read_tools()
     documents = {tool.id: document_of(tool) for tool in tools}
     read = [read_definition(tool.id, documents[tool.id], tool.server) for tool in tools]
-    return Fleet(documents=documents, index=ToolIndex(read, concepts))
+    index = ToolIndex(read, concepts)
+    if model is None:
+        return Fleet(documents=documents, index=index)
+    nearness = Nearness(model)
+    return Fleet(documents=documents, index=index, near=partial(nearness.of, nearness.learn(index.tools)))
 
 
 def document_of(tool: LabelledTool) -> bytes:
@@ -52,7 +60,16 @@ def document_of(tool: LabelledTool) -> bytes:
 
 def found_by_task(fleet: Fleet, half: Half) -> Found:
     """What is found for each task of a half, all of it, best first."""
-    return [(task, fleet.index.rank(task.text, fleet.documents)) for task in read_tasks() if task.half is half]
+    return _found(fleet, [task for task in read_tasks() if task.half is half])
+
+
+def found_later(fleet: Fleet) -> Found:
+    """The same for the requests that were written later."""
+    return _found(fleet, read_later())
+
+
+def _found(fleet: Fleet, tasks: Sequence[LabelledTask]) -> Found:
+    return [(task, fleet.index.rank(task.text, fleet.documents, fleet.near)) for task in tasks]
 
 
 def recall_at(found: Found, at: int) -> float:

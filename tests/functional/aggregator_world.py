@@ -21,6 +21,7 @@ from aiohttp import web
 from aggregator.application import make_application
 from aggregator.endpoint import Endpoint
 from aggregator.observation import Observation
+from aggregator.search.sentence_model import SentenceModel
 from aggregator.subscription import Subscription
 from aggregator.upstream.bridge import Bridge
 from extauthz import discovery
@@ -282,12 +283,15 @@ async def aggregator_world(
     members: Mapping[str, Member] | None = None,
     name: str = "aggregate",
     observation: Observation | None = None,
+    search_model: SentenceModel | None = None,
 ) -> AsyncIterator[AggregatorWorld]:
     """Everything running; `members` by the name of their server."""
     subscription = Subscription()
     egress = directory / f"{name}-egress.sock"
     bridge = Bridge(egress_address=f"unix:{egress}")
-    endpoint = Endpoint(subscription=subscription, upstream=bridge, max_session_seconds=3600, observation=observation)
+    endpoint = Endpoint(
+        subscription=subscription, upstream=bridge, max_session_seconds=3600, observation=observation, search_model=search_model
+    )
     application = make_application(subscription=subscription, endpoint=endpoint)
     if observation is not None:
         application.middlewares.append(observation.observing)
