@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from controlplane.registry.json_path import JsonPathError, parse_json_path
 from extauthz.catalog.audit_policy import ContentRule, ContentRules, Keep, Location, PathStep, Treatment, leads_to
@@ -121,3 +123,38 @@ def test_what_is_remembered_of_made_up_names_is_bounded() -> None:
         rules.treatment("demo/crm", f"made-up-{number}")
 
     assert len(rules._known) <= 4096
+
+
+NAMES = st.sampled_from(["a", "b", "c"])
+DOCUMENTS = st.recursive(
+    st.integers(0, 3), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3), max_leaves=15
+)
+STEPS = st.builds(lambda name, deep: PathStep(name=name, deep=deep), NAMES, st.booleans()) | st.builds(
+    lambda index: PathStep(index=index), st.none() | st.integers(0, 2)
+)
+
+
+def children_of(value: object) -> list[tuple[str | int, object]]:
+    return list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
+
+
+def locations_of(value: object) -> list[tuple[str | int, ...]]:
+    return [(), *((key, *rest) for key, child in children_of(value) for rest in locations_of(child))]
+
+
+def meant(value: object, path: tuple[PathStep, ...], at: tuple[str | int, ...] = ()) -> set[tuple[str | int, ...]]:
+    """RFC 9535, step by step over the document."""
+    if not path:
+        return {at}
+    found: set[tuple[str | int, ...]] = set()
+    for key, child in children_of(value):
+        if path[0].fits(key):
+            found |= meant(child, path[1:], (*at, key))
+        if path[0].deep:
+            found |= meant(child, path, (*at, key))
+    return found
+
+
+@given(DOCUMENTS, st.lists(STEPS, max_size=4).map(tuple))
+def test_a_path_leads_to_exactly_what_walking_the_document_finds(document: object, path: tuple[PathStep, ...]) -> None:
+    assert {location for location in locations_of(document) if leads_to(path, location)} == meant(document, path)
