@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared._httpx_utils import create_mcp_http_client
 
 from tests.e2e.stack import Answer, Stack, eventually, modern_headers, modern_request, running_stack
 from tests.e2e.upstream import running_module
@@ -137,6 +140,26 @@ async def test_a_json_rpc_error_is_told_where_an_aggregator_has_seen_it(stack: S
     if found["decision"] == "allow":
         record = await ended(stack, decision_id)
         assert record["outcome"]["rpc_error_code"] == str(answer.message["error"]["code"])
+
+
+async def test_a_legacy_session_and_its_stream_have_outcomes_when_they_end(stack: Stack) -> None:
+    token = stack.token("ann", server="demo/crm", groups=("staff",))
+    async with (
+        create_mcp_http_client(headers={"authorization": f"Bearer {token}"}) as http_client,
+        Client(streamable_http_client(stack.endpoint("demo/crm"), http_client=http_client), mode="legacy") as client,
+    ):
+        await client.call_tool("search", {"text": "x"})
+
+    async def all_ended() -> list[dict[str, Any]]:
+        found = [record for record in await records(stack, server="demo/crm", limit="1000") if record.get("session_digest")]
+        events = {record["event"] for record in found}
+        return found if {"mcp_stream", "mcp_session_end"} <= events and all("outcome" in record for record in found) else []
+
+    found = await eventually(all_ended, what="the outcomes of the session")
+
+    stream = next(record for record in found if record["event"] == "mcp_stream")
+    assert stream["outcome"]["duration_us"] > 0
+    assert {record["method"] for record in found} >= {"tools/call", "GET", "DELETE"}
 
 
 async def test_a_change_says_what_was_and_what_is(stack: Stack) -> None:

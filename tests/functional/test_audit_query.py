@@ -158,6 +158,7 @@ def test_how_a_call_ended_is_shown_with_its_decision(store: AuditStore):
         *(_call(number) for number in range(1, 4)),
         ended(1, MISSING, 0, "reconciler"),
         ended(1, OUTCOME, 200, "grpc"),  # after all
+        ended(1, OUTCOME, 503, "file"),  # the first one counts
         ended(2, MISSING, 0, "reconciler"),
     )
     asked = AuditQuery(store)
@@ -168,7 +169,7 @@ def test_how_a_call_ended_is_shown_with_its_decision(store: AuditStore):
         ("d2", {"source": "reconciler"}),
         ("d3", None),
     ]
-    assert len(asked.newest(Filter(event="outcome"), readable=None, limit=10).items) == 1
+    assert len(asked.newest(Filter(event="outcome"), readable=None, limit=10).items) == 2
     assert len(asked.following(Filter(event="outcome_missing"), readable=None, limit=10, after="MA").items) == 2
 
 
