@@ -231,7 +231,7 @@ class AuditStore:
     def _keep_records(self, connection: Connection, links: Sequence[Link]) -> None:
         last = self.cursor_in(connection, POSITION)[0]
         rows = [self._row(connection, position, link) for position, link in enumerate(links, last + 1)]
-        connection.execute(AUDIT_RECORD.insert(), rows)
+        _insert(connection, rows)
         self.advance(connection, POSITION, last + len(rows))
         self._appended[id(connection)] = last + len(rows)
 
@@ -301,6 +301,13 @@ class _Waiter:
     def wake(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended, and its waiter with it
             self._loop.call_soon_threadsafe(self.event.set)
+
+
+def _insert(connection: Connection, rows: list[dict[str, Any]]) -> None:
+    """All rows by one statement of the driver: nothing in them has to be converted, and looking at each for that costs a fifth."""
+    compiled = AUDIT_RECORD.insert().compile(dialect=connection.dialect)
+    names = getattr(compiled, "positiontup", None)
+    connection.exec_driver_sql(str(compiled), [tuple(row[name] for name in names) for row in rows] if names else rows)
 
 
 def _head(writer_id: str, row: Row[Any] | None) -> Head:
