@@ -24,8 +24,10 @@ if sys.argv[1] == "unpatched":
 from controlplane.xds.resources import builder
 from controlplane.xds.public_listener import public_listeners
 from tests.unit.xds_world import GATEWAY, gateway, mcp_server, state_of
-parts = [builder.build_own_cluster(name, GATEWAY) for name in builder.OWN_CLUSTERS]
-parts += [builder.build_listener(name, GATEWAY) for name in builder.LISTENERS] + [
+from dataclasses import replace
+TRACED = replace(GATEWAY, otlp_address="c:4317", otlp_tls_name="c", otlp_ca_file="/ca", trace_sampling=0.5)
+parts = [builder.build_own_cluster(name, TRACED) for name in builder.OWN_CLUSTERS]
+parts += [builder.build_listener(name, TRACED) for name in builder.LISTENERS] + [
     builder.build_routes(name, GATEWAY, 1048576) for name in builder.ROUTES
 ]
 tls = {"certificates": {"a": {"files": {"chain": "a", "key": "a"}}}, "clientCertificates": {"mode": "required"}}
@@ -58,7 +60,7 @@ def test_bytes_are_equal_however_the_classes_are_made() -> None:
         running = {how: at_once.submit(say, BYTES, how) for how in ("unpatched", "patched", "plain classes")}
         said = {how: one.result() for how, one in running.items()}
 
-    assert said["unpatched"].startswith("18 ")
+    assert said["unpatched"].startswith("19 ")
     assert set(said.values()) == {said["unpatched"]}
 
 
