@@ -18,12 +18,12 @@ from controlplane.audit.cursor import Key, cursor_of, key_of, position_of
 from controlplane.audit.models import AUDIT_RECORD, NOT_ALLOWED, RARE_EVENT
 from controlplane.audit.store import POSITION, AuditStore
 from controlplane.audit.stored_record import MAX_INTEGER, StoredRecord, stored_record
-from controlplane.audit.filter import OUTCOMES, Filter
 
 LOOKED_AT = 5_000
 """Records that one statement looks at."""
 MAX_SECONDS = 0.5
 MAX_INNER = 500
+OUTCOMES = ("outcome", "outcome_missing")
 
 Condition = ColumnElement[bool]
 Json = dict[str, Any]
@@ -104,17 +104,8 @@ class AuditQuery:
                 if end is None or self._clock() >= give_up_at:
                     break
             if len(found) >= limit:
-                end = _key_of_row(found[-1])
-            cold = self._cold_page(connection, wanted, readable, Window(until=start, end=end, limit=limit), has_hot=bool(found))
-            found = sorted([*found, *cold.rows], key=_key_of_row, reverse=True)
-            if cold.failed:
-                end = _key_of_row(found[-1])
-            if cold.reached is not None:  # below that the archive was not looked at: nothing below that is said yet
-                found, end = [row for row in found if _key_of_row(row) >= cold.reached], cold.reached
-            if len(found) >= limit:
-                found = found[:limit]
-                end = _key_of_row(found[-1])
-            outcomes = self._ended(connection, found)
+                end = Key(found[-1].at_unix_us, found[-1].position)
+            outcomes = _outcomes(connection, found)
         items = self._shown(found[::-1], outcomes)
         return Page(items=items, following=cursor_of(last), earlier=cursor_of(end) if end is not None else "")
 
@@ -154,31 +145,6 @@ class AuditQuery:
 
     def _shown(self, rows: Sequence[StoredRecord], outcomes: dict[str, StoredRecord]) -> list[Json]:
         items = []
-    def _terms(self, wanted: Filter, readable: Collection[str] | None) -> Terms:
-        return terms_of(wanted, self._store.principal_ref(wanted.principal), readable)
-
-    def _cold_page(
-        self, connection: Connection, wanted: Filter, readable: Collection[str] | None, window: Window, *, has_hot: bool
-    ) -> ColdPage:
-        """What the archive has of the same piece of time. Where it cannot be read, that is said when nothing else is left to say."""
-        times = (wanted.from_us, wanted.to_us)
-        terms = self._terms(wanted, readable)
-        try:
-            return self._cold.newest(connection, terms, times=times, until=window.until, end=window.end, limit=window.limit)
-        except (ArchiveError, ConfigurationError):
-            if not has_hot:
-                raise
-            return ColdPage(rows=[], reached=None, failed=True)
-
-    def _ended(self, connection: Connection, rows: Sequence[StoredRecord]) -> dict[str, StoredRecord]:
-        """How decisions ended, by their ids: of the database, else of the archive."""
-        found = _outcomes(connection, rows)
-        missing = [row for row in rows if row.decision_id and row.event not in OUTCOMES and row.decision_id not in found]
-        for row in self._cold.outcomes(connection, sorted({row.decision_id for row in missing}), missing):
-            if row.event == OUTCOMES[0] or row.decision_id not in found:
-                found[row.decision_id] = row
-        return found
-
         for row in rows:
             item = self._store.opened_json(row)
             ended = outcomes.get(row.decision_id) if row.event not in OUTCOMES else None
