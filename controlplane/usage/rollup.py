@@ -18,6 +18,7 @@ from decimal import Decimal
 from typing import Any
 
 import structlog
+from google.protobuf.message import DecodeError
 from sqlalchemy import Connection, Row, Table, delete, insert, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -121,7 +122,9 @@ class UsageRollup:
         pruned_at = 0.0
         while True:
             try:
-                position = await asyncio.to_thread(self.count_all)
+                while await asyncio.to_thread(self.step):
+                    pass
+                position = (await asyncio.to_thread(self._store.cursor, USAGE_CURSOR))[0]
                 if self._clock() - pruned_at >= PRUNE_SECONDS:
                     await asyncio.to_thread(self.prune)
                     pruned_at = self._clock()
@@ -178,10 +181,13 @@ class UsageRollup:
         book = self._read_prices(max(decision.revision for decision in decisions.values()))
         counts: list[_Count] = []
         for decision_id, decision in decisions.items():
-            outcome = best_outcome([pb.AuditRecord.FromString(row.payload) for row in facts[decision_id].outcomes])
-            call = usage_of(pb.AuditRecord.FromString(decision.payload), outcome, book.price_of)
-            if call is not None:
-                counts.append(_Count(call=call, caller=self._caller(decision) if decision.position > after else None))
+            try:
+                outcome = best_outcome([pb.AuditRecord.FromString(row.payload) for row in facts[decision_id].outcomes])
+                call = usage_of(pb.AuditRecord.FromString(decision.payload), outcome, book.price_of)
+                if call is not None:
+                    counts.append(_Count(call=call, caller=self._caller(decision) if decision.position > after else None))
+            except (ArithmeticError, DecodeError, ValueError):  # whatever one record holds, it must not keep the others from being counted
+                logger.exception("a call could not be counted and is left out", position=decision.position)
         return counts
 
     def _caller(self, decision: StoredRecord) -> _Caller:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 from collections.abc import Iterator
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from controlplane.audit.database import open_audit_database
+from controlplane.audit.models import AUDIT_RECORD
 from controlplane.audit.store import AuditStore
 from controlplane.database import sqlite_url
 from controlplane.registry.cost_model_spec import CostModelSpec
@@ -467,3 +469,25 @@ def test_counting_again_from_nothing_gives_the_same_sums(store: AuditStore) -> N
 
     assert hours(store) == step_by_step
     assert parse_period("7d", "", "", AT).ends == AT.replace(hour=11, minute=0)
+
+
+def test_a_record_that_was_damaged_keeps_no_other_from_being_counted(store: AuditStore) -> None:
+    record(store, decision("a"), outcome("a"), decision("b"), outcome("b"))
+    with store.transaction() as connection:
+        connection.execute(update(AUDIT_RECORD).where(AUDIT_RECORD.c.position == 1).values(payload=b"\xff\xff"))
+
+    assert rollup(store).count_all() == 4
+    assert report(store)["total"]["calls"] == 1
+
+
+async def test_it_counts_by_itself_what_comes(store: AuditStore) -> None:
+    counting = asyncio.create_task(rollup(store).run())
+    try:
+        for name in ("a", "b"):
+            await asyncio.to_thread(record, store, decision(name), outcome(name), writer=name)
+            async with asyncio.timeout(60):
+                while await asyncio.to_thread(uncounted, store):  # noqa: ASYNC110 - another thread counts
+                    await asyncio.sleep(0.05)
+        assert (await asyncio.to_thread(report, store))["total"]["calls"] == 2
+    finally:
+        counting.cancel()
