@@ -190,7 +190,7 @@ async def test_a_call_over_its_time_is_said_so(world: OutcomeWorld) -> None:
     record = await world.last()
     assert record.outcome is not None
     assert (record.reason, record.outcome.http_status, record.outcome.response_flags) == ("time_limit", 504, "UT")
-    assert record.outcome.duration_us >= 1_000_000
+    assert record.outcome.duration_us >= 900_000  # by a timer of its own
     assert record.outcome.first_byte_us == 0
 
 
