@@ -38,6 +38,7 @@ from controlplane.audit.database import audit_database_url, open_audit_database
 from controlplane.audit.erasure import Erasure
 from controlplane.audit.own_record import OwnRecord
 from controlplane.audit.proving import build_proving
+from controlplane.audit.retention import build_retention
 from controlplane.audit.sinks.overview import SinkOverview
 from controlplane.audit.sinks.sinks import Sinks
 from controlplane.audit.store import AuditStore
@@ -45,6 +46,7 @@ from controlplane.authorization_server.issuers import Issuers
 from controlplane.authorization_server.oversight import Oversight
 from controlplane.authorization_server.recorded_events import EventFollower
 from controlplane.authorization_server.store import GrantStore
+from controlplane.baseline.announcement import announce_by
 from controlplane.baseline.keeper import BaselineKeeper
 from controlplane.baseline.reader import read_anomalies
 from controlplane.database import open_database
@@ -206,9 +208,10 @@ async def _parts(
         outcome_wait_seconds=settings.outcome_wait_seconds,
     )
     proving = build_proving(settings, record, os.environ)
+    retention = build_retention(settings, record, proving.archive, own.writer, state=lambda: live.state)
     async with contextlib.AsyncExitStack() as parts:
         working = (live.follow(), publisher.run(), prune_always(service), workload_api.run(), _follow_needs(live, workload_api))
-        background = [asyncio.create_task(part) for part in (*working, collector.run(), proving.run(), own.run())]
+        background = [asyncio.create_task(part) for part in (*working, collector.run(), proving.run(), own.run(), retention.run())]
         parts.push_async_callback(_cancel, background)
         key_source = await parts.enter_async_context(KeySource(rules))
         authentication = OperatorAuthenticator(
@@ -229,7 +232,12 @@ async def _parts(
             store=store,
             live=live,
             rollout=rollout,
-            audit=AuditAccess(store=record, barrier=collector.barrier, erasure=Erasure(record, own.writer, forget=[forget_caller])),
+            audit=AuditAccess(
+                store=record,
+                archive=proving.archive,
+                barrier=collector.barrier,
+                erasure=Erasure(record, own.writer, forget=[forget_caller]),
+            ),
             authentication=authentication,
             build_state=partial(_authorization_state, key=key, gateway_url=settings.gateway_url, exposures=Exposures()),
             live_status=partial(_live_status, live, bundles, certificates),
@@ -239,7 +247,7 @@ async def _parts(
             anomalies=partial(read_anomalies, record),
             usage=record,
             probe_now=lambda uid: any(prober.probe_now(uid) for prober in probers),
-            proof=AuditProofRoutes(proving=proving, barrier=collector.barrier),
+            proof=AuditProofRoutes(proving=proving, barrier=collector.barrier, retention=retention),
             sinks=AuditSinkRoutes(overview=SinkOverview(record, own.writer, state=lambda: live.state)),
         )
         application = make_api(routes, authentication)
@@ -264,7 +272,7 @@ async def _parts(
         sinks = Sinks(store=record, live=live, key=key, rules=rules, secrets_dir=settings.secrets_dir, export_dir=settings.audit_export_dir)
         background.append(asyncio.create_task(sinks.run()))
         observe_sinks(telemetry.metrics, sinks.statistics)
-        background.append(asyncio.create_task(BaselineKeeper(record).run()))
+        background.append(asyncio.create_task(BaselineKeeper(record, announce=announce_by(record, own.writer)).run()))
         background.append(asyncio.create_task(UsageRollup(store=record, read_prices=PriceHistory(store).book).run()))
         await parts.enter_async_context(serving_api(application, settings.api_listen, link))
         await _first_of(_published(publisher), background)  # streams are not accepted before there is something to say

@@ -20,6 +20,7 @@ _SKIPPED_EVENTS = frozenset(
         pb.AUDIT_EVENT_CHANGE,
         pb.AUDIT_EVENT_API_REFUSED,
         pb.AUDIT_EVENT_ALARM,
+        pb.AUDIT_EVENT_ANOMALY,
         pb.AUDIT_EVENT_EDGE_REJECTED,
         pb.AUDIT_EVENT_METADATA,
     }

@@ -40,6 +40,7 @@ class AuditEvent(StrEnum):
     CHANGE = "change"
     API_REFUSED = "api_refused"
     ALARM = "alarm"
+    ANOMALY = "anomaly"
 
 
 class AuditDecision(StrEnum):
@@ -63,6 +64,7 @@ _EVENTS = {
     AuditEvent.CHANGE: pb.AUDIT_EVENT_CHANGE,
     AuditEvent.API_REFUSED: pb.AUDIT_EVENT_API_REFUSED,
     AuditEvent.ALARM: pb.AUDIT_EVENT_ALARM,
+    AuditEvent.ANOMALY: pb.AUDIT_EVENT_ANOMALY,
 }
 _DECISIONS = {
     AuditDecision.ALLOW: pb.AUDIT_DECISION_ALLOW,

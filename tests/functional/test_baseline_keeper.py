@@ -10,7 +10,9 @@ from sqlalchemy import Connection, select
 
 from controlplane.audit.database import open_audit_database
 from controlplane.audit.store import AuditStore
+from controlplane.audit.writer import RecordWriter
 from controlplane.baseline import keeper as keeper_module
+from controlplane.baseline.announcement import announce_by
 from controlplane.baseline.detection import AnomalyKind, Sensitivity
 from controlplane.baseline.keeper import CURSOR, BaselineKeeper, Finding
 from controlplane.baseline.models import ANOMALY, BASELINE_PROFILE
@@ -66,6 +68,25 @@ def test_a_new_tool_is_found_and_named_to_those_who_may_read_it(store: AuditStor
         AnomalyQuery(namespaces=None, before=int(str(found["id"]))),
     ):
         assert read_anomalies(store, other) == []
+
+
+def test_a_finding_stands_on_the_record_and_is_none_itself(store: AuditStore):
+    writer = Writer()
+    calls(writer, "ann", 0, 1, 2, 3, 30)
+    calls(writer, "ann", 31, tool="delete_all")
+    store.append(writer.batch(), "node")
+    keeper = BaselineKeeper(store, announce=announce_by(store, RecordWriter(store, KEY)), sensitivity=EAGER)
+
+    keeper.catch_up()
+    keeper.catch_up()
+
+    (last,) = store.rows(6, 10)
+    assert (last.event, last.reason, last.tool, last.parent_decision_id) == ("anomaly", "new_tool", "delete_all", "node-1-6")
+    opened = store.opened(last)
+    assert opened.principal.id == "local/ann"
+    assert "delete_all of demo/crm" in opened.sentence
+    assert "delete_all of" not in last.payload.decode("latin-1")  # who and what a person did is sealed
+    assert store.cursor(CURSOR)[0] == 7
 
 
 def test_of_an_erased_caller_the_name_is_gone(store: AuditStore, monkeypatch: pytest.MonkeyPatch):
