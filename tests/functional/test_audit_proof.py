@@ -27,8 +27,6 @@ from controlplane.database import sqlite_url
 from extauthz.errors import ConfigurationError
 from tests.functional.proof_world import START, ProofWorld, files_of, write_key
 
-pytest_plugins = ["tests.functional.postgresql"]
-
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ProofWorld]:
@@ -251,6 +249,7 @@ def test_a_lost_key_stops_statements_until_it_is_given_up(sqlite_world: ProofWor
 _SIGNER = """
 import base64, pathlib, sys
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from tests.functional.postgresql import postgresql_server, postgresql_url  # noqa: F401
 key = load_pem_private_key(pathlib.Path(sys.argv[1]).read_bytes(), None)
 message = sys.stdin.buffer.read()
 if sys.argv[2] == "wrong":

@@ -15,10 +15,9 @@ from controlplane.audit.query import AuditQuery, Filter, Page
 from controlplane.audit.store import AuditStore
 from controlplane.database import sqlite_url
 from extauthz.v1 import audit_pb2 as pb
+from tests.functional.postgresql import postgresql_server, postgresql_url  # noqa: F401
 from tests.functional.record_world import KEY
 from tests.functional.test_audit_store import Writer
-
-pytest_plugins = ["tests.functional.postgresql"]
 
 ALLOW, DENY = pb.AUDIT_DECISION_ALLOW, pb.AUDIT_DECISION_DENY
 CALL, OUTCOME, MISSING, CHANGE = pb.AUDIT_EVENT_TOOL_CALL, pb.AUDIT_EVENT_OUTCOME, pb.AUDIT_EVENT_OUTCOME_MISSING, pb.AUDIT_EVENT_CHANGE

@@ -27,9 +27,10 @@ from controlplane.registry.spec import AuditPolicySpec
 from controlplane.registry.state import RegistryState
 from extauthz.errors import ConfigurationError
 from extauthz.v1 import audit_pb2 as pb
+from tests.functional.postgresql import postgresql_server, postgresql_url  # noqa: F401
 from tests.functional.proof_world import KEY, START, ProofWorld, microseconds
 
-pytest_plugins = ["tests.functional.postgresql", "tests.functional.s3_server"]
+pytest_plugins = ["tests.functional.s3_server"]
 
 CALL, CHANGE = 1, 10
 POLICY = {"retention": [{"events": ["*"], "hotDays": 2, "keepDays": 10}, {"events": ["change"], "hotDays": 5, "keepDays": 100}]}

@@ -27,8 +27,7 @@ from controlplane.registry.encryption import RegistryKey
 from controlplane.usage.models import USAGE_HOUR
 from extauthz.errors import ConfigurationError
 from extauthz.v1 import audit_pb2 as pb
-
-pytest_plugins = ["tests.functional.postgresql"]
+from tests.functional.postgresql import postgresql_server, postgresql_url  # noqa: F401
 
 KEY = RegistryKey(b"0123456789abcdef0123456789abcdef")
 
@@ -77,7 +76,7 @@ def test_the_tables_are_what_the_migrations_make(database_url: str):
     assert ScriptDirectory(f"{Path(package.__file__).parent}/migrations").get_current_head() == AUDIT_HEAD
 
 
-def test_the_record_and_the_registry_may_share_a_database(postgresql_url: str):
+def test_the_record_and_the_registry_may_share_a_database(postgresql_url: str):  # noqa: F811 - the fixture
     registry, audit = open_database(postgresql_url), open_audit_database(postgresql_url)
 
     with registry.connect() as connection:
@@ -173,7 +172,7 @@ def test_texts_of_callers_may_be_anything_that_a_message_holds(store: AuditStore
     assert store.opened(row).tool == "a\x00b"
 
 
-def test_two_control_planes_number_without_a_gap(postgresql_url: str):
+def test_two_control_planes_number_without_a_gap(postgresql_url: str):  # noqa: F811 - the fixture
     stores = [AuditStore(open_audit_database(postgresql_url), KEY) for _ in range(2)]
     writers = [Writer(f"w{number}").add(200) for number in range(6)]
     seen: list[int] = []

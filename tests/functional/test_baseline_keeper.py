@@ -20,9 +20,8 @@ from controlplane.baseline.profile import HOUR_US, profile_from_json
 from controlplane.baseline.reader import AnomalyQuery, read_anomalies
 from controlplane.database import sqlite_url
 from extauthz.v1 import audit_pb2 as pb
+from tests.functional.postgresql import postgresql_server, postgresql_url  # noqa: F401
 from tests.functional.test_audit_store import KEY, Writer
-
-pytest_plugins = ["tests.functional.postgresql"]
 
 FIRST = 494_208
 EAGER = Sensitivity(history_hours=24, calls=3)

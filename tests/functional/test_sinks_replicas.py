@@ -12,17 +12,17 @@ from sqlalchemy import text
 from controlplane.audit.database import open_audit_database
 from controlplane.audit.sinks.lease import LeaseLostError, Leases
 from controlplane.audit.store import AuditStore
+from tests.functional.postgresql import postgresql_server, postgresql_url  # noqa: F401
 from tests.functional.sink_world import SinkWorld, sink_world
 from tests.sink_receivers import OtlpCollector
 
-pytest_plugins = ["tests.functional.postgresql"]
 pytestmark = pytest.mark.external
 
 SPEC = {"batch": {"records": 50, "seconds": 1}}
 
 
 @pytest.fixture
-def world(tmp_path: Path, postgresql_url: str) -> Iterator[SinkWorld]:
+def world(tmp_path: Path, postgresql_url: str) -> Iterator[SinkWorld]:  # noqa: F811 - the fixture
     with sink_world(tmp_path, audit_url=postgresql_url) as world:
         yield world
 

@@ -27,10 +27,9 @@ from controlplane.usage.price_history import PriceHistory
 from controlplane.usage.report import Question, read_report, report_json
 from controlplane.usage.rollup import KEPT_DAYS, USAGE_CURSOR, UsageRollup, forget_caller, uncounted
 from extauthz.v1 import audit_pb2 as pb
+from tests.functional.postgresql import postgresql_server, postgresql_url  # noqa: F401
 from tests.functional.registry import ADMIN, Registry, open_registry
 from tests.functional.test_audit_store import Writer
-
-pytest_plugins = ["tests.functional.postgresql"]
 
 KEY = RegistryKey(b"0123456789abcdef0123456789abcdef")
 AT = datetime(2026, 11, 22, 10, 30, tzinfo=UTC)
