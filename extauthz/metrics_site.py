@@ -6,6 +6,7 @@ authority. Metrics name namespaces, servers and tools, never callers.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from ipaddress import ip_address
@@ -32,7 +33,8 @@ async def serving_metrics(metrics: MetricRegistry | None, settings: TelemetrySet
     from extauthz.http_site import serving  # noqa: PLC0415
 
     async def answer(_request: web.Request) -> web.Response:
-        return web.Response(body=write_exposition(metrics.samples()).encode(), headers={"content-type": CONTENT_TYPE})
+        written = await asyncio.to_thread(write_exposition, metrics.samples())  # thousands of lines; calls go on meanwhile
+        return web.Response(body=written.encode(), headers={"content-type": CONTENT_TYPE})
 
     application = web.Application(client_max_size=0)
     application.router.add_get(PATH, answer)

@@ -28,7 +28,8 @@ MAX_QUEUED = 8192
 BATCH = 128  # encoding holds the interpreter: calls of the event loop come in between
 ROUND_SECONDS = 1.0
 SEND_SECONDS = 5.0
-STOP_SECONDS = 3.0
+STOP_SECONDS = 1.5
+"""How long a process may wait for its telemetry when it stops; what then is not delivered is dropped."""
 _WORTH_ANOTHER_TRY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED})
 T = TypeVar("T")
 _OPTIONS = (("grpc.max_reconnect_backoff_ms", 10_000), ("grpc.initial_reconnect_backoff_ms", 500))

@@ -22,7 +22,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 
 from tests.e2e.prometheus import need, running_prometheus
-from tests.e2e.stack import PATIENCE_SECONDS, ROOT, Stack, eventually, running_stack
+from tests.e2e.stack import PATIENCE_SECONDS, ROOT, Stack, eventually, modern_headers, modern_request, running_stack
 from tests.e2e.test_virtual_servers import DESK, DESK_DOCUMENT, POLICY, SERVERS
 from tests.e2e.upstream import running_module
 from tests.observability_files import OBSERVABILITY, expressions
@@ -47,12 +47,14 @@ class Observed:
     targets: list[str]
     docs: asyncio.Event  # set: the member `docs` goes away
 
-    async def call(self, tool: str, arguments: dict[str, Any], *, trace_id: str, sampled: bool = True, who: str = "ann") -> Any:
+    async def call(
+        self, tool: str, arguments: dict[str, Any], *, trace_id: str, sampled: bool = True, who: str = "ann", mode: str = "2026-07-28"
+    ) -> Any:
         """One call through the virtual server by the SDK's client, in a trace of its own."""
         token = self.stack.token(who, server=DESK, groups=("staff",) if who == "ann" else ())
         async with (
             create_mcp_http_client(headers={"authorization": f"Bearer {token}"}) as http_client,
-            Client(streamable_http_client(self.stack.endpoint(DESK), http_client=http_client), mode="2026-07-28") as client,
+            Client(streamable_http_client(self.stack.endpoint(DESK), http_client=http_client), mode=mode) as client,
         ):
             await client.list_tools()  # the client asks for them by itself otherwise, within the trace
             http_client.headers["traceparent"] = f"00-{trace_id}-{secrets.token_hex(8)}-{'01' if sampled else '00'}"
@@ -171,6 +173,40 @@ async def test_each_span_says_what_its_process_knows(observed: Observed) -> None
     assert sorted(span.attributes["legation.decision.id"] for span in doors) == sorted(decisions)
     assert not [span for span in spans if span.error]
     assert all(span.start_ns <= span.end_ns for span in spans)
+
+
+async def test_a_legacy_clients_call_is_the_same_tree(observed: Observed) -> None:
+    trace_id = secrets.token_hex(16)
+
+    await observed.call("find_customer", {"text": "x"}, trace_id=trace_id, mode="legacy")
+
+    async def come() -> bool:
+        return documented_tree() == subtree(observed.receiver, trace_id)
+
+    await eventually(come, what=f"the tree of a legacy call, {observed.receiver.tree(trace_id)}")
+
+
+def subtree(receiver: Receiver, trace_id: str) -> list[str]:
+    """The tree below the request whose decision is about a call; the end of the session is in the same trace."""
+    lines = receiver.tree(trace_id)
+    roots = [number for number, line in enumerate(lines) if not line.startswith(" ")]
+    trees = [lines[begin:end] for begin, end in zip(roots, [*roots[1:], len(lines)], strict=True)]
+    return next((tree for tree in trees if any("tools/call" in line for line in tree)), [])
+
+
+async def test_a_call_that_needs_no_aggregator_is_a_short_tree(observed: Observed) -> None:
+    trace_id = secrets.token_hex(16)
+    token = observed.stack.token("ann", server="demo/crm", groups=("staff",))
+    headers = {**modern_headers("tools/call", "search"), "authorization": f"Bearer {token}"}
+    headers["traceparent"] = f"00-{trace_id}-{'d' * 16}-01"
+    body = modern_request("tools/call", {"name": "search", "arguments": {"text": "x"}})
+
+    answer = await observed.stack.request("POST", "/servers/demo/crm/mcp", json_body=body, headers=headers)
+    spans = await observed.spans(trace_id, 4)
+
+    assert answer.status == 200, answer.text
+    assert observed.receiver.tree(trace_id) == [*documented_tree()[:3], documented_tree()[3]]
+    assert {span.parent_span_id for span in spans if span.name == "POST ingress"} == {"d" * 16}
 
 
 async def test_the_record_of_a_call_names_its_trace(observed: Observed) -> None:
