@@ -75,14 +75,18 @@ class ControlPlaneSettings(TelemetrySettings):
         "where statements are put, too: dir:/path, file:/path, https://host/prefix, s3://bucket/prefix",
         default=(),
     )
+    archive: str = setting(
+        "LEGATION_ARCHIVE", "where old records go: a directory, or s3://bucket/prefix; empty: they stay in the database", default=""
+    )
+    retention_seconds: int = setting("LEGATION_RETENTION_SECONDS", "how often records are archived and deleted that are due", default=3600)
     edge_log_file: Path | None = setting(
         "LEGATION_EDGE_LOG_FILE", "file on Envoy's host in which it writes what it refused by itself", default=None
     )
     outcome_log: str = setting(
         "LEGATION_OUTCOME_LOG", "how Envoy tells how requests ended: grpc, file (beside the edge log), both or none", default="grpc"
+    )
     outcome_wait_seconds: int = setting(
         "LEGATION_OUTCOME_WAIT_SECONDS", "how long after a call's time limit its outcome is waited for, before it is missing", default=120
-    )
     )
     secrets_dir: Path | None = setting("LEGATION_SECRETS_DIR", "secret files and upstreams' certificate authorities", default=None)
     workload_api: str = setting(

@@ -16,13 +16,17 @@ from aiohttp import web
 from controlplane.api.auth import OperatorAuthentication
 from controlplane.api.problems import ApiError, ProblemCode, bad_request
 from controlplane.api.routes import Route, json_response, query_flag, query_number, query_text, read_object
+from controlplane.audit.archive import Archive
+from controlplane.audit.archive_store import ArchiveError
 from controlplane.audit.cursor import position_of
 from controlplane.audit.erasure import Erasure
-from controlplane.audit.query import AuditQuery, Filter, Page
+from controlplane.audit.filter import Filter
+from controlplane.audit.query import AuditQuery, Page
 from controlplane.audit.store import AuditStore
 from controlplane.registry.permissions import Operator, Permission, require, require_somewhere
 from controlplane.registry.spec import SYSTEM_NAMESPACE
 from extauthz.audit.record import AuditDecision, AuditEvent
+from extauthz.errors import ConfigurationError
 
 AGAIN_SECONDS = 1.0
 """So often a stream looks whether its reader may still read, where nothing comes."""
@@ -64,6 +68,7 @@ class AuditAccess:
     store: AuditStore
     barrier: Callable[[], Awaitable[list[str]]] = nobody_ships
     erasure: Erasure | None = None
+    archive: Archive | None = None
 
 
 class AuditRoutes:
@@ -71,7 +76,7 @@ class AuditRoutes:
 
     def __init__(self, *, audit: AuditAccess, authentication: OperatorAuthentication, clock: Callable[[], float] = time.time) -> None:
         self._store = audit.store
-        self._query = AuditQuery(audit.store)
+        self._query = AuditQuery(audit.store, audit.archive)
         self._barrier = audit.barrier
         self._erasure = audit.erasure
         self._authentication = authentication
@@ -136,7 +141,10 @@ class AuditRoutes:
         if not decision_id:
             raise bad_request("?decision_id must name a decision")
         lagging = await self._barrier()
-        items = await asyncio.to_thread(self._query.shown, decision_id, readable=_readable(operator))
+        try:
+            items = await asyncio.to_thread(self._query.shown, decision_id, readable=_readable(operator))
+        except (ArchiveError, ConfigurationError) as error:
+            raise _no_archive(error) from error
         if not items:
             raise ApiError(404, ProblemCode.NOT_FOUND, "Not found", f"there is no record of the decision {decision_id}")
         return json_response({"items": items, "lagging": lagging})
@@ -159,6 +167,8 @@ class AuditRoutes:
             return await asyncio.to_thread(self._query.newest, wanted, readable=readable, limit=limit, before=before)
         except ValueError as error:
             raise bad_request(str(error)) from error
+        except (ArchiveError, ConfigurationError) as error:
+            raise _no_archive(error) from error
 
     async def _follow(self, request: web.Request, operator: Operator, wanted: Filter, after: str, limit: int) -> web.StreamResponse:
         if self._followers.locked():
@@ -223,6 +233,10 @@ class AuditRoutes:
         if moment is None or moment.tzinfo is None or not 1970 <= moment.year < 2200:
             raise bad_request(f"?{name} must be a time with its zone such as 2026-11-01T00:00:00Z, or 7d, 12h, 30m")
         return max(1, round(moment.timestamp() * 1_000_000))
+
+
+def _no_archive(error: Exception) -> ApiError:
+    return ApiError(503, ProblemCode.NOT_READY, "The archive cannot be read", str(error))
 
 
 def _readable(operator: Operator) -> Collection[str] | None:

@@ -14,6 +14,7 @@ from controlplane.api.routes import Route, json_response, query_text
 from controlplane.audit.export import export_bundle
 from controlplane.audit.inclusion import InclusionProof, NotProvableError, prove
 from controlplane.audit.proving import Proving
+from controlplane.audit.retention import Retention
 from controlplane.audit.signer import SigningError, public_pem
 from controlplane.registry.permissions import Operator, Permission, require, require_somewhere
 from controlplane.registry.spec import SYSTEM_NAMESPACE
@@ -25,11 +26,19 @@ _PERIOD = {"from": "records from this time on (RFC 3339); absent: from the first
 class AuditProofRoutes:
     """Reads for auditors. `barrier` brings in what authorizers have written and not sent yet."""
 
-    def __init__(self, *, proving: Proving, barrier: Callable[[], Awaitable[object]] | None = None) -> None:
+    def __init__(
+        self, *, proving: Proving, barrier: Callable[[], Awaitable[object]] | None = None, retention: Retention | None = None
+    ) -> None:
         self._evidence, self._notary = proving.evidence, proving.notary
-        self.faults = proving.faults
+        self._proving = proving
+        self._retention = retention
         self._barrier = barrier
         self._exports = asyncio.Semaphore(_AT_ONCE)
+
+    def faults(self) -> list[str]:
+        """What keeps the record from being stated, anchored, archived or deleted, as sentences."""
+        kept = [f"retention: {self._retention.fault}"] if self._retention is not None and self._retention.fault else []
+        return self._proving.faults() + kept
 
     def routes(self) -> list[Route]:
         """Three reads."""

@@ -12,6 +12,7 @@ import hashlib
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from datetime import UTC, date, datetime
 from io import BytesIO
 from typing import Any
 from urllib.parse import quote
@@ -30,6 +31,7 @@ _BYTES = frozenset({"record_hash", "payload"})
 _MAX_NAME = 80
 _MISSING = "the record reaches into its archive here, which needs DuckDB and pyarrow: pip install 'legation[archive]'"
 _FILES_AT_ONCE = 64
+_LAST_US = 253_370_764_800_000_000  # the year 9999
 
 Parameters = Sequence[object]
 
@@ -142,6 +144,16 @@ def require_archive_extra() -> None:
 def overlapping(first_position: int, last_position: int) -> ColumnElement[bool]:
     """Partitions that may hold one of these positions."""
     return (AUDIT_ARCHIVE.c.first_position <= last_position) & (AUDIT_ARCHIVE.c.last_position >= first_position)
+
+
+def day_of(at_unix_us: int) -> date:
+    """The day (UTC) of a time; of one that no calendar has, the nearest that it has."""
+    return datetime.fromtimestamp(min(max(at_unix_us, 0), _LAST_US) / 1_000_000, UTC).date()
+
+
+def start_of(day: date) -> int:
+    """The first microsecond of a day."""
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1_000_000
 
 
 def _parquet(rows: Sequence[StoredRecord]) -> bytes:

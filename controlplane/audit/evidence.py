@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from sqlalchemy import Connection, Row, Select, func, select
 
-from controlplane.audit.archive import Archive, overlapping
+from controlplane.audit.archive import Archive, day_of, overlapping
 from controlplane.audit.bundle import KeptRecord
+from controlplane.audit.filter import OUTCOMES
 from controlplane.audit.models import AUDIT_ARCHIVE, AUDIT_DELETED, AUDIT_RECORD, AUDIT_STATEMENT
 from controlplane.audit.statement import SignedStatement, Statement, parse_statement
 from controlplane.audit.store import AuditStore
@@ -20,7 +20,6 @@ from controlplane.audit.store import AuditStore
 _ROWS_AT_ONCE = 2000
 _KEPT = ("position", "writer_id", "sequence", "at_unix_us", "record_hash", "payload")
 _STATEMENTS_AT_ONCE = 200
-_OUTCOMES = ("outcome", "outcome_missing")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,12 +120,12 @@ class Evidence:
         table = AUDIT_RECORD
         wanted = select(table.c.position, table.c.namespace, table.c.virtual_server).where(table.c.decision_id == decision_id)
         with self._store.reading() as connection:
-            row = connection.execute(wanted.where(table.c.event.not_in(_OUTCOMES)).order_by(table.c.position)).first()
+            row = connection.execute(wanted.where(table.c.event.not_in(OUTCOMES)).order_by(table.c.position)).first()
             partitions = self._archive.partitions(connection) if row is None else []
         if row is not None:
             return row.position, row.namespace, row.virtual_server.partition("/")[0]
         condition = "decision_id = ? AND event NOT IN (?, ?)"
-        for cold in self._archive.read(partitions, condition, [decision_id, *_OUTCOMES]) if partitions else ():
+        for cold in self._archive.read(partitions, condition, [decision_id, *OUTCOMES]) if partitions else ():
             return cold.position, cold.namespace, cold.virtual_server.partition("/")[0]
         return None
 
@@ -142,7 +141,7 @@ def _stored(row: Row[tuple[object, ...]]) -> StoredStatement:
 
 def _first_since(connection: Connection, at_unix_us: int) -> list[int]:
     """The first positions of records of that time or later, wherever they are; of the archive those of whole files."""
-    day = datetime.fromtimestamp(at_unix_us / 1_000_000, UTC).date().isoformat()
+    day = day_of(at_unix_us).isoformat()
     found = [select(func.min(table.c.position)).where(table.c.at_unix_us >= at_unix_us) for table in (AUDIT_RECORD, AUDIT_DELETED)]
     found.append(select(func.min(AUDIT_ARCHIVE.c.first_position)).where(AUDIT_ARCHIVE.c.day >= day))
     return [position for statement in found if (position := connection.execute(statement).scalar()) is not None]
@@ -150,7 +149,7 @@ def _first_since(connection: Connection, at_unix_us: int) -> list[int]:
 
 def _last_before(connection: Connection, at_unix_us: int) -> list[int]:
     """The last positions of records before that time, likewise."""
-    day = datetime.fromtimestamp(at_unix_us / 1_000_000, UTC).date().isoformat()
+    day = day_of(at_unix_us).isoformat()
     found = [select(func.max(table.c.position)).where(table.c.at_unix_us < at_unix_us) for table in (AUDIT_RECORD, AUDIT_DELETED)]
     found.append(select(func.max(AUDIT_ARCHIVE.c.last_position)).where(AUDIT_ARCHIVE.c.day <= day))
     return [position for statement in found if (position := connection.execute(statement).scalar()) is not None]

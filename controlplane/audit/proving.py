@@ -1,4 +1,4 @@
-"""Puts the parts together that prove the record: who states it, where statements are anchored, what is read for auditors."""
+"""The parts that prove the record: who states it, where statements are anchored, where old records are, what auditors read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from controlplane.audit.anchor import Anchoring, parse_anchors
+from controlplane.audit.archive import Archive
+from controlplane.audit.archive_store import open_archive
 from controlplane.audit.evidence import Evidence
 from controlplane.audit.notary import Notary
 from controlplane.audit.signer import COMMAND_SETTING, KEY_FILE_SETTING, KeyRing, parse_command
@@ -25,6 +27,7 @@ class Proving:
     notary: Notary
     anchoring: Anchoring
     evidence: Evidence
+    archive: Archive
 
     def faults(self) -> list[str]:
         """What keeps the record from being stated and anchored, as sentences."""
@@ -51,8 +54,11 @@ def build_proving(settings: ControlPlaneSettings, store: AuditStore, environ: Ma
         raise ConfigurationError(f"{COMMAND_SETTING} needs {KEY_FILE_SETTING}: the public key of what it signs with")
     elif settings.audit_anchors:
         raise ConfigurationError(f"LEGATION_AUDIT_ANCHORS needs {KEY_FILE_SETTING}: without a key nothing is stated")
+    cache_dir = settings.cache_dir / "archive" if settings.cache_dir is not None else None
+    archive = Archive(store, open_archive(settings.archive, environ, cache_dir))
     return Proving(
         notary=Notary(store, keys, interval_seconds=settings.audit_statement_seconds),
         anchoring=Anchoring(store, parse_anchors(settings.audit_anchors, environ)),
-        evidence=Evidence(store),
+        evidence=Evidence(store, archive),
+        archive=archive,
     )

@@ -14,44 +14,26 @@ from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, and_, func, or_, select, text, tuple_
 
+from controlplane.audit.archive import Archive
+from controlplane.audit.archive_store import ArchiveError
+from controlplane.audit.cold import ColdPage, ColdQuery, Terms, seen_by, terms_of
 from controlplane.audit.cursor import Key, cursor_of, key_of, position_of
+from controlplane.audit.filter import OUTCOMES, Filter
 from controlplane.audit.models import AUDIT_RECORD, NOT_ALLOWED, RARE_EVENT
 from controlplane.audit.store import POSITION, AuditStore
 from controlplane.audit.stored_record import MAX_INTEGER, StoredRecord, stored_record
+from extauthz.errors import ConfigurationError
 
 LOOKED_AT = 5_000
 """Records that one statement looks at."""
 MAX_SECONDS = 0.5
 MAX_INNER = 500
-OUTCOMES = ("outcome", "outcome_missing")
 
 Condition = ColumnElement[bool]
 Json = dict[str, Any]
 _FREQUENT_EVENTS = frozenset({"tool_call", "mcp_message", "outcome"})
 _IN_LIMIT = 500
 _R = AUDIT_RECORD.c
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filter:
-    """What is asked for; empty or 0 is everything. Times are microseconds since 1970, the first included and the last not.
-
-    `server` is "namespace/name" or "virtual/namespace/name"; `principal` a qualified id or its part behind the identity provider; `tool`
-    a name at its server or at a virtual server; `namespace` that of the server, or of the virtual server that was asked.
-    """
-
-    decision: str = ""
-    event: str = ""
-    reason: str = ""
-    principal: str = ""
-    tool: str = ""
-    server: str = ""
-    namespace: str = ""
-    from_us: int = 0
-    to_us: int = 0
-    revision: int = 0
-    trace_id: str = ""
-    decision_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,17 +63,31 @@ class _Match:
         return func.coalesce(self.column, "") == self.value
 
 
-class AuditQuery:
-    """Answers questions about the record. Blocking; for threads. `readable`: namespaces whose records are shown, None for all."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """A piece of time: before `until`, not before `end`."""
 
-    def __init__(self, store: AuditStore, *, clock: Callable[[], float] = time.monotonic) -> None:
+    until: Key | None
+    end: Key | None
+    limit: int
+
+
+class AuditQuery:
+    """Answers questions about the record, hot and cold the same. Blocking; for threads.
+
+    `readable`: namespaces whose records are shown, None for all. Where the archive cannot be read, what the database has is answered, and
+    the page behind it raises `ArchiveError` or `ConfigurationError`.
+    """
+
+    def __init__(self, store: AuditStore, archive: Archive | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
+        self._cold = ColdQuery(archive or Archive(store, None))
         self._clock = clock
 
     def newest(self, wanted: Filter, *, readable: Collection[str] | None, limit: int, before: str = "") -> Page:
         """The newest records that match, or those before a cursor (`Page.earlier`). Raises ValueError for what is no cursor."""
         search = _Search(wanted, self._matches(wanted), readable)
-        until = key_of(before) if before else None
+        start = until = key_of(before) if before else None
         end: Key | None = until
         found: list[StoredRecord] = []
         give_up_at = self._clock() + MAX_SECONDS
@@ -104,14 +100,24 @@ class AuditQuery:
                 if end is None or self._clock() >= give_up_at:
                     break
             if len(found) >= limit:
-                end = Key(found[-1].at_unix_us, found[-1].position)
-            outcomes = _outcomes(connection, found)
+                end = _key_of_row(found[-1])
+            cold = self._cold_page(connection, wanted, readable, Window(until=start, end=end, limit=limit), has_hot=bool(found))
+            found = sorted([*found, *cold.rows], key=_key_of_row, reverse=True)
+            if cold.failed:
+                end = _key_of_row(found[-1])
+            if cold.reached is not None:  # below that the archive was not looked at: nothing below that is said yet
+                found, end = [row for row in found if _key_of_row(row) >= cold.reached], cold.reached
+            if len(found) >= limit:
+                found = found[:limit]
+                end = _key_of_row(found[-1])
+            outcomes = self._ended(connection, found)
         items = self._shown(found[::-1], outcomes)
         return Page(items=items, following=cursor_of(last), earlier=cursor_of(end) if end is not None else "")
 
     def following(self, wanted: Filter, *, readable: Collection[str] | None, limit: int, after: str) -> Page:
         """The next records behind a cursor (`Page.following`), in the order in which they came. Raises ValueError for what is no cursor."""
         position = position_of(after)
+        terms, times = self._terms(wanted, readable), (wanted.from_us, wanted.to_us)
         matches = and_(*_Search(wanted, self._matches(wanted), readable).compared())
         found: list[StoredRecord] = []
         give_up_at = self._clock() + MAX_SECONDS
@@ -120,9 +126,11 @@ class AuditQuery:
             while position < last and len(found) < limit and self._clock() < give_up_at:
                 end = min(position + LOOKED_AT, last)
                 statement = select(AUDIT_RECORD).where(_R.position > position, _R.position <= end, matches).order_by(_R.position)
-                found += [stored_record(row) for row in connection.execute(statement.limit(limit - len(found)))]
+                hot = [stored_record(row) for row in connection.execute(statement.limit(limit - len(found)))]
+                cold = self._cold.between(connection, terms, times, position, end, limit - len(found))
+                found += sorted([*hot, *cold], key=lambda row: row.position)[: limit - len(found)]
                 position = found[-1].position if len(found) >= limit else end
-            outcomes = _outcomes(connection, found)
+            outcomes = self._ended(connection, found)
         return Page(items=self._shown(found, outcomes), following=cursor_of(position))
 
     def shown(self, decision_id: str, *, readable: Collection[str] | None) -> list[Json]:
@@ -131,17 +139,49 @@ class AuditQuery:
         seen: dict[int, StoredRecord] = {}
         with self._store.reading() as connection:
             level = _decisions(connection, _R.decision_id, [decision_id], condition)
+            if not level:
+                level = self._cold.decisions(connection, "decision_id", [decision_id], seen_by(readable), None, MAX_INNER)
             while level and len(seen) < MAX_INNER:
                 fresh = [row for row in level if row.position not in seen]
                 seen |= {row.position: row for row in fresh}
                 ids = [row.decision_id for row in fresh if row.decision_id]
                 level = _decisions(connection, _R.parent_decision_id, ids, and_(condition, text("parent_decision_id <> ''"))) if ids else []
-            outcomes = _outcomes(connection, list(seen.values()))
+                level += self._cold.decisions(connection, "parent_decision_id", ids, seen_by(readable), fresh, MAX_INNER)
+            outcomes = self._ended(connection, list(seen.values()))
         return _tree(self._shown(list(seen.values()), outcomes), decision_id)
 
     def last(self) -> str:
         """The cursor behind the newest record."""
         return cursor_of(self._store.last_position())
+
+    def _terms(self, wanted: Filter, readable: Collection[str] | None) -> Terms:
+        return terms_of(wanted, self._store.principal_ref(wanted.principal), readable)
+
+    def _cold_page(
+        self, connection: Connection, wanted: Filter, readable: Collection[str] | None, window: Window, *, has_hot: bool
+    ) -> ColdPage:
+        """What the archive has of the same piece of time. Where it cannot be read, that is said when nothing else is left to say."""
+        times = (wanted.from_us, wanted.to_us)
+        terms = self._terms(wanted, readable)
+        try:
+            return self._cold.newest(connection, terms, times=times, until=window.until, end=window.end, limit=window.limit)
+        except (ArchiveError, ConfigurationError):
+            if not has_hot:
+                raise
+            return ColdPage(rows=[], reached=None, failed=True)
+
+    def _ended(self, connection: Connection, rows: Sequence[StoredRecord]) -> dict[str, StoredRecord]:
+        """How decisions ended, by their ids: of the database, else of the archive as far as that can be read."""
+        found = _outcomes(connection, rows)
+        missing = [row for row in rows if row.decision == "allow" and row.event not in OUTCOMES and row.decision_id not in found]
+        try:
+            ended = self._cold.outcomes(connection, sorted({row.decision_id for row in missing}), missing)
+        except (ArchiveError, ConfigurationError):
+            return found
+        for row in ended:
+            if row.event == OUTCOMES[0] or row.decision_id not in found:
+                found[row.decision_id] = row
+        return found
 
     def _shown(self, rows: Sequence[StoredRecord], outcomes: dict[str, StoredRecord]) -> list[Json]:
         items = []
@@ -208,6 +248,10 @@ class _Search:
             for row in connection.execute(statement.order_by(*_BACKWARDS).limit(limit)):
                 found[row.position] = stored_record(row)
         return sorted(found.values(), key=lambda record: (record.at_unix_us, record.position), reverse=True)[:limit]
+
+
+def _key_of_row(row: StoredRecord) -> Key:
+    return Key(row.at_unix_us, row.position)
 
 
 _EVERYTHING: Condition = _R.at_unix_us >= -MAX_INTEGER

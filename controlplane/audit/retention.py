@@ -20,7 +20,7 @@ import structlog
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import DBAPIError
 
-from controlplane.audit.archive import Archive, Partition, require_archive_extra
+from controlplane.audit.archive import Archive, Partition, day_of, require_archive_extra, start_of
 from controlplane.audit.archive_store import ArchiveError
 from controlplane.audit.change_record import change_draft
 from controlplane.audit.legal_hold import LegalHolds
@@ -31,6 +31,7 @@ from controlplane.audit.writer import RecordWriter
 from controlplane.registry.audit_policy_spec import RetentionSpec
 from controlplane.registry.audit_rules import EVERY_EVENT, audit_policy_of, retention_of
 from controlplane.registry.state import RegistryState
+from controlplane.settings import ControlPlaneSettings
 from extauthz.errors import AuditError, ConfigurationError
 
 logger = structlog.get_logger(__name__)
@@ -41,6 +42,7 @@ OP = "records-deleted"
 _ROWS_OF_A_FILE = 50_000
 _ROWS_AT_ONCE = 1000
 _RETRY_SECONDS = 60.0
+_LONGEST_SECONDS = 604_800
 _DAY_US = 86_400_000_000
 _OF_NO_READER = ("position", "changes")  # the counter of positions; the registry's changes, which are no records
 _SINK = "sink/"
@@ -136,18 +138,18 @@ class Retention:
         end = due.earliest(hot=self._archive.writable)
         with self._store.reading() as connection:
             oldest = connection.execute(select(func.min(record.at_unix_us))).scalar()
-            day = _day_of(oldest) if oldest is not None else end
+            day = day_of(oldest) if oldest is not None else end
             while day < end:
-                start = _start_of(day)
+                start = start_of(day)
                 named = select(record.namespace).distinct().where(record.at_unix_us >= start, record.at_unix_us < start + _DAY_US)
                 found += [(namespace, day) for namespace in connection.execute(named.order_by(record.namespace)).scalars()]
                 following = select(func.min(record.at_unix_us)).where(record.at_unix_us >= start + _DAY_US)
                 later = connection.execute(following).scalar()
-                day = _day_of(later) if later is not None else end
+                day = day_of(later) if later is not None else end
         return found
 
     def _hot(self, namespace: str, day: date, events: Iterable[str], after: int, limit: int) -> list[StoredRecord]:
-        record, start = AUDIT_RECORD.c, _start_of(day)
+        record, start = AUDIT_RECORD.c, start_of(day)
         with self._store.reading() as connection:
             free = self._free_to(connection)
             wanted = select(AUDIT_RECORD).where(
@@ -161,7 +163,7 @@ class Retention:
             return [stored_record(row) for row in connection.execute(wanted.order_by(record.position).limit(limit))]
 
     def _events(self, namespace: str, day: date) -> list[str]:
-        record, start = AUDIT_RECORD.c, _start_of(day)
+        record, start = AUDIT_RECORD.c, start_of(day)
         named = select(record.event).distinct()
         with self._store.reading() as connection:
             found = connection.execute(
@@ -250,7 +252,7 @@ class Retention:
         """The last position that had come before that day, as statements know; where none are made, every position."""
         if not self._proven:
             return MAX_INTEGER
-        stated = select(func.max(AUDIT_STATEMENT.c.last_position)).where(AUDIT_STATEMENT.c.at_unix_us < _start_of(day))
+        stated = select(func.max(AUDIT_STATEMENT.c.last_position)).where(AUDIT_STATEMENT.c.at_unix_us < start_of(day))
         with self._store.reading() as connection:
             return int(connection.execute(stated).scalar() or 0)
 
@@ -317,20 +319,15 @@ class _Due:
 
 
 def build_retention(
-    store: AuditStore,
-    archive: Archive,
-    writer: RecordWriter,
-    *,
-    state: Callable[[], RegistryState],
-    proven: bool,
-    interval_seconds: int,
+    settings: ControlPlaneSettings, store: AuditStore, archive: Archive, writer: RecordWriter, *, state: Callable[[], RegistryState]
 ) -> Retention:
     """By the settings; raises `ConfigurationError` where there is an archive and nothing that could write it."""
-    if not 1 <= interval_seconds <= 604_800:
-        raise ConfigurationError("LEGATION_RETENTION_SECONDS must be from 1 to 604800")
+    if not 1 <= settings.retention_seconds <= _LONGEST_SECONDS:
+        raise ConfigurationError(f"LEGATION_RETENTION_SECONDS must be from 1 to {_LONGEST_SECONDS}")
     if archive.writable:
         require_archive_extra()
-    return Retention(store, archive, writer, state=state, proven=proven, interval_seconds=interval_seconds)
+    proven = settings.audit_signing_key_file is not None
+    return Retention(store, archive, writer, state=state, proven=proven, interval_seconds=settings.retention_seconds)
 
 
 def _delete_rows(connection: Connection, rows: Sequence[StoredRecord]) -> None:
@@ -352,11 +349,3 @@ def _release(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _RETENTION_LOCK})
         connection.commit()
-
-
-def _day_of(at_unix_us: int) -> date:
-    return datetime.fromtimestamp(at_unix_us / 1_000_000, UTC).date()
-
-
-def _start_of(day: date) -> int:
-    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1_000_000

@@ -12,6 +12,7 @@ import pytest
 
 from controlplane.api.audit_proof import AuditProofRoutes
 from controlplane.audit.anchor import Anchoring, DirectoryAnchor
+from controlplane.audit.archive import Archive
 from controlplane.audit.bundle import MANIFEST, SIGNATURE, STATEMENTS, records_name
 from controlplane.audit.proving import Proving
 from controlplane.audit.signer import public_pem
@@ -37,7 +38,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProofWorld]:
 @pytest.fixture(scope="module")
 def api(world: ProofWorld, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
     anchoring = Anchoring(world.store, [DirectoryAnchor(directory=world.anchor_dir)])
-    proof = AuditProofRoutes(proving=Proving(notary=world.notary, anchoring=anchoring, evidence=world.evidence))
+    proof = AuditProofRoutes(
+        proving=Proving(notary=world.notary, anchoring=anchoring, evidence=world.evidence, archive=Archive(world.store, None))
+    )
     with running_api(tmp_path_factory.mktemp("data"), free_port(), proof=proof) as running:
         yield running
 
