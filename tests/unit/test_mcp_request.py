@@ -380,3 +380,19 @@ def test_the_prober_may_only_read_catalogs() -> None:
     assert "resources/read" not in probing
     assert "resources/subscribe" not in probing
     assert {"tools/list", "prompts/list", "resources/list", "resources/templates/list", "initialize", "server/discover"} <= probing
+
+
+@pytest.mark.parametrize("era", list(Era))
+def test_what_the_client_says_of_its_trace_is_read_and_decides_nothing(era: Era) -> None:
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    meta: dict[str, object] = {"traceparent": traceparent}
+    params: dict[str, object] = {"name": "read", "arguments": {}}
+
+    if era is Era.LEGACY:
+        told, untold = legacy("tools/call", {**params, "_meta": meta}), legacy("tools/call", params)
+    else:
+        whole = meta | {META_VERSION: MODERN, META_CAPABILITIES: {}}
+        told, untold = modern("tools/call", {**params, "_meta": whole}, name="read"), modern("tools/call", params, name="read")
+
+    assert (told.traceparent, untold.traceparent) == (traceparent, None)
+    assert told.targets == untold.targets

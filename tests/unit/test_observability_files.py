@@ -45,3 +45,10 @@ def test_every_alert_has_a_test_of_its_own() -> None:
     fired = re.findall(r"alertname: (\w+)\n\s+exp_alerts", (OBSERVABILITY / "alerts_test.yaml").read_text())
 
     assert set(fired) == rules
+
+
+def test_the_page_says_of_every_alert_what_to_do_and_of_no_other() -> None:
+    rules = set(re.findall(r"- alert: (\w+)", (OBSERVABILITY / "alerts.yaml").read_text()))
+    told = re.findall(r"`(Legation\w+)`", (METRICS.parent / "observability.md").read_text())
+
+    assert sorted(told) == sorted(rules)
