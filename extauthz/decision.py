@@ -398,7 +398,7 @@ class Decider:
         try:
             await self._audit.append(record)
         except AuditError as error:
-            logger.error("audit record lost", decision_id=record.decision_id, error=str(error))
+            logger.debug("audit record lost", decision_id=record.decision_id, error=str(error))  # `audit.loss` says how many
             reason, passage, given = Reason.AUDIT_UNAVAILABLE, None, self._refusal(case, Reason.AUDIT_UNAVAILABLE)
         if self._observation is not None:
             self._observation.ended(case, reason)

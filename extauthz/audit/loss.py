@@ -65,6 +65,7 @@ class Losses:
         self._told_at: dict[tuple[AlarmReason, str], float] = {}
         self._works = True
         self._said = 0
+        self._cause = ""
         self.lost = 0
         self.refused = 0
 
@@ -73,9 +74,9 @@ class Losses:
         if record.needed:
             try:
                 await self._recorder.append(record)
-            except AuditError:
+            except AuditError as error:
                 self.refused += 1
-                self._count(AlarmReason.REFUSED_UNRECORDED, record)
+                self._count(AlarmReason.REFUSED_UNRECORDED, record, str(error))
                 raise
             self._works = True
             return
@@ -92,7 +93,7 @@ class Losses:
     async def flush(self) -> None:
         """Tell what is due."""
         if self.lost + self.refused > self._said:
-            logger.error("calls without a record", lost=self.lost, refused=self.refused)
+            logger.error("calls without a record", lost=self.lost, refused=self.refused, cause=self._cause)
             self._said = self.lost + self.refused
         now = self._clock()
         for key, loss in list(self._untold.items()):
@@ -125,10 +126,10 @@ class Losses:
         if error is not None and not isinstance(error, AuditError):
             logger.error("audit record failed", error=type(error).__name__, exc_info=error)
         self.lost += 1
-        self._count(AlarmReason.RECORD_LOST, record)
+        self._count(AlarmReason.RECORD_LOST, record, str(error) if error is not None else "the process ends")
 
-    def _count(self, reason: AlarmReason, record: AuditRecord) -> None:
-        self._works = False
+    def _count(self, reason: AlarmReason, record: AuditRecord, cause: str) -> None:
+        self._works, self._cause = False, cause
         namespace = record.namespace if record.server is not None else ""  # strangers name what they like
         if (reason, namespace) not in self._untold and len(self._untold) >= MAX_NAMESPACES:
             namespace = ""
