@@ -11,12 +11,14 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+from sqlalchemy import Engine
+
 from controlplane.audit.change_record import change_draft
 from controlplane.audit.following import keep_on
 from controlplane.audit.store import AuditStore
 from controlplane.audit.writer import RecordWriter
+from controlplane.registry.change_log import LoggedChange, read_logged_changes
 from controlplane.registry.live import LiveState
-from controlplane.registry.store import LoggedChange, RegistryStore
 from extauthz.audit.record import Draft
 
 CURSOR = "changes"
@@ -24,9 +26,9 @@ BATCH = 200
 
 
 class ChangeFollower:
-    """The cursor's position is the revision that is recorded so far, its state the last change's number."""
+    """`registry` is its database. The cursor's position is the revision that is recorded so far, its state the last change's number."""
 
-    def __init__(self, *, registry: RegistryStore, store: AuditStore, writer: RecordWriter, live: LiveState) -> None:
+    def __init__(self, *, registry: Engine, store: AuditStore, writer: RecordWriter, live: LiveState) -> None:
         self._registry = registry
         self._store = store
         self._writer = writer
@@ -42,7 +44,7 @@ class ChangeFollower:
     def record_next(self) -> bool:
         """Record the next changes; False when there are none. Synchronous."""
         last = self._store.cursor(CURSOR)
-        changes = self._registry.read_logged_changes(int(last[1] or 0), BATCH)
+        changes = read_logged_changes(self._registry, int(last[1] or 0), BATCH)
         if not changes:
             return False
         with self._store.transaction() as connection:

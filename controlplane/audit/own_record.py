@@ -42,7 +42,7 @@ class OwnRecord:
             raise ConfigurationError(f"LEGATION_OUTCOME_WAIT_SECONDS must be between 1 and {MAX_WAIT_SECONDS}")
         self.writer = RecordWriter(record, key)
         self.refusals = ApiRefusals(self.writer)
-        self._changes = ChangeFollower(registry=registry, store=record, writer=self.writer, live=live)
+        self._changes = ChangeFollower(registry=registry.engine, store=record, writer=self.writer, live=live)
         self._reconciler = Reconciler(
             store=record,
             writer=self.writer,

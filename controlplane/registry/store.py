@@ -59,24 +59,6 @@ class HistoryItem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoggedChange:
-    """One change as the record takes it over. Numbers grow in the order in which changes were committed, with gaps."""
-
-    number: int
-    revision: int
-    committed_at: datetime
-    actor: str
-    message: str
-    op: str
-    kind: str
-    namespace: str
-    name: str
-    uid: str
-    before: Json | None
-    after: Json | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredProbe:
     """How the last probe of a server went."""
 
@@ -219,18 +201,6 @@ class RegistryStore:
         with self._reading() as connection:
             return [(row.revision, row.namespace, row.name, row.after) for row in connection.execute(statement)]
 
-    def read_logged_changes(self, after: int, limit: int) -> list[LoggedChange]:
-        """Up to `limit` changes behind the one with this number, in their order."""
-        statement = (
-            select(CHANGE, REVISION.c.committed_at, REVISION.c.actor, REVISION.c.message)
-            .join(REVISION, REVISION.c.id == CHANGE.c.revision)
-            .where(CHANGE.c.id > after)
-            .order_by(CHANGE.c.id)
-            .limit(limit)
-        )
-        with self._reading() as connection:
-            return [_logged_change(row) for row in connection.execute(statement)]
-
     def read_revision_record(self, revision: int) -> RevisionRecord | None:
         """Who committed this revision and when; None when there is no such revision."""
         with self._reading() as connection:
@@ -258,23 +228,6 @@ class RegistryStore:
     def _writing(self) -> Iterator[Connection]:
         with self._engine.connect() as connection, connection.execution_options(**{WRITE_OPTION: True}).begin():
             yield connection
-
-
-def _logged_change(row: Row[Any]) -> LoggedChange:
-    return LoggedChange(
-        number=row.id,
-        revision=row.revision,
-        committed_at=row.committed_at,
-        actor=row.actor,
-        message=row.message,
-        op=row.op,
-        kind=row.kind,
-        namespace=row.namespace,
-        name=row.name,
-        uid=row.uid,
-        before=row.before,
-        after=row.after,
-    )
 
 
 def stored_entry(row: Row[Any]) -> StoredEntry:

@@ -26,6 +26,7 @@ from controlplane.authorization_server.grant import Event, EventRecord
 from controlplane.authorization_server.recorded_events import EventFollower
 from controlplane.authorization_server.store import GrantStore
 from controlplane.database import sqlite_url
+from controlplane.registry.change_log import read_logged_changes
 from controlplane.registry.encryption import RegistryKey
 from extauthz.audit.record import Draft
 from extauthz.v1 import audit_pb2 as pb
@@ -77,7 +78,7 @@ def registry(urls: tuple[str, str]) -> Iterator[Registry]:
 
 
 def follower(registry: Registry, store: AuditStore, writer: RecordWriter | None = None) -> ChangeFollower:
-    return ChangeFollower(registry=registry.store, store=store, writer=writer or RecordWriter(store, KEY), live=registry.live)
+    return ChangeFollower(registry=registry.store.engine, store=store, writer=writer or RecordWriter(store, KEY), live=registry.live)
 
 
 def record_all(follower: ChangeFollower) -> None:
@@ -127,7 +128,7 @@ def test_every_change_of_the_history_is_recorded_once_in_its_order(registry: Reg
     record_all(follower(registry, store))
     record_all(follower(registry, store))
 
-    logged = registry.store.read_logged_changes(0, 1000)
+    logged = read_logged_changes(registry.store.engine, 0, 1000)
     assert [record["decision_id"] for record in shown(store)] == [f"change-{each.revision}-{each.number}" for each in logged]
     assert "probed" in {record["change"]["op"] for record in shown(store)}
     assert store.cursor("changes") == (logged[-1].revision, str(logged[-1].number))
@@ -147,7 +148,7 @@ def test_what_was_not_committed_is_recorded_again_and_only_once(registry: Regist
 
     record_all(follower(registry, store))
 
-    assert len(shown(store)) == len(registry.store.read_logged_changes(0, 1000))
+    assert len(shown(store)) == len(read_logged_changes(registry.store.engine, 0, 1000))
     assert_chained(store.rows(0, 1000))
 
 
@@ -171,7 +172,7 @@ def test_two_control_planes_record_each_change_once_and_continue_one_chain(
             each.result(120)
     record_all(followers[0])
 
-    expected = [f"change-{each.revision}-{each.number}" for each in registry.store.read_logged_changes(0, 1000)]
+    expected = [f"change-{each.revision}-{each.number}" for each in read_logged_changes(registry.store.engine, 0, 1000)]
     assert [record["decision_id"] for record in shown(stores[0])] == expected
     assert_chained(stores[0].rows(0, 1000))
 
@@ -189,7 +190,7 @@ async def test_changes_are_followed_as_they_come(registry: Registry, store: Audi
 
 
 def test_a_document_that_is_too_large_is_told_by_its_digest(registry: Registry) -> None:
-    logged = registry.store.read_logged_changes(0, 1)[0]
+    logged = read_logged_changes(registry.store.engine, 0, 1)[0]
     draft = change_draft(
         decision_id="c", at=logged.committed_at, actor="a/b", message="", op="updated", kind="PolicySet", namespace="demo", name="p",
         before={"spec": "x" * MAX_DOCUMENT_BYTES}, after={"spec": "y"},
