@@ -35,7 +35,7 @@ demo: $(STAMP) ## the same tour, then stop; fails when a step does not hold
 dev: $(DEV_STAMP) ## install everything that development needs
 
 test: $(DEV_STAMP) ## install what is needed and pass the whole test suite
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 unit: $(DEV_STAMP) ## the tests that need no other process
 	@$(BIN)/python -m pytest tests/unit tests/architecture tests/golden $(ARGS)

@@ -21,8 +21,8 @@ class AuditEvent(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     AUDIT_EVENT_OUTCOME_MISSING: _ClassVar[AuditEvent]
     AUDIT_EVENT_CHANGE: _ClassVar[AuditEvent]
     AUDIT_EVENT_API_REFUSED: _ClassVar[AuditEvent]
-    AUDIT_EVENT_ANOMALY: _ClassVar[AuditEvent]
     AUDIT_EVENT_ALARM: _ClassVar[AuditEvent]
+    AUDIT_EVENT_ANOMALY: _ClassVar[AuditEvent]
 
 class AuditDecision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -42,8 +42,8 @@ AUDIT_EVENT_OUTCOME: AuditEvent
 AUDIT_EVENT_OUTCOME_MISSING: AuditEvent
 AUDIT_EVENT_CHANGE: AuditEvent
 AUDIT_EVENT_API_REFUSED: AuditEvent
-AUDIT_EVENT_ANOMALY: AuditEvent
 AUDIT_EVENT_ALARM: AuditEvent
+AUDIT_EVENT_ANOMALY: AuditEvent
 AUDIT_DECISION_UNSPECIFIED: AuditDecision
 AUDIT_DECISION_ALLOW: AuditDecision
 AUDIT_DECISION_DENY: AuditDecision
