@@ -20,16 +20,20 @@ from aiohttp.typedefs import Handler
 
 from aggregator.asked import Asked
 from aggregator.call import Call, Json, RpcError
+from extauthz.catalog.virtual import DefinitionKind
 from extauthz.mcp.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND, MessageClass
 from extauthz.telemetry import metric_name
 from extauthz.telemetry import semantic_convention as names
 from extauthz.telemetry.process import Telemetry
 from extauthz.telemetry.span import Span, SpanKind, current
 from extauthz.telemetry.trace_context import HEADER, parse_traceparent
+from extauthz.virtual_request import CALL_TOOL, FIND_TOOL
 
 _NOT_OURS = frozenset({-32700, -32600, METHOD_NOT_FOUND, INVALID_PARAMS, -32002, *range(40100, 40500)})
 """Errors that are the caller's, and so none of a server (semantic conventions of MCP), and denials."""
 _CANCELLED = "cancelled"
+_NAMED = {"tools/call": DefinitionKind.TOOL, "prompts/get": DefinitionKind.PROMPT}
+_OURS = frozenset({FIND_TOOL, CALL_TOOL})
 _LONGEST_ID = 64
 
 
@@ -114,9 +118,10 @@ class Observation:
     def _begin_call(self, call: Call) -> Span | None:
         if self._tracer is None or current.get() is None:
             return None
-        span = self._tracer.begin(_name(call.method, call.params), SpanKind.CLIENT, current.get())
+        span = self._tracer.begin(call.method, SpanKind.CLIENT, current.get())
         if span is not None:
-            _describe_target(span, call.method, call.params)
+            target = _target(call.method, call.params)
+            _describe_target(span, call.method, target if call.tool is not None or target in call.member.prompts else "")
             span.attributes[names.LEGATION_NAMESPACE] = call.member.namespace
             span.attributes[names.LEGATION_SERVER] = call.member.name
         return span
@@ -147,8 +152,7 @@ def described(asked: Asked) -> None:
         return
     attributes = span.attributes
     if operation.method:
-        span.name = _name(operation.method, asked.params)
-        _describe_target(span, operation.method, asked.params)
+        _describe_target(span, operation.method, _known_target(asked))
     namespace, _, name = front.id.partition("/")
     attributes[names.MCP_PROTOCOL_VERSION] = mcp.protocol_version
     if mcp.message_class is MessageClass.REQUEST:
@@ -189,20 +193,25 @@ def _kind_of(error: BaseException) -> str:
     return _CANCELLED if isinstance(error, asyncio.CancelledError) else type(error).__name__
 
 
-def _name(method: str, params: Json) -> str:
-    return f"{method} {_target(method, params)}".rstrip()
-
-
 def _target(method: str, params: Mapping[str, object]) -> str:
-    """The tool or prompt. An authorizer let it through by its name, which therefore is one of the registry."""
-    name = params.get("name") if method in {"tools/call", "prompts/get"} else ""
+    """The tool or prompt that is asked for."""
+    name = params.get("name") if method in _NAMED else ""
     return name if isinstance(name, str) else ""
 
 
-def _describe_target(span: Span, method: str, params: Mapping[str, object]) -> None:
+def _known_target(asked: Asked) -> str:
+    """The same, where it is the name of something that is offered here; what callers make up is not told."""
+    method = asked.mcp.method
+    name = _target(method, asked.params)
+    offered = name in asked.front.virtual_server.items[_NAMED[method]] if name else False
+    return name if offered or name in _OURS else ""
+
+
+def _describe_target(span: Span, method: str, target: str) -> None:
+    span.name = f"{method} {target}".rstrip()
     span.attributes[names.MCP_METHOD_NAME] = method
     if method == "tools/call":
         span.attributes[names.GEN_AI_OPERATION_NAME] = names.EXECUTE_TOOL
-        span.attributes[names.GEN_AI_TOOL_NAME] = _target(method, params)
+        span.attributes[names.GEN_AI_TOOL_NAME] = target
     elif method == "prompts/get":
-        span.attributes[names.GEN_AI_PROMPT_NAME] = _target(method, params)
+        span.attributes[names.GEN_AI_PROMPT_NAME] = target

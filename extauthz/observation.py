@@ -29,6 +29,7 @@ logger = structlog.get_logger(__name__)
 _FAULT_OF_THE_CALLER = range(-32799, -32599)  # -32700, -32600 to -32602: not errors of a server, say the conventions
 _UNREAD = "check"
 _LONGEST_ID = 64
+_HTTP_METHODS = frozenset({"DELETE", "GET", "POST"})
 
 
 class Observation:
@@ -116,10 +117,15 @@ def _place(record: AuditRecord) -> tuple[str, str]:
     """Where it is decided about, as far as that is known to be there."""
     if record.server is not None:
         return record.server.namespace, record.server.name
-    if record.virtual_server and record.decision is AuditDecision.ALLOW:
+    if record.virtual_server and _is_let_in(record):
         namespace, _, name = record.virtual_server.partition("/")
         return namespace, f"virtual/{name}"
     return "", ""
+
+
+def _is_let_in(record: AuditRecord) -> bool:
+    """Whether somebody who is known was let through to a place: it exists. Metadata is told of any path, and to anybody."""
+    return record.decision is AuditDecision.ALLOW and record.principal is not None
 
 
 def describe(span: Span, case: Case, reason: Reason) -> None:
@@ -127,14 +133,18 @@ def describe(span: Span, case: Case, reason: Reason) -> None:
     record, request, attributes = case.record, case.request, span.attributes
     # what callers make up is told only where it is the name of something that there is
     tool, prompt = record.tool if record.effect else "", record.prompt if reason is Reason.ALLOWED else ""
-    span.name = f"{record.method} {tool or prompt}".rstrip() if record.method else case.check.http_method[:16]
+    if record.method:
+        span.name = f"{record.method} {tool or prompt}".rstrip()
+    elif case.check.http_method in _HTTP_METHODS:
+        span.name = case.check.http_method
+    if record.server is not None or _is_let_in(record):
+        attributes[names.LEGATION_NAMESPACE] = record.namespace
+        attributes[names.LEGATION_SERVER] = record.mcp_server
+        attributes[names.LEGATION_VIRTUAL_SERVER] = record.virtual_server
     attributes[names.LEGATION_DECISION] = _decision(record, reason)
     attributes[names.LEGATION_DECISION_ID] = record.decision_id
     attributes[names.LEGATION_DECISION_PARENT_ID] = record.parent_decision_id
     attributes[names.LEGATION_LISTENER] = case.check.listener
-    attributes[names.LEGATION_NAMESPACE] = record.namespace
-    attributes[names.LEGATION_SERVER] = record.mcp_server
-    attributes[names.LEGATION_VIRTUAL_SERVER] = record.virtual_server
     attributes[names.LEGATION_LANE] = record.lane
     attributes[names.LEGATION_EFFECT] = record.effect
     attributes[names.LEGATION_REVISION] = record.revision

@@ -13,7 +13,7 @@ from extauthz.telemetry import metric_name
 from extauthz.telemetry.metric import Metric, MetricRegistry
 from extauthz.telemetry.process import Telemetry
 from extauthz.telemetry.span import Span, SpanKind, Tracer
-from tests.functional.aggregator_world import Member, aggregator_world
+from tests.functional.aggregator_world import CRM, Member, aggregator_world
 from tests.functional.test_aggregator_calls import REGISTRY, TEXT, answering
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -97,6 +97,18 @@ async def test_what_is_not_offered_is_no_error_of_ours_and_its_name_is_not_told(
         await world.ask("prompts/get", {"name": "none"}, headers={"traceparent": PARENT})
 
     assert [span.error for span in told.spans] == [None, None]
+
+
+async def test_names_that_are_made_up_are_told_by_no_span(tmp_path: Path) -> None:
+    told = Told()
+
+    async with aggregator_world(tmp_path, REGISTRY, members={"crm": failing(-32602)}, observation=told.observation) as world:
+        await world.ask("prompts/get", {"name": "hello"}, headers={"traceparent": PARENT})
+        await world.ask("prompts/get", {"name": "made-up"}, headers={"traceparent": PARENT}, path=CRM)
+        await world.ask("tools/call", {"name": "made-up", "arguments": {}}, headers={"traceparent": PARENT}, path=CRM)
+
+    assert [span.name for span in told.spans] == ["prompts/get greet", "prompts/get hello", *["prompts/get"] * 2, *["tools/call"] * 2]
+    assert "made-up" not in repr([(span.name, span.attributes) for span in told.spans])
 
 
 async def test_a_trace_that_is_not_kept_goes_on_as_one_and_is_counted(tmp_path: Path) -> None:

@@ -141,6 +141,18 @@ async def test_what_strangers_make_up_is_counted_under_no_name() -> None:
     assert world.numbers(metric_name.DECISIONS) == {("deny", "", "", ""): 50}
 
 
+async def test_metadata_of_places_that_are_made_up_is_counted_under_no_name() -> None:
+    world = World()
+
+    for kind in ("servers", "virtual"):
+        for number in range(10):
+            path = f"/.well-known/oauth-protected-resource/{kind}/made/up-{number}/mcp"
+            await world.decide(call(http_method="GET", path=path, body=b"", headers={}, traceparent=ENVOY))
+
+    assert world.numbers(metric_name.DECISIONS) == {("allow", "", "", ""): 20}
+    assert "made" not in repr([(span.name, span.attributes) for span in world.spans])
+
+
 async def test_a_decision_that_is_abandoned_ends_its_span_once() -> None:
     class Slow(Audit):
         waited = asyncio.Event()
