@@ -9,6 +9,7 @@ started next goes on behind the cursor. Several control planes may follow; one o
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 
 from sqlalchemy import Engine
@@ -23,6 +24,7 @@ from extauthz.audit.record import Draft
 
 CURSOR = "changes"
 BATCH = 200
+MAX_BATCH_BYTES = 4 * 1024 * 1024
 
 
 class ChangeFollower:
@@ -47,11 +49,23 @@ class ChangeFollower:
         changes = read_logged_changes(self._registry, int(last[1] or 0), BATCH)
         if not changes:
             return False
+        drafts = _within([_draft(change) for change in changes], MAX_BATCH_BYTES)
+        newest = changes[len(drafts) - 1]
         with self._store.transaction() as connection:
             if self._writer.is_still(connection, CURSOR, last):
-                self._writer.append_in(connection, [_draft(change) for change in changes])
-                self._store.advance(connection, CURSOR, changes[-1].revision, str(changes[-1].number))
+                self._writer.append_in(connection, drafts)
+                self._store.advance(connection, CURSOR, newest.revision, str(newest.number))
         return True
+
+
+def _within(drafts: Sequence[Draft], most_bytes: int) -> Sequence[Draft]:
+    """As many of them as are not larger together, and one at least."""
+    size = 0
+    for count, draft in enumerate(drafts):
+        size += len(draft.open)
+        if count and size > most_bytes:
+            return drafts[:count]
+    return drafts
 
 
 def _draft(change: LoggedChange) -> Draft:

@@ -202,6 +202,15 @@ def test_a_document_that_is_too_large_is_told_by_its_digest(registry: Registry) 
     assert len(draft.open) < 10_000
 
 
+def test_large_documents_are_recorded_in_parts(registry: Registry, store: AuditStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controlplane.audit.changes.MAX_BATCH_BYTES", 300)
+
+    record_all(follower(registry, store))
+
+    logged = read_logged_changes(registry.store.engine, 0, 1000)
+    assert [record["decision_id"] for record in shown(store)] == [f"change-{each.revision}-{each.number}" for each in logged]
+
+
 # missing outcomes
 
 
