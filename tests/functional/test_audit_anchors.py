@@ -16,8 +16,7 @@ from controlplane.audit.aws_signature import S3Access, signed_headers
 from controlplane.audit.verification import verify_bundle
 from controlplane.database import sqlite_url
 from tests.functional.proof_world import ProofWorld
-
-pytest_plugins = ["tests.functional.s3_server"]
+from tests.functional.s3_server import s3_environ  # noqa: F401
 
 
 class Objects:
@@ -107,7 +106,7 @@ async def test_nobody_listens(world: ProofWorld):
     assert "secret" not in anchoring.faults[0]
 
 
-async def test_statements_are_objects_of_a_bucket(world: ProofWorld, s3_environ: dict[str, str], tmp_path: Path):
+async def test_statements_are_objects_of_a_bucket(world: ProofWorld, s3_environ: dict[str, str], tmp_path: Path):  # noqa: F811 - the fixture
     (anchor,) = parse_anchors(["s3://records/legation/anchors"], s3_environ)
 
     anchoring = await world.anchor([anchor])

@@ -25,6 +25,7 @@ from controlplane.audit.statement import MAX_RECORDS, StatementKey, parse_statem
 from controlplane.audit.verification import NoBundleError, verify_bundle
 from controlplane.database import sqlite_url
 from extauthz.errors import ConfigurationError
+from tests.functional.postgresql import postgresql_server, postgresql_url  # noqa: F401
 from tests.functional.proof_world import START, ProofWorld, files_of, write_key
 
 
@@ -249,7 +250,6 @@ def test_a_lost_key_stops_statements_until_it_is_given_up(sqlite_world: ProofWor
 _SIGNER = """
 import base64, pathlib, sys
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from tests.functional.postgresql import postgresql_server, postgresql_url  # noqa: F401
 key = load_pem_private_key(pathlib.Path(sys.argv[1]).read_bytes(), None)
 message = sys.stdin.buffer.read()
 if sys.argv[2] == "wrong":

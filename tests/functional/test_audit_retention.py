@@ -29,8 +29,7 @@ from extauthz.errors import ConfigurationError
 from extauthz.v1 import audit_pb2 as pb
 from tests.functional.postgresql import postgresql_server, postgresql_url  # noqa: F401
 from tests.functional.proof_world import KEY, START, ProofWorld, microseconds
-
-pytest_plugins = ["tests.functional.s3_server"]
+from tests.functional.s3_server import s3_environ  # noqa: F401
 
 CALL, CHANGE = 1, 10
 POLICY = {"retention": [{"events": ["*"], "hotDays": 2, "keepDays": 10}, {"events": ["change"], "hotDays": 5, "keepDays": 100}]}
@@ -299,7 +298,7 @@ def test_records_without_a_policy_are_kept_for_400_days(world: RetainedWorld):
     assert world.retention.apply() == RetentionRun(deleted=3)
 
 
-def test_the_archive_is_a_bucket(tmp_path: Path, s3_environ: dict[str, str]):
+def test_the_archive_is_a_bucket(tmp_path: Path, s3_environ: dict[str, str]):  # noqa: F811 - the fixture
     files = open_archive("s3://records/legation", s3_environ, tmp_path / "cache")
     world = RetainedWorld(tmp_path, sqlite_url(tmp_path / "audit.db"), files)
     world.policy(**POLICY)
