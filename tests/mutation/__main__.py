@@ -40,7 +40,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "extauthz.mcp.uri": (_URI,),
     "extauthz.mcp.parameter_header": ("tests/unit/test_parameter_header.py",),
     "extauthz.door": (_STEPS, "tests/unit/test_door_gateways.py", _DECISION),
-    "extauthz.decision": (_STEPS, _DECISION, "tests/unit/test_session_decision.py", _WORKLOADS, _VIRTUAL),
+    "extauthz.decision": (_STEPS, _DECISION, "tests/unit/test_observation.py", "tests/unit/test_session_decision.py", _WORKLOADS, _VIRTUAL),
     "extauthz.case": (_STEPS, _DECISION),
     "extauthz.identification": (_STEPS, _DECISION, _WORKLOADS, _VIRTUAL, "tests/unit/test_token_binding.py"),
     "extauthz.lane": (_VIRTUAL, "tests/unit/test_session_decision.py"),

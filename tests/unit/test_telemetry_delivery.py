@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import subprocess
 import sys
@@ -202,3 +203,22 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("")
     with pytest.raises(ConfigurationError, match="not a PEM file"):
         read_authorities(tmp_path / "empty")
+
+
+def test_a_log_line_names_the_trace_that_it_belongs_to() -> None:
+    program = f"""
+import structlog
+from extauthz.log import configure_logging
+from extauthz.telemetry.span import current
+from extauthz.telemetry.trace_context import parse_traceparent
+configure_logging("info", "json")
+structlog.get_logger("x").info("without")
+current.set(parse_traceparent("{CONTEXT.traceparent}"))
+structlog.get_logger("x").info("within")
+"""
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    without, within = map(json.loads, done.stderr.splitlines())
+    assert "trace_id" not in without
+    assert (within["trace_id"], within["span_id"]) == (CONTEXT.trace_id, CONTEXT.span_id)
