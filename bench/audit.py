@@ -1,7 +1,10 @@
-"""What the record costs a call: `python -m bench --only audit`, in a deployment that keeps it and in one whose log forgets everything.
+"""What the record costs a call: `python -m bench --only audit`.
 
-Both are up at once and are loaded in turns, so that what else the machine does is the same for both. Everything that the record needs is
-counted: writing and syncing in the authorizer, outcomes, shipping, and what the control plane does with it.
+Three deployments are up at once and are loaded in turns, so that what else the machine does is the same for all of them:
+
+    null sink   the authorizer's log forgets everything, and there is nothing to ship
+    strict      every decision and outcome is written and synced, and stays where it is
+    shipped     as it really is: the control plane, on the same machine, stores the records, counts usage and keeps baselines
 """
 
 from __future__ import annotations
@@ -21,10 +24,11 @@ from tests.e2e.upstream import running_module
 CONNECTIONS = 32
 ROUNDS = 5
 SINKS: Sequence[tuple[str, Sequence[str]]] = (
-    ("null sink", (sys.executable, "-m", "bench.unrecorded_up")),
-    ("strict", (str(LEGATION),)),
+    ("null sink", (sys.executable, "-m", "bench.altered_up", "null")),
+    ("strict", (sys.executable, "-m", "bench.altered_up", "unshipped")),
+    ("shipped", (str(LEGATION),)),
 )
-_ROLES = {"bench.unrecorded_authorizer": "extauthz"}
+_ROLES = {"bench.altered_authorizer": "extauthz"}
 
 
 async def measure_audit(directory: Path, *, seconds: float) -> list[AuditRun]:

@@ -1,7 +1,11 @@
-"""`python -m bench.unrecorded_authorizer`: the authorizer with a log that keeps nothing. For `bench.audit`; there is no such setting."""
+"""`python -m bench.altered_authorizer null|unshipped`: the authorizer with a log that keeps nothing, or with one that stays where it is.
+
+For `bench.audit`; there is no such setting.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +57,25 @@ class NullLog(AuditLog):
         )  # fmt: skip
 
 
+class NoShipper:
+    """Leaves the log alone."""
+
+    connected = False
+
+    def __init__(self, **_settings: object) -> None:
+        pass
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await asyncio.Event().wait()
+
+    async def finish(self, timeout_seconds: float) -> bool:  # noqa: ARG002 - of a shipper
+        """Nothing is under way."""
+        return True
+
+
 if __name__ == "__main__":
-    extauthz.server.AuditLog = NullLog  # type: ignore[attr-defined]
+    extauthz.server.RecordShipper = NoShipper  # type: ignore[assignment, attr-defined]
+    if sys.argv.pop() == "null":
+        extauthz.server.AuditLog = NullLog  # type: ignore[attr-defined]
     sys.exit(main())
