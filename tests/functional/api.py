@@ -16,11 +16,13 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from controlplane.api.application import make_api, make_routes
 from controlplane.api.audit import AuditAccess
+from controlplane.api.audit_sinks import AuditSinkRoutes
 from controlplane.api.auth import OperatorAuthenticator
 from controlplane.api.routes import Route
 from controlplane.app import identity_providers_of
 from controlplane.audit.database import open_audit_database
 from controlplane.audit.erasure import Erasure
+from controlplane.audit.sinks.overview import SinkOverview
 from controlplane.audit.store import AuditStore
 from controlplane.audit.writer import RecordWriter
 from controlplane.authorization_server.oversight import Oversight
@@ -136,6 +138,7 @@ async def running_api(directory: Path) -> AsyncIterator[Api]:
             build_state=lambda state, previous: build_authorization_state(state, key=key, now=datetime.now(UTC), previous=previous),
             oversight=Oversight(state=lambda: live.state, books=GrantStore(store.engine, key=key), service=service),
             usage=record,
+            sinks=AuditSinkRoutes(overview=SinkOverview(record, RecordWriter(record, key), state=lambda: live.state)),
         )
         async with TestClient(TestServer(make_api(routes, authentication))) as client:
             yield Api(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from controlplane.audit.models import AUDIT_RECORD
 from extauthz.v1 import audit_pb2 as pb
 from tests.functional.sink_world import POISON, RECORDS, SinkWorld, sink_world
 from tests.sink_receivers import Chaos, ElasticCluster, HttpReceiver, OtlpCollector, S3Bucket, SentinelEndpoint, SplunkCollector
@@ -240,6 +241,59 @@ async def test_a_file_that_was_written_but_not_noted_is_not_written_again(world:
 
     assert [line["id"] for line in world.lines()] == world.ids
     assert len(world.lines()) == len(ids) + 5
+
+
+async def test_two_sinks_do_not_write_the_same_file(world: SinkWorld) -> None:
+    ids = world.fill(20)
+    async with world.delivering():
+        first = world.apply("first", file={"path": "shared"})
+        await world.delivered(first)
+        second = world.apply("second", file={"path": "shared"})
+        await world.until(lambda: "another sink" in world.cursor(second)[1], "the fault is not shown")
+
+    assert [line["id"] for line in world.lines()] == ids
+
+
+async def test_a_directory_that_cannot_be_written_is_told_and_nothing_is_lost(world: SinkWorld) -> None:
+    ids = world.fill(20)
+    world.export_dir.mkdir()
+    (world.export_dir / "system").write_text("in the way")
+    async with world.delivering():
+        uid = world.apply(file={})
+        await world.until(lambda: "cannot be written" in world.cursor(uid)[1], "the fault is not shown")
+        (world.export_dir / "system").unlink()
+        await world.delivered(uid)
+
+    assert [line["id"] for line in world.lines()] == ids
+    assert world.cursor(uid)[1] == ""
+
+
+async def test_a_secret_file_that_is_missing_is_told_and_read_when_it_is_there(world: SinkWorld) -> None:
+    collector = OtlpCollector()
+    ids = world.fill(20)
+    async with collector.listening(), world.delivering():
+        uid = world.apply(otlp={"endpoint": f"{collector.url}/v1/logs", "headers": {"x-api-key": {"file": "otlp-key"}}})
+        await world.until(lambda: "otlp-key" in world.cursor(uid)[1], "the fault is not shown")
+        secret = world.secrets_dir / "system" / "otlp-key"
+        secret.write_text("otlp-secret\n")
+        secret.chmod(0o600)
+        await world.delivered(uid)
+
+    assert set(collector.kept) == set(ids)
+
+
+async def test_records_that_retention_has_deleted_are_passed_over(world: SinkWorld) -> None:
+    world.fill(30)
+    with world.store.transaction() as connection:
+        connection.execute(AUDIT_RECORD.delete())
+    collector = OtlpCollector()
+    async with collector.listening(), world.delivering():
+        uid = world.apply(**otlp_spec(collector.url))
+        await world.delivered(uid)
+        ids = world.fill(3)
+        await world.delivered(uid)
+
+    assert set(collector.kept) == set(ids)
 
 
 async def test_parquet_in_a_directory_and_a_bucket_holds_every_record(world: SinkWorld, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,8 @@ logger = structlog.get_logger(__name__)
 REFUSALS_IN_A_ROW = 10
 """So many single records may be refused without one being taken; from then on each waits and is tried once more: it is not the records."""
 _RESENT_AT_ONCE = 20
+_PASSING_FAILURES = 2
+"""So many in a row are nothing to speak of: receivers throttle, connections end."""
 
 
 class ReopenError(LegationError):
@@ -101,7 +103,7 @@ class Delivery:
                     batch, task = under_way[0]
                     dead = await task
                     under_way.popleft()
-                    await asyncio.to_thread(self._advance, batch, dead)
+                    await _finished(self._advance, batch, dead)
         finally:
             for _, task in under_way:
                 task.cancel()
@@ -173,6 +175,7 @@ class Delivery:
             return {**await self._deliver(records[:half]), **await self._deliver(records[half:])}
         self._refused_in_a_row += 1
         if self._refused_in_a_row > REFUSALS_IN_A_ROW:
+            await self._note_fault(f"refuses every record: {fault}")
             await self._pause(f"refuses every record: {fault}", self._refused_in_a_row - REFUSALS_IN_A_ROW, 0.0)
             try:
                 receipt = await self._receiver.send(records)
@@ -191,7 +194,8 @@ class Delivery:
     async def _pause(self, fault: str, failures: int, wished: float) -> None:
         if time.monotonic() - self._taken_at > self._pace.reopen:
             raise ReopenError(fault)
-        await self._note_fault(fault)
+        if failures > _PASSING_FAILURES:
+            await self._note_fault(fault)
         await asyncio.sleep(self._pace.after(failures - 1, wished))
 
     async def _note_success(self, count: int) -> None:
@@ -207,7 +211,7 @@ class Delivery:
             logger.warning("audit sink does not take records", sink=self._sink, fault=fault)
         if fault != self._counters.fault:
             self._counters.fault = fault
-            await asyncio.to_thread(self._write, self._position, self._carried, {}, fault)
+            await _finished(self._write, self._position, self._carried, {}, fault)
 
     # what is noted
 
@@ -248,6 +252,16 @@ class Delivery:
         with self._store.transaction() as connection:
             self._dead_letters.forget(connection, self._name, (position,))
             self._dead_letters.bury(connection, self._name, faults, int(self._clock() * 1_000_000))
+
+
+async def _finished(work: Callable[..., None], *arguments: object) -> None:
+    """Do this in a thread, to its end even when cancelled: whoever delivers next must find what it noted."""
+    task = asyncio.create_task(asyncio.to_thread(work, *arguments))
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
 
 
 def _checked(receipt: Receipt) -> Receipt:

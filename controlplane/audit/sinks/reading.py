@@ -61,14 +61,16 @@ class Reading:
         """The next records behind `after`, of at most `limit` positions."""
         seen = self._store.last_position()
         rows = self._rows(after, limit)
+        if not rows:  # nothing is there, or what was there has been deleted since
+            return Batch(last=max(after, seen), records=(), carried=tuple(batch for batch in carried if batch.seen > seen))
         decisions = self._of_decisions((row.decision_id for row in rows if row.event in OUTCOMES), outcomes=False)
         if self._join_seconds is None:
-            return Batch(last=rows[-1].position if rows else after, records=self._records(rows, decisions))
+            return Batch(last=rows[-1].position, records=self._records(rows, decisions))
         outcomes = self._of_decisions((row.decision_id for row in rows if row.event in _ENDS), outcomes=True)
         outcomes = {name: row for name, row in outcomes.items() if row.position <= seen}
         ripe = self._ripe(rows, outcomes, self._join_seconds)
         if not ripe:
-            return Batch(last=after, records=(), carried=tuple(carried), is_held=bool(rows))
+            return Batch(last=after, records=(), carried=tuple(carried), is_held=True)
         last = ripe[-1].position
         batches = (*carried, Carried(first=after + 1, last=last, seen=seen))
         unsaid = [row for row in ripe if row.event not in OUTCOMES or not _was_carried(row, decisions.get(row.decision_id), batches)]

@@ -74,6 +74,7 @@ class Sinks:
         self._leases = Leases(store.engine)
         self._tasks: dict[str, tuple[Entry[AuditSinkSpec], asyncio.Task[None]]] = {}
         self._counters: dict[str, SinkCounters] = {}
+        self._unusable: set[str] = set()  # sinks that failed before anything could be sent
         self._measured: tuple[SinkStatistics, ...] = ()
 
     async def run(self) -> None:
@@ -136,6 +137,7 @@ class Sinks:
                 logger.exception("audit sink failed", sink=entry.id)
                 fault = f"failed ({type(error).__name__})"
             failures += 1
+            self._unusable.add(entry.uid)
             if counters.fault != fault:
                 logger.warning("audit sink does not work", sink=entry.id, fault=fault)
                 counters.fault = fault
@@ -150,6 +152,10 @@ class Sinks:
             await asyncio.to_thread(self._begin, name, entry.spec)
             settings = await asyncio.to_thread(self._settings.read, entry)
             receiver = await asyncio.to_thread(open_receiver, settings, self._rules, patience=self._patience)
+            if entry.uid in self._unusable:
+                self._unusable.discard(entry.uid)
+                counters.fault = ""
+                await asyncio.to_thread(self._show_fault, name, "")
             try:
                 delivery = Delivery(
                     name=name,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import threading
@@ -26,7 +27,7 @@ _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class FileReceiver:
-    """One directory; nobody else writes there."""
+    """One directory; nobody else writes there, which a lock on the file makes sure."""
 
     most_requests = 1
 
@@ -43,6 +44,8 @@ class FileReceiver:
         """See `Receiver`."""
         try:
             await asyncio.to_thread(self._append_alone, records)
+        except BlockingIOError as error:
+            raise DeliveryError(f"{self._directory.name}/{CURRENT} is written by another sink or process") from error
         except OSError as error:
             raise DeliveryError(f"{self._directory.name}/{CURRENT} cannot be written: {error.strerror}") from error
         return Receipt(taken=len(records))
@@ -86,6 +89,7 @@ class FileReceiver:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             file = os.open(self._directory / CURRENT, _FLAGS, 0o600)
             try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._written = _recover(file) | self._of_last_full_file()
                 _sync_directory(self._directory)
             except BaseException:

@@ -6,6 +6,7 @@ twice, with the same `log.record.uid`: the protocol cannot avoid that.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from google.protobuf.message import DecodeError
@@ -32,7 +33,7 @@ class OtlpReceiver:
 
     async def send(self, records: Sequence[SentRecord]) -> Receipt:
         """See `Receiver`."""
-        messages = [log_record(record) for record in records]
+        messages = await asyncio.to_thread(lambda: [log_record(record) for record in records])
         taken = front_within([message.ByteSize() + 8 for message in messages], MAX_REQUEST_BYTES)
         answer = await self._http.post(self._url, body=export_request(messages[:taken]), headers=self._headers)
         check_status(answer, taken=taken)

@@ -1,7 +1,8 @@
 """What delivery asks of a receiver, and how a receiver says that it did not take what it was sent.
 
 `send` takes records from the front of what waits, as many as one request may carry, and says what became of them. Nothing counts as
-received but by the receiver's own rules: an acknowledgement, a status, the orderly end of a connection.
+received but by the receiver's own rules: an acknowledgement, a status, the orderly end of a connection. Records are put into form in a
+thread: the event loop has others to serve.
 """
 
 from __future__ import annotations

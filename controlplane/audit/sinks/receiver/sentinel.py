@@ -42,7 +42,7 @@ class SentinelReceiver:
 
     async def send(self, records: Sequence[SentRecord]) -> Receipt:
         """See `Receiver`."""
-        rows = [sentinel_row(record, record_format=self._record_format) for record in records]
+        rows = await asyncio.to_thread(lambda: [sentinel_row(record, record_format=self._record_format) for record in records])
         taken = front_within([len(row) + 1 for row in rows], MAX_REQUEST_BYTES - 2)
         body = await asyncio.to_thread(gzip.compress, b"[" + b",".join(rows[:taken]) + b"]", 6)
         headers = {

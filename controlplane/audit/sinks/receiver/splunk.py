@@ -60,7 +60,7 @@ class SplunkReceiver:
 
     async def send(self, records: Sequence[SentRecord]) -> Receipt:
         """See `Receiver`."""
-        events = [self._event(record) for record in records]
+        events = await asyncio.to_thread(lambda: [self._event(record) for record in records])
         taken = front_within([len(event) + 1 for event in events], MAX_REQUEST_BYTES)
         channel = self._channel
         headers = {**self._headers, "X-Splunk-Request-Channel": channel.id}

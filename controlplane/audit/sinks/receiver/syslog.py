@@ -46,8 +46,7 @@ class SyslogReceiver:
 
     async def send(self, records: Sequence[SentRecord]) -> Receipt:
         """See `Receiver`."""
-        spec = self._spec
-        frames = [syslog_frame(record, message_format=spec.format, facility=spec.facility, app_name=spec.app_name) for record in records]
+        frames = await asyncio.to_thread(lambda: [self._frame(record) for record in records])
         taken = front_within([len(frame) for frame in frames], MAX_CONNECTION_BYTES)
         try:
             addresses = await self._rules.resolve(self._host, self._port)
@@ -58,6 +57,10 @@ class SyslogReceiver:
 
     async def close(self) -> None:
         """See `Receiver`: nothing is held between batches."""
+
+    def _frame(self, record: SentRecord) -> bytes:
+        spec = self._spec
+        return syslog_frame(record, message_format=spec.format, facility=spec.facility, app_name=spec.app_name)
 
     def _deliver(self, addresses: Sequence[str], content: bytes) -> None:
         try:
