@@ -84,7 +84,6 @@ def outcome_of_entry(entry: wire.HTTPAccessLogEntry) -> AuditRecord | None:
     duration = _microseconds(common.time_to_last_downstream_tx_byte) or _microseconds(common.duration)
     started = common.start_time
     answer = metadata[ANSWER_METADATA].fields[ANSWER_KEY].string_value if ANSWER_METADATA in metadata else ""
-    flags = common.response_flags
     outcome = pb.AuditOutcome(
         http_status=_status(response.response_code.value),
         upstream_address=printable(_address(common.upstream_remote_address), 100),
@@ -92,7 +91,7 @@ def outcome_of_entry(entry: wire.HTTPAccessLogEntry) -> AuditRecord | None:
         response_bytes=_number(response.response_body_bytes),
         duration_us=duration,
         first_byte_us=_microseconds(common.time_to_first_upstream_rx_byte),
-        response_flags=",".join([short for name, short in _FLAGS if getattr(flags, name)]) if common.HasField("response_flags") else "",
+        response_flags=_short(common.response_flags) if common.HasField("response_flags") else "",
         response_code_details=printable(response.response_code_details, 200),
         upstream_failure=printable(common.upstream_transport_failure_reason, 200),
         upstream_attempts=common.upstream_request_attempt_count,
@@ -156,6 +155,10 @@ def _reason(outcome: pb.AuditOutcome) -> str:
     return "upstream_failed"
 
 
+def _short(flags: wire.ResponseFlags) -> str:
+    return ",".join([short for name, short in _FLAGS if getattr(flags, name)])
+
+
 def _status(status: int) -> int:
     return status if 0 <= status <= 999 else 0
 
@@ -165,12 +168,13 @@ def _number(number: int) -> int:
 
 
 def _microseconds(duration: Duration) -> int:
-    return max(0, min(duration.seconds * 1_000_000 + duration.nanos // 1000, _MAX_NUMBER))
+    microseconds = duration.seconds * 1_000_000 + duration.nanos // 1000
+    return microseconds if 0 <= microseconds <= _MAX_NUMBER else 0
 
 
 def _address(address: common_pb2.Address) -> str:
     socket = address.socket_address
-    if not socket.address:
+    host = socket.address
+    if not host:
         return address.pipe.path
-    host = f"[{socket.address}]" if ":" in socket.address else socket.address
-    return f"{host}:{socket.port_value}"
+    return f"[{host}]:{socket.port_value}" if ":" in host else f"{host}:{socket.port_value}"
