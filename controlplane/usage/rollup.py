@@ -13,7 +13,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from decimal import Decimal
 from typing import Any
 
@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 from sqlalchemy import Connection, Row, Table, delete, insert, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from controlplane.audit.models import AUDIT_RECORD
+from controlplane.audit.models import AUDIT_RECORD, AUDIT_SUBJECT_KEY
 from controlplane.audit.store import AuditStore
 from controlplane.audit.stored_record import StoredRecord, stored_record
 from controlplane.usage.models import USAGE_CALL, USAGE_CALLER, USAGE_HOUR
@@ -102,10 +102,11 @@ class _Caller:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Count:
-    """A call as it counts now. `caller` None: it was counted before."""
+    """A call as it counts now. `caller` None: it was counted before; else read with the key `key_id` ("": nothing was sealed)."""
 
     call: UsageRecord
     caller: _Caller | None
+    key_id: str = ""
 
 
 class UsageRollup:
@@ -150,7 +151,7 @@ class UsageRollup:
         with self._store.transaction() as connection:
             _lock(connection)
             if self._store.cursor_in(connection, USAGE_CURSOR)[0] == after:  # else somebody else was faster
-                _keep(connection, counts)
+                _keep(connection, counts, nobody=self._caller(UsageCaller()))
                 self._store.advance(connection, USAGE_CURSOR, rows[-1].position)
         return len(rows)
 
@@ -183,15 +184,16 @@ class UsageRollup:
         for decision_id, decision in decisions.items():
             try:
                 outcome = best_outcome([pb.AuditRecord.FromString(row.payload) for row in facts[decision_id].outcomes])
-                call = usage_of(pb.AuditRecord.FromString(decision.payload), outcome, book.price_of)
+                record = pb.AuditRecord.FromString(decision.payload)
+                call = usage_of(record, outcome, book.price_of)
                 if call is not None:
-                    counts.append(_Count(call=call, caller=self._caller(decision) if decision.position > after else None))
+                    caller = self._caller(caller_of(self._store.opened(decision))) if decision.position > after else None
+                    counts.append(_Count(call=call, caller=caller, key_id=record.sealed.key_id))
             except (ArithmeticError, DecodeError, ValueError):  # whatever one record holds, it must not keep the others from being counted
                 logger.exception("a call could not be counted and is left out", position=decision.position)
         return counts
 
-    def _caller(self, decision: StoredRecord) -> _Caller:
-        caller = caller_of(self._store.opened(decision))
+    def _caller(self, caller: UsageCaller) -> _Caller:
         known = self._callers.get(caller)
         if known is None:
             labels = json.dumps(dict(caller.labels), sort_keys=True, ensure_ascii=False)
@@ -210,8 +212,9 @@ class UsageRollup:
         return known
 
 
-def _keep(connection: Connection, counts: Sequence[_Count]) -> None:
-    """Add what is counted now to the sums, less what was counted before of the same calls."""
+def _keep(connection: Connection, counts: Sequence[_Count], *, nobody: _Caller) -> None:
+    """Add what is counted now to the sums, less what was counted before of the same calls. `nobody`: who called where that was erased."""
+    counts = _without_erased(connection, counts, nobody)
     open_calls = _open_calls(connection, [count.call.decision_id for count in counts if count.caller is None])
     caller_ids = _caller_ids(connection, {count.caller.digest: count.caller for count in counts if count.caller is not None})
     sums: dict[HourKey, _Sum] = {}
@@ -238,6 +241,15 @@ def _keep(connection: Connection, counts: Sequence[_Count]) -> None:
             _add_to_hour(connection, key, total)
 
 
+def _without_erased(connection: Connection, counts: Sequence[_Count], nobody: _Caller) -> list[_Count]:
+    """Whose key was erased since the record was read is not written down now: erasing waits for us, or we for it (`_lock`)."""
+    table = AUDIT_SUBJECT_KEY
+    key_ids = {count.key_id for count in counts if count.caller is not None and count.key_id}
+    held = set(connection.execute(select(table.c.key_id).where(table.c.key_id.in_(key_ids), table.c.wrapped != b"")).scalars())
+    erased = key_ids - held
+    return [replace(count, caller=nobody) if count.caller is not None and count.key_id in erased else count for count in counts]
+
+
 def _caller_ids(connection: Connection, callers: Mapping[str, _Caller]) -> dict[str, int]:
     """By digest; rows are made for those who were not seen before."""
     table = USAGE_CALLER
@@ -256,6 +268,7 @@ def forget_caller(connection: Connection, reference: str) -> None:
     A call of the same one that comes later makes a row of its own.
     """
     table = USAGE_CALLER
+    _lock(connection)
     for own, name in (("user_ref", "user_id"), ("agent_ref", "agent_id")):
         for row_id in connection.execute(select(table.c.id).where(table.c[own] == reference, table.c[name] != "")).scalars().all():
             values = {name: "", "client": "", "digest": f"forgotten:{row_id}"}

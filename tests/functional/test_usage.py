@@ -15,9 +15,12 @@ import pytest
 from sqlalchemy import delete, select, update
 
 from controlplane.audit.database import open_audit_database
+from controlplane.audit.erasure import Erasure
 from controlplane.audit.models import AUDIT_RECORD
 from controlplane.audit.store import AuditStore
+from controlplane.audit.writer import RecordWriter
 from controlplane.database import sqlite_url
+from controlplane.registry.audit_key import audit_key_id, audit_public_key
 from controlplane.registry.cost_model_spec import CostModelSpec
 from controlplane.registry.encryption import RegistryKey
 from controlplane.usage.models import USAGE_CALL, USAGE_CALLER, USAGE_HOUR
@@ -26,6 +29,8 @@ from controlplane.usage.price import ModelChange, PriceBook
 from controlplane.usage.price_history import PriceHistory
 from controlplane.usage.report import Question, read_report, report_json
 from controlplane.usage.rollup import KEPT_DAYS, USAGE_CURSOR, UsageRollup, forget_caller, uncounted
+from extauthz.audit.sealing import SubjectKeys, associated_data
+from extauthz.catalog.audit_policy import AuditSealingKey
 from extauthz.v1 import audit_pb2 as pb
 from tests.functional.postgresql import postgresql_server, postgresql_url  # noqa: F401
 from tests.functional.registry import ADMIN, Registry, open_registry
@@ -490,3 +495,53 @@ async def test_it_counts_by_itself_what_comes(store: AuditStore) -> None:
         assert (await asyncio.to_thread(report, store))["total"]["calls"] == 2
     finally:
         counting.cancel()
+
+
+def sealed(store: AuditStore, *names: str, writer: str = "sealing") -> None:
+    """Calls of local/ann, as authorizers write them down: who called stands in sealed values only."""
+    public = AuditSealingKey(key_id=audit_key_id(KEY), public_key=audit_public_key(KEY))
+    key = SubjectKeys(public).key_of("local/ann", int(AT.timestamp() * 1_000_000))
+    made = Writer(writer)
+    for number, name in enumerate(names, 1):
+        values = decision(name)
+        personal = pb.AuditRecord(principal=values.pop("principal"), labels=values.pop("labels"))
+        made.add(1, **values, sealed=key.seal(personal.SerializeToString(), associated_data(writer, number)))
+    store.append(pb.ShipBatch(writer_id=writer, first_sequence=1, records=made.records, subject_keys=[key.wrapped]), "node-1")
+
+
+def users(store: AuditStore) -> dict[tuple[str, str], int]:
+    return {(item["user"], item["team"]): item["calls"] for item in report(store, "user", "team")["items"]}
+
+
+def test_sealed_values_are_opened_and_who_is_erased_is_erased_here_too(store: AuditStore) -> None:
+    erasure = Erasure(store, RecordWriter(store, KEY), forget=[forget_caller])
+    counting = rollup(store)
+    sealed(store, "a", "b")
+    counting.count_all()
+    before = users(store)
+
+    sealed(store, "c", writer="uncounted")
+    erasure.erase("local/ann", actor="operators/admin", message="asked for")
+    counting.count_all()
+
+    assert before == {("local/ann", "sales"): 2}
+    assert users(store) == {("", "sales"): 2, ("", ""): 1}
+
+
+def test_who_is_erased_while_a_step_is_under_way_is_not_written_down_by_it(store: AuditStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    erasure = Erasure(store, RecordWriter(store, KEY), forget=[forget_caller])
+    counting = rollup(store)
+    sealed(store, "a")
+    counts = counting._counts
+
+    def overtaken(facts: Any, after: int) -> Any:
+        found = counts(facts, after)  # the name was read,
+        erasure.erase("local/ann", actor="operators/admin", message="asked for")
+        return found  # and is not written down yet
+
+    monkeypatch.setattr(counting, "_counts", overtaken)
+    counting.step()
+
+    assert users(store) == {("", ""): 1}
+    with store.reading() as connection:
+        assert [row.user_id for row in connection.execute(select(USAGE_CALLER))] == [""]
