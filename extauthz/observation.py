@@ -11,10 +11,12 @@ import time
 import structlog
 
 from extauthz.answer import TOLD
+from extauthz.audit.loss import Losses
 from extauthz.audit.record import AuditDecision, AuditRecord
 from extauthz.audit.shipper import RecordShipper
 from extauthz.audit.wal import AuditLog
 from extauthz.case import Case
+from extauthz.catalog.audit_policy import AuditMode
 from extauthz.errors import Reason
 from extauthz.mcp.jsonrpc import MessageClass
 from extauthz.telemetry import metric_name
@@ -59,8 +61,9 @@ class Observation:
             logger.error("a decision could not be told to telemetry", error=type(error).__name__, exc_info=error)
 
 
-def observe_audit(metrics: MetricRegistry, audit: AuditLog) -> None:
+def observe_audit(metrics: MetricRegistry, audit: AuditLog, losses: Losses) -> None:
     """How the audit log fares."""
+    metrics.gauge(metric_name.AUDIT_UNRECORDED, lambda: (((AuditMode.AVAILABLE,), losses.lost), ((AuditMode.STRICT,), losses.refused)))
     metrics.gauge(metric_name.AUDIT_RECORDS, lambda: audit.statistics().sequence)
     metrics.gauge(metric_name.AUDIT_WAITING, lambda: audit.statistics().waiting)
     metrics.gauge(metric_name.AUDIT_FAILURES, lambda: audit.statistics().failures)

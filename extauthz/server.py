@@ -113,7 +113,7 @@ async def run(settings: AuthorizerSettings) -> None:
         )
         subscription.watch_connection(lambda: discovery.connected)
         if telemetry.metrics is not None:
-            observe_audit(telemetry.metrics, audit)
+            observe_audit(telemetry.metrics, audit, losses)
             observe_shipping(telemetry.metrics, audit, shipper)
             observe_node(telemetry.metrics, discovery)
         await processor.start()

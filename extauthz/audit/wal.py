@@ -1,8 +1,8 @@
 """The write-ahead audit log of one authorizer: a record is on disk before its decision leaves the process.
 
-    append ──▶ what waits ──▶ one group ──▶ `audit.segment`, in a thread: numbered, chained, sealed, written, synced ──▶ all are answered
+    append ──▶ what waits ──▶ one group ──▶ `audit.segment`, in a thread: numbered, chained, sealed, written and synced ──▶ all are answered
 
-Group commit: whatever is waiting is written and synced (fdatasync) together, so a busy authorizer pays for one sync per group and
+Group commit: whatever is waiting is written and synced together, so a busy authorizer pays for one sync per group and
 an idle one for one per call. Records get their number when their group is written, one group after the other: a group that could not
 be written has taken no number. How much disk there may be is `audit.disk`'s; what becomes of a call whose record cannot be
 written is `audit.loss`'s.
@@ -86,7 +86,7 @@ class AuditLog:
         self._writing = False
         self._busy = False  # the last group had more than one record
         self._began = 0.0
-        self._closing = False
+        self._closing = self._closed = False
         self._scanning = False
         self._failures = 0
         self._fault = ""  # of the last group
@@ -130,7 +130,7 @@ class AuditLog:
 
     def durable_end(self, path: Path) -> int | None:
         """How far one file is; None for one that is not written here any more, or never was, and so may be read to its end."""
-        return self._segments.durable_end(path, self._durable)
+        return None if self._closed else self._segments.durable_end(path, self._durable)
 
     def watch(self, callback: Callable[[], None]) -> None:
         """Call it in the event loop, soon after `durable` has changed."""
@@ -162,6 +162,7 @@ class AuditLog:
             _settle(group, _fault_of(partial(self._segments.write, drafts, self._sealing_key())))
             self._durable = self._segments.durable
         self._segments.close()
+        self._closed = True
 
     # what may wait
 

@@ -35,6 +35,7 @@ SESSIONS_ENDED = _metric("legation.sessions.ended", _COUNTER, "{session}", "lega
 AUDIT_RECORDS = _metric("legation.audit.records", _COUNTER, "{record}", "records that this process has appended to its audit log")
 AUDIT_WAITING = _metric("legation.audit.waiting", _GAUGE, "{record}", "records that wait to be durable")
 AUDIT_FAILURES = _metric("legation.audit.failures", _COUNTER, "{failure}", "records that were refused or could not be written")
+AUDIT_UNRECORDED = _metric("legation.audit.unrecorded", _COUNTER, "{call}", "calls that have no record of their own", "mode")
 AUDIT_SYNC_DURATION = _metric("legation.audit.sync.duration", _GAUGE, "s", "how long the latest write of a group to disk took")
 AUDIT_USED = _metric("legation.audit.used", _GAUGE, "By", "disk that the audit log of this process takes")
 AUDIT_CAPACITY = _metric("legation.audit.capacity", _GAUGE, "By", "disk that the audit log of this process may take")

@@ -287,7 +287,7 @@ async def test_statistics_and_watchers_say_how_far_it_is(tmp_path: Path) -> None
     assert statistics.bytes == sum(path.stat().st_size for path in tmp_path.glob("*.wal")) == statistics.used_bytes
     assert statistics.last_sync_seconds > 0
     log.close()
-    assert not is_being_written(second)
+    assert (is_being_written(second), log.durable_end(second)) == (False, None)
 
 
 async def test_a_record_that_no_reader_would_take_is_refused_alone(tmp_path: Path) -> None:
