@@ -38,13 +38,14 @@ logger = structlog.get_logger(__name__)
 
 ACTOR = "system/retention"
 OP = "records-deleted"
+READERS = ("baseline", "outcomes-of-calls", "outcomes-of-streams", "usage")
+"""Cursors of those who read every record; a test compares them with their owners. Beside them stands each AuditSink."""
 
 _ROWS_OF_A_FILE = 50_000
 _ROWS_AT_ONCE = 1000
 _RETRY_SECONDS = 60.0
 _LONGEST_SECONDS = 604_800
 _DAY_US = 86_400_000_000
-_OF_NO_READER = ("position", "changes")  # the counter of positions; the registry's changes, which are no records
 _SINK = "sink/"
 _RETENTION_LOCK = 5_317_642_904  # pg_try_advisory_lock: any constant that is ours
 
@@ -258,14 +259,12 @@ class Retention:
 
     def _free_to(self, connection: Connection) -> int:
         """The last position that is stated and that every reader has had."""
-        cursors = connection.execute(select(AUDIT_CURSOR.c.name, AUDIT_CURSOR.c.position)).all()
-        sinks = {f"{_SINK}{entry.uid}" for entry in self._state().audit_sinks.values()}
-        reached = [
-            row.position for row in cursors if row.name not in _OF_NO_READER and (row.name in sinks or not row.name.startswith(_SINK))
-        ]
+        cursors = {row.name: row.position for row in connection.execute(select(AUDIT_CURSOR.c.name, AUDIT_CURSOR.c.position))}
+        sinks = [f"{_SINK}{entry.uid}" for entry in self._state().audit_sinks.values()]
+        reached = [cursors.get(name, 0) for name in (*READERS, *sinks)]
         if self._proven:
             reached.append(int(connection.execute(select(func.max(AUDIT_STATEMENT.c.last_position))).scalar() or 0))
-        return min(reached, default=self._store.cursor_in(connection, "position")[0])
+        return int(min(reached))
 
     def _now_us(self) -> int:
         return int(self._clock().timestamp() * 1_000_000)

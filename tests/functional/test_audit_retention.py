@@ -13,18 +13,22 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, text
 
+from controlplane.audit import reconciler
 from controlplane.audit.archive import Archive
 from controlplane.audit.archive_store import ArchiveError, ArchiveStore, DirectoryArchive, open_archive
 from controlplane.audit.evidence import Evidence
 from controlplane.audit.inclusion import NotProvableError, prove, verify_proof
 from controlplane.audit.models import AUDIT_ARCHIVE, AUDIT_DELETED, AUDIT_RECORD
-from controlplane.audit.retention import ACTOR, OP, Retention, RetentionRun
+from controlplane.audit.retention import ACTOR, OP, READERS, Retention, RetentionRun
+from controlplane.audit.sinks.sinks import cursor_name
 from controlplane.audit.verification import verify_bundle
 from controlplane.audit.writer import RecordWriter
+from controlplane.baseline import keeper as baseline_keeper
 from controlplane.database import sqlite_url
 from controlplane.registry.entry import Entry
-from controlplane.registry.spec import AuditPolicySpec
+from controlplane.registry.spec import AuditPolicySpec, AuditSinkSpec
 from controlplane.registry.state import RegistryState
+from controlplane.usage.rollup import USAGE_CURSOR
 from extauthz.errors import ConfigurationError
 from extauthz.v1 import audit_pb2 as pb
 from tests.functional.postgresql import postgresql_server, postgresql_url  # noqa: F401
@@ -44,6 +48,9 @@ class RetainedWorld(ProofWorld):
         self.archive = Archive(self.store, files)
         self.evidence = Evidence(self.store, self.archive)
         self.writer = RecordWriter(self.store, KEY)
+        with self.store.transaction() as connection:
+            for reader in READERS:
+                self.store.advance(connection, reader, 1_000_000)
         self.retention = Retention(
             self.store,
             self.archive,
@@ -240,6 +247,24 @@ def test_what_a_reader_has_not_had_stays(world: RetainedWorld):
     with world.store.transaction() as connection:
         world.store.advance(connection, "usage", 8)
     assert world.retention.apply() == RetentionRun(archived=1)
+
+
+def test_what_a_sink_has_not_had_stays(world: RetainedWorld):
+    spec = AuditSinkSpec.model_validate({"file": {}})
+    entry = Entry(uid="s1", namespace="system", name="siem", spec=spec, resource_revision=1)
+    world.state_of_registry = replace(world.state_of_registry, audit_sinks=MappingProxyType({entry.id: entry}))
+    _some(world)
+    world.later(4)
+    assert world.retention.apply() == RetentionRun()  # it has had nothing yet
+
+    with world.store.transaction() as connection:
+        world.store.advance(connection, cursor_name("s1"), 2)
+    assert world.retention.apply() == RetentionRun(archived=2)
+
+
+def test_the_readers_are_those_that_there_are():
+    assert tuple(sorted({baseline_keeper.CURSOR, USAGE_CURSOR, "outcomes-of-calls", "outcomes-of-streams"})) == READERS
+    assert all(f'cursor="{name}"' in Path(reconciler.__file__).read_text() for name in READERS if name.startswith("outcomes"))
 
 
 def test_a_file_that_was_changed_is_found(world: RetainedWorld):
