@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from controlplane.audit.collector import Collector
 from controlplane.audit.database import open_audit_database
 from controlplane.audit.store import AuditStore
@@ -53,14 +55,11 @@ class RecordWorld:
 
     directory: Path
     database_url: str
+    address: str
 
     @property
     def audit_dir(self) -> Path:
         return self.directory / "audit"
-
-    @property
-    def socket(self) -> str:
-        return f"unix:{self.directory / 'ads.sock'}"
 
     def log(self, writer_id: str, **options: Any) -> AuditLog:
         log = AuditLog(directory=self.audit_dir, writer_id=writer_id, **options)
@@ -77,13 +76,15 @@ class RecordWorld:
         return [(row.writer_id, row.sequence, row.decision_id) for row in rows]
 
     @contextlib.asynccontextmanager
-    async def shipping(self, *logs: AuditLog, node_id: str = "node") -> AsyncIterator[RecordShipper]:
+    async def shipping(
+        self, *logs: AuditLog, node_id: str = "node", credentials: grpc.ChannelCredentials | None = None
+    ) -> AsyncIterator[RecordShipper]:
         """A shipper of the directory; `logs` are those of its own process."""
 
         def durable_end(path: Path) -> int | None:
             return next((end for log in logs if (end := log.durable_end(path)) is not None), None)
 
-        opened = partial(open_channel, self.socket, None)
+        opened = partial(open_channel, self.address, credentials)
         shipper = RecordShipper(directory=self.audit_dir, node_id=node_id, open_channel=opened, durable_end=durable_end)
         running = asyncio.create_task(shipper.run())
         try:
@@ -98,16 +99,14 @@ class RecordWorld:
         store = AuditStore(await asyncio.to_thread(open_audit_database, self.database_url), KEY)
         collector, cache = Collector(store), ViewCache()
         keeping = asyncio.create_task(collector.run())
-        rollout = Rollout(cache=cache)
+        rollout, identity = Rollout(cache=cache), link or LinkIdentity()
         server = AdsServer(
-            listen=listen or self.socket,
-            cache=cache,
-            rollout=rollout,
-            identity=link or LinkIdentity(),
-            for_authorizers=(collector.handler,),
+            listen=listen or self.address, cache=cache, rollout=rollout, identity=identity, for_authorizers=(collector.handler,)
         )
         try:
             async with server:
+                if listen:
+                    self.address = f"localhost:{server.port}"
                 yield store, collector
         finally:
             keeping.cancel()
@@ -117,4 +116,5 @@ class RecordWorld:
 
 def make_world(directory: Path, database_url: str = "") -> RecordWorld:
     """A world in a directory; its record is a SQLite file there unless another database is named."""
-    return RecordWorld(directory=directory, database_url=database_url or sqlite_url(directory / "audit.db"))
+    url = database_url or sqlite_url(directory / "audit.db")
+    return RecordWorld(directory=directory, database_url=url, address=f"unix:{directory / 'ads.sock'}")

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from pathlib import Path
 
+import grpc
 import pytest
 from sqlalchemy import text
 
+from controlplane.certificates import write_certificates
 from controlplane.registry.audit_key import audit_key_id, audit_public_key
 from extauthz.audit.frames import frame_bytes, read_frames
 from extauthz.catalog.audit_policy import AuditSealingKey
 from extauthz.identity.principal import Principal, PrincipalKind
+from extauthz.transport import LinkIdentity
 from tests.functional.record_world import KEY, RecordWorld, make_world, record, until
+
+pytest_plugins = ["tests.functional.postgresql"]
 
 ALICE = Principal(kind=PrincipalKind.USER, id="local/alice", provider="local", subject="alice")
 
@@ -176,3 +182,90 @@ async def test_sealed_values_can_be_read_until_they_are_erased(world: RecordWorl
             assert row.principal_ref == store.principal_ref("local/alice")
         assert store.opened_json(strangers)["downstream_address"] == "192.0.2.7"
     log.close()
+
+
+async def test_over_tcp_only_an_authorizer_of_this_deployment_may_ship(
+    world: RecordWorld, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    certificates = tmp_path / "certificates"
+    write_certificates(certificates, ("control-plane", "authorizer", "envoy"))
+
+    def identity(name: str) -> LinkIdentity:
+        return LinkIdentity(cert_file=certificates / f"{name}.crt", key_file=certificates / f"{name}.key", ca_file=certificates / "ca.crt")
+
+    log = world.log("node-1")
+    await log.append(record(1))
+    async with world.control_plane(link=identity("control-plane"), listen="localhost:0") as (store, collector):
+        anonymous = grpc.ssl_channel_credentials((certificates / "ca.crt").read_bytes())
+        for credentials, words in (
+            (identity("envoy").channel_credentials(world.address), "not of an authorizer"),
+            (anonymous, "UNAVAILABLE"),
+        ):
+            async with world.shipping(log, credentials=credentials):
+                await until(lambda: words in capfd.readouterr().out)  # noqa: B023
+        assert (collector.nodes, store.last_position()) == ([], 0)
+
+        async with world.shipping(log, credentials=identity("authorizer").channel_credentials(world.address)):
+            await until(lambda: store.last_position() == 1)
+    log.close()
+
+
+async def test_a_database_that_is_away_holds_records_up_and_loses_none(world: RecordWorld):
+    log = world.log("node-1")
+    async with world.control_plane() as (store, collector), world.shipping(log):
+        await log.append(record(1))
+        await until(lambda: store.last_position() == 1)
+        locked = sqlite3.connect(world.directory / "audit.db", isolation_level=None)
+        locked.execute("BEGIN IMMEDIATE")
+        try:
+            await asyncio.gather(*(log.append(record(number)) for number in range(2, 500)))
+            assert await collector.barrier(timeout_seconds=0.5) == ["node"]
+            await asyncio.sleep(12)  # longer than a statement waits for the lock: then the stream has ended
+        finally:
+            locked.execute("ROLLBACK")
+            locked.close()
+        await until(lambda: store.last_position() == 499)
+
+        assert world.kept(store) == [("node-1", number, f"d{number}") for number in range(1, 500)]
+    log.close()
+
+
+async def test_shippers_may_change_between_control_planes_of_one_database(tmp_path: Path, postgresql_url: str):
+    worlds = [make_world(tmp_path / name, postgresql_url) for name in ("one", "two")]
+    for world in worlds:
+        world.directory.mkdir()
+    logs = [world.log(f"node-{number}") for number, world in enumerate(worlds)]
+    async with worlds[0].control_plane() as (store, _), worlds[1].control_plane() as (other, _):
+        for turn in range(4):
+            addresses = [world.address for world in worlds]
+            async with worlds[0].shipping(logs[0]), worlds[1].shipping(logs[1]):
+                for log in logs:
+                    await asyncio.gather(*(log.append(record(turn * 50 + number)) for number in range(50)))
+                await until(lambda: store.last_position() == 100 * (turn + 1))  # noqa: B023
+            worlds[0].address, worlds[1].address = addresses[1], addresses[0]
+
+        found = worlds[0].kept(store)
+        assert found == worlds[1].kept(other)
+        for number in range(2):
+            assert [sequence for writer, sequence, _ in found if writer == f"node-{number}"] == list(range(1, 201))
+    for log in logs:
+        log.close()
+
+
+async def test_a_batch_that_can_never_be_kept_is_refused_and_holds_up_nobody(world: RecordWorld):
+    bad, good = world.log("bad-1"), world.log("good-1")
+    await asyncio.gather(bad.append(record(1)), good.append(record(1)))
+    async with world.control_plane() as (store, _):
+        with store.transaction() as connection:  # a rule that no record of this writer meets
+            connection.execute(
+                text("CREATE TRIGGER no BEFORE INSERT ON audit_record WHEN NEW.writer_id = 'bad-1' BEGIN SELECT RAISE(ABORT, 'never'); END")
+            )
+        async with world.shipping(bad, good):
+            await until(lambda: store.last_position() == 1)
+            await good.append(record(2))
+            await until(lambda: store.last_position() == 2)
+
+            assert {writer for writer, _, _ in world.kept(store)} == {"good-1"}
+            assert "bad-1.000001.wal" in world.files()
+    bad.close()
+    good.close()
