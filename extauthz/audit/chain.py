@@ -9,15 +9,14 @@ written leaves no hole, and its number and its hash are those of no other.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from extauthz.audit.record import Draft
 from extauthz.audit.sealing import SubjectKey, SubjectKeys, associated_data
 from extauthz.v1 import audit_pb2 as pb
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """The last record of a writer. `record_hash` is the SHA-256 of its payload; empty, with sequence 0, before the first."""
 
     writer_id: str
@@ -25,8 +24,7 @@ class Head:
     record_hash: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Linked:
+class Linked(NamedTuple):
     """A record as it is to be written. `key` has to be durable in the same log before it, or with it."""
 
     payload: bytes
@@ -37,13 +35,11 @@ class Linked:
 def link(head: Head, draft: Draft, keys: SubjectKeys | None) -> Linked:
     """The record of `draft` behind `head`. Without `keys` its personal values stand in the open."""
     sequence = head.sequence + 1
-    place = pb.AuditRecord(writer_id=head.writer_id, sequence=sequence, previous_hash=head.record_hash)
-    key = None
-    personal = draft.personal
+    key, sealed, personal = None, None, draft.personal
     if personal and keys is not None:
         key = keys.key_of(draft.principal_id, draft.at_unix_us)
-        place.sealed.CopyFrom(key.seal(personal, associated_data(head.writer_id, sequence)))
-        personal = b""
+        sealed, personal = key.seal(personal, associated_data(head.writer_id, sequence)), b""
+    place = pb.AuditRecord(writer_id=head.writer_id, sequence=sequence, previous_hash=head.record_hash, sealed=sealed)
     # messages one behind the other are one message (protobuf encoding, "Last One Wins")
     payload = draft.open + place.SerializeToString() + personal
     return Linked(payload, Head(head.writer_id, sequence, hashlib.sha256(payload).digest()), key)

@@ -100,8 +100,8 @@ def replayed_arguments(
     """
     kept: dict[str, object] = {}
     withheld: list[str] = []
-    walk = _Walk(treatment.rules)
-    whole = walk.keep_of(walk.start) or treatment.keep
+    walk = _Walk(treatment.rules) if treatment.rules else None
+    whole = (walk.keep_of(walk.start) if walk is not None else None) or treatment.keep
     left = MAX_REPLAYED_CHARACTERS
     for name, value in arguments.items():
         left -= len(name) + (len(value) if isinstance(value, str) else 16)
@@ -120,13 +120,18 @@ def replayed_arguments(
     return text, tuple(withheld)
 
 
-def _is_withheld(name: str, value: object, walk: _Walk, whole: Keep) -> bool:
-    reached = walk.step(walk.start, name)
-    keep = walk.keep_of(reached) or (Keep.FULL if whole is Keep.HASHED else whole)
-    if keep is not Keep.FULL or walk.leads_below(reached):
+def _is_withheld(name: str, value: object, walk: _Walk | None, whole: Keep) -> bool:
+    keep: Keep = Keep.FULL if whole is Keep.HASHED else whole
+    if walk is not None:
+        reached = walk.step(walk.start, name)
+        keep = walk.keep_of(reached) or keep
+        if walk.leads_below(reached):
+            return True
+    if keep is not Keep.FULL or _is_credential_name(name):
         return True
-    texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-    return _is_credential_name(name) or any(isinstance(text, str) and _CREDENTIAL.search(text) for text in texts)
+    if isinstance(value, str):
+        return _CREDENTIAL.search(value) is not None
+    return isinstance(value, list) and any(isinstance(text, str) and _CREDENTIAL.search(text) for text in value)
 
 
 def _readable(value: object) -> object:
