@@ -33,10 +33,10 @@ class AuditSinkRoutes:
             Route(
                 method="GET",
                 path="/v1/audit/sinks",
-                operation_id="listAuditSinks",
+                operation_id="listSinkStandings",
                 summary="How far the sinks of namespaces that you may audit are, and what is wrong with them",
                 handler=self._list,
-                answer="AuditSinkList",
+                answer="SinkStandingList",
                 permission=f"{read}; only sinks of namespaces where it is held",
                 statuses=(401, 403),
             ),

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class AuditSinkStanding(BaseModel):
+class SinkStandingItem(BaseModel):
     """How far a sink is, and what is wrong with it."""
 
     sink: str = Field(description="namespace/name")
@@ -20,10 +20,10 @@ class AuditSinkStanding(BaseModel):
     fault: str = Field(description="why nothing is delivered at the moment; empty: nothing is wrong")
 
 
-class AuditSinkList(BaseModel):
+class SinkStandingList(BaseModel):
     """By namespace and name."""
 
-    items: list[AuditSinkStanding]
+    items: list[SinkStandingItem]
 
 
 class DeadLetterItem(BaseModel):
@@ -59,4 +59,4 @@ class DeadLettersActedOn(BaseModel):
     records: int
 
 
-SINK_SHAPES: tuple[type[BaseModel], ...] = (AuditSinkList, DeadLetterAction, DeadLetterList, DeadLettersActedOn)
+SINK_SHAPES: tuple[type[BaseModel], ...] = (SinkStandingList, DeadLetterAction, DeadLetterList, DeadLettersActedOn)

@@ -25,7 +25,7 @@ VIEWER = FILTERED_READS | {
     *(f"list{plural}In" for plural in PLURALS),
     *("readTools", "showReviews", "listCatalogVersions"),
 }
-EDITOR_ELSEWHERE = FILTERED_READS | {"listAuditSinks", "readAudit", "readUsage", "showDecision"}
+EDITOR_ELSEWHERE = FILTERED_READS | {"listSinkStandings", "readAudit", "readUsage", "showDecision"}
 
 OTHER = "apiVersion: legation/v1\nkind: Namespace\nmetadata: {name: other}\n"
 PROVIDER = "---\napiVersion: legation/v1\nkind: IdentityProvider\nmetadata: {namespace: demo, name: own}\nspec: {issuer: 'https://own.example.com'}\n"
