@@ -6,6 +6,7 @@ is away is tried again with what has gathered; the log says once that it is away
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections import deque
@@ -32,6 +33,7 @@ STOP_SECONDS = 1.5
 """How long a process may wait for its telemetry when it stops; what then is not delivered is dropped."""
 _WORTH_ANOTHER_TRY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED})
 T = TypeVar("T")
+_SYSTEM_CA_FILE = "/etc/ssl/certs/ca-certificates.crt"
 _OPTIONS = (("grpc.max_reconnect_backoff_ms", 10_000), ("grpc.initial_reconnect_backoff_ms", 500))
 
 
@@ -173,9 +175,12 @@ def read_headers(file: Path | None) -> list[tuple[str, str]]:
 
 
 def read_authorities(file: Path | None) -> bytes | None:
-    """The certificates in PEM; raises `ConfigurationError`."""
+    """The certificates in PEM, by default those of the system (None: it has none where they are looked for, and gRPC brings its own).
+
+    Raises `ConfigurationError`."""
     if file is None:
-        return None
+        found = [Path(place) for place in (ssl.get_default_verify_paths().cafile, _SYSTEM_CA_FILE) if place and Path(place).is_file()]
+        return found[0].read_bytes() if found else None
     try:
         content = file.read_bytes()
     except OSError as error:

@@ -195,6 +195,13 @@ def test_a_line_that_is_no_header_is_refused_without_its_value(tmp_path: Path, t
     assert "secret-7" not in str(refused.value)
 
 
+def test_by_default_the_authorities_are_the_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "system.pem").write_bytes(b"-----BEGIN CERTIFICATE-----\n")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "system.pem"))
+
+    assert read_authorities(None) == b"-----BEGIN CERTIFICATE-----\n"
+
+
 def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="LEGATION_OTLP_HEADERS_FILE"):
         read_headers(tmp_path / "absent")

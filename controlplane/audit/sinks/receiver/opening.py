@@ -7,7 +7,6 @@ from pathlib import Path
 from controlplane.audit.sinks.receiver.elastic import ElasticReceiver
 from controlplane.audit.sinks.receiver.file import FileReceiver
 from controlplane.audit.sinks.receiver.http import ReceiverHttp
-from controlplane.audit.sinks.receiver.otlp import OtlpReceiver
 from controlplane.audit.sinks.receiver.parquet import DirectoryStore, ParquetReceiver
 from controlplane.audit.sinks.receiver.receiver import Receiver
 from controlplane.audit.sinks.receiver.s3 import S3Store
@@ -46,6 +45,8 @@ def _over_http(settings: SinkSettings, http: ReceiverHttp, patience: AckPatience
         secret = settings.secret(SENTINEL_SECRET)
         return SentinelReceiver(spec.sentinel, client_secret=secret, http=http, record_format=spec.format)
     if spec.otlp is not None:
+        from controlplane.audit.sinks.receiver.otlp import OtlpReceiver  # noqa: PLC0415 - OpenTelemetry's messages only where they are sent
+
         headers = {name: settings.secret(OTLP_HEADER.replace("*", name)) for name in spec.otlp.headers}
         return OtlpReceiver(spec.otlp, headers=headers, http=http)
     raise ConfigurationError(f"{settings.id} names no receiver")  # never: the document has exactly one
