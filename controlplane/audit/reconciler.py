@@ -96,6 +96,7 @@ class Reconciler:
         self._patience_seconds = patience_seconds
         self._clock = clock
         self._held_up_since: float | None = None
+        self._held_up_at = 0.0
 
     async def run(self) -> None:
         """Look every now and then, until cancelled."""
@@ -119,8 +120,9 @@ class Reconciler:
         if not await self._lagging():
             self._held_up_since = None
             return False
-        now = self._clock()
-        if self._held_up_since is None:
+        now, seen_at = self._clock(), self._held_up_at
+        self._held_up_at = now
+        if self._held_up_since is None or now - seen_at > self._patience_seconds:  # of long ago is another time
             self._held_up_since = now
         return now - self._held_up_since < self._patience_seconds
 

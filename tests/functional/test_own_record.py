@@ -12,11 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 
+from controlplane.api.audit import nobody_ships
+from controlplane.api.refused import REFUSALS
+from controlplane.api.routes import Route, make_application
 from controlplane.audit.change_record import MAX_DOCUMENT_BYTES, change_draft
 from controlplane.audit.changes import ChangeFollower
 from controlplane.audit.database import open_audit_database
-from controlplane.audit.own_record import longest_call_seconds
+from controlplane.audit.own_record import OwnRecord, longest_call_seconds
 from controlplane.audit.reconciler import Reconciler
 from controlplane.audit.refusals import ApiRefusals
 from controlplane.audit.store import AuditStore
@@ -28,7 +33,10 @@ from controlplane.authorization_server.store import GrantStore
 from controlplane.database import sqlite_url
 from controlplane.registry.change_log import read_logged_changes
 from controlplane.registry.encryption import RegistryKey
+from controlplane.registry.permissions import Operator, Permission, require
+from controlplane.registry.refusal import EntryNotFoundError
 from extauthz.audit.record import Draft
+from extauthz.errors import AuthenticationError, ConfigurationError, Reason
 from extauthz.v1 import audit_pb2 as pb
 from tests.functional.postgresql import postgresql_server, postgresql_url  # noqa: F401
 from tests.functional.registry import ADMIN, CRM, Registry, open_registry, operator, reading, tool
@@ -343,6 +351,23 @@ async def test_an_authorizer_that_never_comes_back_holds_nothing_up_for_ever(wor
     assert await world.look(reconciler) == ["lost"]
 
 
+async def test_who_was_waited_for_long_ago_is_waited_for_again(world: World) -> None:
+    reconciler = world.reconciler(patience_seconds=500.0)
+    world.decide("first")
+    world.late = ["authorizer-1"]
+    for seconds in (0, 1001, 300, 300):
+        world.now += seconds
+        found = await world.look(reconciler)
+    assert found == ["first"]
+
+    world.decide("second")
+    for seconds in (0, 1001):
+        world.now += seconds
+        assert await world.look(reconciler) == ["first"]
+    world.late = []
+    assert await world.look(reconciler) == ["first", "second"]
+
+
 async def test_nobody_is_asked_while_nothing_seems_to_be_missing(world: World) -> None:
     reconciler = world.reconciler()
     world.decide("kept")
@@ -403,6 +428,15 @@ def test_a_server_may_allow_its_own_calls_more(registry: Registry) -> None:
     assert longest_call_seconds(registry.live.state, 900) == 3600
 
 
+@pytest.mark.parametrize("seconds", [0, 3601])
+def test_a_wait_for_outcomes_that_cannot_be_stops_the_start(registry: Registry, store: AuditStore, seconds: int) -> None:
+    with pytest.raises(ConfigurationError, match="LEGATION_OUTCOME_WAIT_SECONDS"):
+        OwnRecord(
+            record=store, key=KEY, registry=registry.store, live=registry.live, lagging=nobody_ships, outcomes_expected=True,
+            max_call_seconds=900, max_stream_seconds=300, outcome_wait_seconds=seconds,
+        )  # fmt: skip
+
+
 # authorization servers
 
 
@@ -452,6 +486,44 @@ async def test_refusals_are_recorded_with_who_and_what(store: AuditStore, writer
     assert (stranger["reason"], stranger["http_status"]) == ("access_token_missing", 401)
     assert "principal" not in stranger
     assert_chained(store.rows(0, 100))
+
+
+class Nobody:
+    """Lets `eve` in, by the name alone, and nobody else."""
+
+    resource_url = "https://gw.example/v1"
+
+    async def authenticate(self, request: web.Request) -> Operator:
+        if request.headers.get("Authorization") != "eve":
+            raise AuthenticationError(Reason.ACCESS_TOKEN_MISSING, "an access token is needed")
+        return operator("eve", "legation:viewer")
+
+
+async def test_the_api_tells_whom_it_refuses_and_nothing_else(store: AuditStore, writer: RecordWriter) -> None:
+    async def handle(request: web.Request, asking: Operator) -> web.StreamResponse:
+        if request.query.get("reason") == "x":
+            raise EntryNotFoundError("there is no such entry")
+        require(asking, Permission.REGISTRY_MCP_SERVER_WRITE, "demo")
+        return web.Response()
+
+    route = Route(
+        method="POST", path="/v1/namespaces/{namespace}/x", operation_id="x", summary="", answer="", handler=handle, query={"reason": ""}
+    )
+    application = make_application([route], Nobody())
+    application[REFUSALS] = refusals = ApiRefusals(writer)
+    async with TestClient(TestServer(application)) as client:
+        path = "/v1/namespaces/demo/x"
+        answers = [await client.post(path, headers={"Authorization": who}) for who in ("eve", "mallory")]
+        answers.append(await client.post(path + "?reason=x", headers={"Authorization": "eve"}))
+    await refusals.flush()
+
+    assert [answer.status for answer in answers] == [403, 401, 404]
+    records = shown(store, "api_refused")
+    assert [(record["reason"], record["namespace"], record["path"]) for record in records] == [
+        ("permission_denied", "demo", path),
+        ("access_token_missing", "demo", path),
+    ]
+    assert [record.get("principal", {}).get("id", "") for record in records] == ["operators/eve", ""]
 
 
 async def test_a_flood_of_strangers_is_counted_and_keeps_no_operator_from_being_recorded(store: AuditStore, writer: RecordWriter) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -14,10 +15,11 @@ from extauthz.audit.outcome import OUTCOME_REASONS, answer_outcome, outcome_of_e
 from extauthz.audit.outcome_line import MAX_LINE_BYTES, OutcomeLogReader, parse_outcome_line
 from extauthz.audit.outcome_log import OutcomeLog
 from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord
-from extauthz.errors import AuditError
+from extauthz.errors import AuditError, ConfigurationError
 from extauthz.outcome_service import SERVICE, OutcomeService
 from extauthz.wire import accesslog_pb2 as wire
 from tests.ports import free_port
+from tests.unit.xds_world import GATEWAY
 
 NOW = 1_790_000_000
 ABOUT = {"namespace": "demo", "mcp_server": "crm", "virtual_server": "demo/desk"}
@@ -206,6 +208,19 @@ def test_texts_are_bounded_and_printable() -> None:
 def test_a_line_that_is_not_the_one_object_is_refused(bad: bytes) -> None:
     with pytest.raises((ValueError, RecursionError)):
         parse_outcome_line(bad)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"outcome_log": "syslog"}, "LEGATION_OUTCOME_LOG must be one of grpc, file, both, none"),
+        ({"outcome_log": "file", "edge_log": ""}, "needs LEGATION_EDGE_LOG_FILE"),
+        ({"outcome_log": "both", "edge_log": ""}, "needs LEGATION_EDGE_LOG_FILE"),
+    ],
+)
+def test_a_way_to_tell_outcomes_that_cannot_be_stops_the_start(changes: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        replace(GATEWAY, **changes)
 
 
 class Kept:
