@@ -103,7 +103,7 @@ def _check_policy(place: _Place, spec: AuditPolicySpec, before: RegistryState) -
         if hold.server is not None:
             _check_globs(place, (hold.server,), f"spec.legalHolds[{index}].server")
     if spec.results.keep != "off" or spec.results.rules:
-        place.warn("spec.results", "answers of tools are not recorded yet, whatever stands here: no lane shows them to who keeps the record")
+        place.warn("spec.results", "answers of tools are not recorded yet, whatever stands here: no lane shows them to the authorizer")
     if spec.mode == "available":
         place.warn("spec.mode", "calls are made although they cannot be recorded; what is missing is said, and cannot be recovered")
     stored = before.audit_policies.get(place.item.entry.id)
