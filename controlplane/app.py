@@ -42,6 +42,7 @@ from controlplane.audit.retention import build_retention
 from controlplane.audit.sinks.overview import SinkOverview
 from controlplane.audit.sinks.sinks import Sinks
 from controlplane.audit.store import AuditStore
+from controlplane.audit.writer import RecordWriter
 from controlplane.authorization_server.issuers import Issuers
 from controlplane.authorization_server.oversight import Oversight
 from controlplane.authorization_server.recorded_events import EventFollower
@@ -195,7 +196,7 @@ async def _parts(
         built=FileResourceCache(settings.cache_dir / "resources.db") if settings.cache_dir is not None else MemoryResourceCache(),
     )
     egress_address = settings.egress_address or settings.egress_listen
-    collector = Collector(record)
+    collector = Collector(record, RecordWriter(record, key))
     own = OwnRecord(
         record=record,
         key=key,

@@ -18,10 +18,14 @@ from typing import Any
 import grpc
 import grpc.aio
 import structlog
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from controlplane.audit.store import AuditStore
+from controlplane.audit.writer import RecordWriter
+from extauthz.audit.alarm import AlarmReason, alarm
+from extauthz.audit.record import Draft, draft_of
 from extauthz.audit.shipping import RECORD_SERVICE
+from extauthz.errors import AuditError
 from extauthz.v1 import audit_pb2 as pb
 
 logger = structlog.get_logger(__name__)
@@ -55,8 +59,9 @@ class _Waiting:
 class Collector:
     """The gRPC service `legation.v1.RecordService`. `run` keeps what came; without it nothing is acknowledged."""
 
-    def __init__(self, store: AuditStore) -> None:
+    def __init__(self, store: AuditStore, writer: RecordWriter) -> None:
         self._store = store
+        self._writer = writer
         self._waiting: asyncio.Queue[_Waiting] = asyncio.Queue(MAX_WAITING)
         self._streams: set[_Stream] = set()
         self._numbers = itertools.count(1)
@@ -101,11 +106,17 @@ class Collector:
 
     async def run(self) -> None:
         """Keep what came, until cancelled."""
+        self._refused = await asyncio.to_thread(self._store.refused_writers)
         while True:
             group = [await self._waiting.get()]
             while not self._waiting.empty():
                 group.append(self._waiting.get_nowait())
             acks = await self._keep([waiting for waiting in group if waiting.request.HasField("batch")])
+            alarms = [
+                self._alarm(ack, waiting.stream.node_id) for waiting in group if (ack := acks.get(id(waiting))) and self._is_news(ack)
+            ]
+            if alarms:
+                await self._record(alarms)
             for waiting in group:
                 self._answer(waiting, acks)
 
@@ -170,19 +181,34 @@ class Collector:
                 stream.failed = True
                 stream.answers.put_nowait(None)
                 return
-            self._tell(ack, stream.node_id)
             stream.answers.put_nowait(pb.ShipResponse(ack=ack))
         elif request.HasField("barrier"):
             answer = stream.barriers.get(request.barrier)
             if answer is not None and not answer.done():
                 answer.set_result(None)
 
-    def _tell(self, ack: pb.ShipAck, node_id: str) -> None:
+    # what is refused
+
+    def _is_news(self, ack: pb.ShipAck) -> bool:
+        """Whether a writer is refused for another reason than it was before."""
         if not ack.refused:
             self._refused.pop(ack.writer_id, None)
-        elif self._refused.get(ack.writer_id) != ack.refused:
-            self._refused[ack.writer_id] = ack.refused
-            logger.error("audit chain refused", writer=ack.writer_id, node=node_id, held_to=ack.sequence, reason=ack.refused)
+            return False
+        before, self._refused[ack.writer_id] = self._refused.get(ack.writer_id), ack.refused
+        return before != ack.refused
+
+    def _alarm(self, ack: pb.ShipAck, node_id: str) -> Draft:
+        logger.error("audit chain refused", writer=ack.writer_id, node=node_id, held_to=ack.sequence, reason=ack.refused)
+        sentence = f"Records of {ack.writer_id}, which {node_id} sends, are not taken behind {ack.sequence}: {ack.refused}."
+        return draft_of(
+            alarm(AlarmReason.CHAIN_REFUSED, sentence, pb.AuditAlarm(ended_writer_id=ack.writer_id, ended_sequence=ack.sequence))
+        )
+
+    async def _record(self, alarms: list[Draft]) -> None:
+        try:
+            await asyncio.to_thread(self._writer.append, alarms)
+        except (SQLAlchemyError, AuditError) as error:
+            logger.error("alarm not recorded", error=type(error).__name__)
 
 
 async def _wait(answers: list[asyncio.Future[None]], timeout_seconds: float) -> None:

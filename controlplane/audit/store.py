@@ -12,7 +12,9 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
+import math
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -54,6 +56,7 @@ class AuditStore:
         self._keyring = SubjectKeyring(audit_private_key(key))
         self._lock = threading.Lock()
         self._last_position = 0
+        self._looked_at = -math.inf
         self._appended: dict[int, int] = {}  # position by connection, of transactions that have not ended
         self._waiters: set[_Waiter] = set()
         self.principal_ref = lru_cache(maxsize=8192)(self._principal_ref)
@@ -145,13 +148,23 @@ class AuditStore:
         with self.reading() as connection:
             return set(connection.execute(statement).scalars())
 
+    def refused_writers(self) -> dict[str, str]:
+        """Writers that are not taken, and why."""
+        with self.reading() as connection:
+            rows = connection.execute(select(AUDIT_WRITER.c.writer_id, AUDIT_WRITER.c.refused).where(AUDIT_WRITER.c.refused != ""))
+            return {row.writer_id: row.refused for row in rows}
+
     async def wait(self, position: int) -> None:
         """Return when there is a record behind `position`; told at once by this process, and found within half a second else."""
         waiter = _Waiter()
         with self._lock:
             self._waiters.add(waiter)
         try:
-            while self._last_position <= position and await asyncio.to_thread(self.last_position) <= position:
+            while self._last_position <= position:
+                if time.monotonic() >= self._looked_at + POLL_SECONDS:  # one look for all who wait
+                    self._looked_at = time.monotonic()
+                    self._tell(await asyncio.to_thread(self.last_position))
+                    continue
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(waiter.event.wait(), POLL_SECONDS)
                 waiter.event.clear()

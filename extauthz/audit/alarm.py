@@ -1,4 +1,4 @@
-"""What the authorizer puts on the record about the record itself (event `alarm`); docs/audit-fields.md, "Alarms"."""
+"""What is put on the record about the record itself (event `alarm`); docs/audit-fields.md, "Alarms"."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class AlarmReason(StrEnum):
 
     AUDIT_DISK_FULL = "audit_disk_full"
     AUDIT_DISK_NEARLY_FULL = "audit_disk_nearly_full"
+    CHAIN_REFUSED = "chain_refused"
     RECORD_LOST = "record_lost"
     REFUSED_UNRECORDED = "refused_unrecorded"
     WRITER_ENDED = "writer_ended"

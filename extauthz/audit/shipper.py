@@ -32,7 +32,7 @@ logger = structlog.get_logger(__name__)
 LOCK_FILE = "shipper.lock"
 SCAN_SECONDS = 1.0
 FIRST_BACKOFF_SECONDS = 0.1
-LAST_BACKOFF_SECONDS = 5.0
+LAST_BACKOFF_SECONDS = 1.0
 _LOOK_SECONDS = 0.02
 
 

@@ -16,6 +16,7 @@ import grpc
 from controlplane.audit.collector import Collector
 from controlplane.audit.database import open_audit_database
 from controlplane.audit.store import AuditStore
+from controlplane.audit.writer import RecordWriter
 from controlplane.database import sqlite_url
 from controlplane.registry.encryption import RegistryKey
 from controlplane.xds.cache import ViewCache
@@ -97,7 +98,7 @@ class RecordWorld:
     async def control_plane(self, *, link: LinkIdentity | None = None, listen: str = "") -> AsyncIterator[tuple[AuditStore, Collector]]:
         """A control plane, as far as records are concerned."""
         store = AuditStore(await asyncio.to_thread(open_audit_database, self.database_url), KEY)
-        collector, cache = Collector(store), ViewCache()
+        collector, cache = Collector(store, RecordWriter(store, KEY)), ViewCache()
         keeping = asyncio.create_task(collector.run())
         rollout, identity = Rollout(cache=cache), link or LinkIdentity()
         server = AdsServer(

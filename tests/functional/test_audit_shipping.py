@@ -144,13 +144,16 @@ async def test_a_broken_chain_is_refused_and_kept_where_it_is(world: RecordWorld
         await until(lambda: collector.nodes == ["node"])
         await other.append(record(1))
         assert await collector.barrier(timeout_seconds=60) == []
-        await until(lambda: len(world.kept(store)) == 5)
+        await until(lambda: len(world.kept(store)) == 6)
 
         assert [sequence for writer, sequence, _ in world.kept(store) if writer == "node-1"] == [1, 2, 3, 4]
         assert world.files() == ["node-1.000001.wal", "node-2.000001.wal"]
         with store.reading() as connection:
             (refused,) = connection.execute(text("SELECT refused FROM audit_writer WHERE writer_id = 'node-1'")).scalars()
         assert "record 5 says that it is 6" in refused
+        (alarm,) = (store.opened(row) for row in store.rows(0, 100) if row.event == "alarm")
+        assert (alarm.reason, alarm.alarm.ended_writer_id, alarm.alarm.ended_sequence) == ("chain_refused", "node-1", 4)
+        assert "record 5 says that it is 6" in alarm.sentence
         await until(lambda: "record 5 says that it is 6" in capfd.readouterr().out)
     other.close()
 
@@ -261,11 +264,12 @@ async def test_a_batch_that_can_never_be_kept_is_refused_and_holds_up_nobody(wor
                 text("CREATE TRIGGER no BEFORE INSERT ON audit_record WHEN NEW.writer_id = 'bad-1' BEGIN SELECT RAISE(ABORT, 'never'); END")
             )
         async with world.shipping(bad, good):
-            await until(lambda: store.last_position() == 1)
-            await good.append(record(2))
             await until(lambda: store.last_position() == 2)
+            await good.append(record(2))
+            await until(lambda: store.last_position() == 3)
 
-            assert {writer for writer, _, _ in world.kept(store)} == {"good-1"}
+            assert [row.event for row in store.rows(0, 10) if row.writer_id == "control-plane"] == ["alarm"]
+            assert {writer for writer, _, _ in world.kept(store)} == {"good-1", "control-plane"}
             assert "bad-1.000001.wal" in world.files()
     bad.close()
     good.close()
