@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,13 +53,18 @@ spec: {members: [{server: crm, include: ["*"], overrides: {search: {name: find}}
 """
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    directory = tmp_path_factory.mktemp("outcomes")
-    async with running_module("tests.e2e.desk_member", "--name", "crm") as crm, running_stack(directory, environ=QUICK) as running:
+@contextlib.asynccontextmanager
+async def desk(directory: Path, environ: dict[str, str]) -> AsyncIterator[Stack]:
+    async with running_module("tests.e2e.desk_member", "--name", "crm") as crm, running_stack(directory, environ=environ) as running:
         await running.apply(DOCUMENTS.format(crm=crm))
         await running.accept("demo/crm")
         await running.apply(DESK_DOCUMENT)
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    async with desk(tmp_path_factory.mktemp("outcomes"), QUICK) as running:
         yield running
 
 
@@ -239,3 +246,30 @@ async def test_a_call_whose_envoy_is_killed_has_a_missing_outcome(stack: Stack) 
     assert len(found) == 1
     assert (found[0]["tool"], found[0]["outcome"]) == ("slow", {"source": "reconciler"})
     assert [one["decision_id"] for one in await records(stack, event="outcome_missing")] == [decision_id]
+
+
+async def test_a_call_that_ends_while_no_authorizer_is_there_has_its_outcome_by_the_file(tmp_path: Path) -> None:
+    async with desk(tmp_path, {"LEGATION_OUTCOME_LOG": "both"}) as stack:
+        before = await call(stack, "demo/crm", "search", {"text": "x"})
+        calling = asyncio.create_task(call(stack, "demo/crm", "slow", {"seconds": 1.0}))
+
+        async def decided() -> bool:
+            return any(record["event"] == "tool_call" for record in await records(stack, tool="slow"))
+
+        await eventually(decided, what="the decision")
+        killed = stack.children()["extauthz"]
+        for _ in range(3):  # it is not back before the call has ended
+            with contextlib.suppress(ProcessLookupError, KeyError):
+                os.kill(stack.children()["extauthz"], signal.SIGKILL)
+            await asyncio.sleep(0.5)
+        answer = await calling
+        assert answer.status == 200, answer.text
+
+        record = await ended(stack, answer.headers["x-legation-decision-id"])
+
+        assert record["tool"] == "slow"
+        assert record["outcome"]["http_status"] == 200
+        assert stack.children()["extauthz"] != killed
+        told = await records(stack, event="outcome", decision_id=before.headers["x-legation-decision-id"])
+        assert len(told) >= 1
+        assert (await ended(stack, before.headers["x-legation-decision-id"]))["outcome"]["http_status"] == 200
