@@ -62,11 +62,9 @@ class RecordCheck:
         """The root and the heads of a statement with the records of its interval."""
         hashes: list[bytes] = []
         heads: dict[str, WriterHead] = {}
-        for position in range(statement.first_position, statement.last_position + 1):
-            found = self._pending.pop(position, None)
-            if found is None:
-                continue
-            record_hash, writer_id, sequence = found
+        # what was read bounds the work, and not what a statement says of itself
+        for position in sorted(place for place in self._pending if statement.first_position <= place <= statement.last_position):
+            record_hash, writer_id, sequence = self._pending.pop(position)
             hashes.append(record_hash)
             heads[writer_id] = WriterHead(sequence=sequence, record_hash=record_hash)
         whole = len(hashes) == statement.records

@@ -252,6 +252,19 @@ def test_a_writer_s_whole_chain_made_again_is_found_by_its_statements(sample: Sa
     sample.verify()
 
 
+def test_whatever_a_file_holds_is_a_finding_and_no_failure(sample: Sample):
+    hostile = [
+        b"\x00", b"{}", b"[" * 100_000, b'{"a":' * 50_000, b'"' + b"\xff" * 100, b'{"document":"\\ud800","signature":""}\n', b"9" * 5000,
+        RECORDS_HEADER + b"\xff" * 17, RECORDS_HEADER + pack_frame(1, 2**64 - 1, b""), RECORDS_HEADER + pack_frame(2, 1, b"{}"),
+        RECORDS_HEADER + pack_frame(2, 1, b'{"at_unix_us":99999999999999999999,"hash":"","sequence":0,"writer_id":"\\udfff"}'),
+    ]  # fmt: skip
+    for name in sample.files:
+        for content in hostile:
+            report = sample.verify({name: content}, anchors=False)
+            assert {name, SIGNATURE} & {finding.place.file for finding in report.findings}, (name, content[:20])
+    sample.verify()
+
+
 def test_statements_that_are_taken_away_reordered_or_doubled(sample: Sample):
     lines = sample.files[STATEMENTS].splitlines(keepends=True)
     for changed in (

@@ -16,7 +16,10 @@ from controlplane.audit.archive import Archive
 from controlplane.audit.bundle import MANIFEST, SIGNATURE, STATEMENTS, records_name
 from controlplane.audit.proving import Proving
 from controlplane.audit.signer import public_pem
+from controlplane.client import ApiClient
 from controlplane.database import sqlite_url
+from controlplane.development_issuer import mint_token
+from extauthz.runtime import deployment_of
 from tests.functional.proof_world import ProofWorld
 from tests.functional.running_api import RunningApi, running_api
 from tests.ports import free_port
@@ -122,6 +125,29 @@ def test_what_is_no_bundle_is_a_mistake_of_the_command(tmp_path: Path):
     (tmp_path / "key.pem").write_text("no key")
     (tmp_path / "manifest.json").write_text("{}")
     assert _run("audit", "verify", ".", "--key", "key.pem", cwd=tmp_path).returncode == 2
+
+
+def test_a_fault_of_the_proof_stands_in_the_status_and_who_signs_is_told(
+    world: ProofWorld, api: RunningApi, legation: Legation, tmp_path: Path
+):
+    world.write("two", 1)
+    hidden = world.key_file.rename(tmp_path / "hidden.pem")
+    assert legation("audit", "export", "--to-dir", "unsigned").returncode == 4
+    assert "the record is not stated: LEGATION_AUDIT_SIGNING_KEY_FILE: cannot read" in legation("status").stdout
+    hidden.rename(world.key_file)
+
+    assert legation("audit", "export", "--to-dir", "signed").returncode == 0
+
+    assert "not stated" not in legation("status").stdout
+    with ApiClient(api.gateway_url, lambda: mint_admin(api)) as client:
+        said = client.get("/v1/audit/statements")
+    assert (said["faults"], said["signed"], said["stated_to_position"]) == ([], True, world.store.last_position())
+    assert said["public_key"] == public_pem(world.keys.signer().key).decode()
+
+
+def mint_admin(api: RunningApi) -> str:
+    credential = deployment_of(api.data_dir).admin_credential_file
+    return mint_token(credential, subject="", audience=f"{api.gateway_url}/v1", ttl_seconds=300)
 
 
 def test_who_may_audit_one_namespace_may_prove_its_records_and_export_nothing(api: RunningApi, legation: Legation, tmp_path: Path):
