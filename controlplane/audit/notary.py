@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from controlplane.audit.evidence import Evidence
 from controlplane.audit.models import AUDIT_RECORD, AUDIT_STATEMENT
 from controlplane.audit.signer import KeyRing, SigningError
 from controlplane.audit.statement import (
@@ -31,6 +33,7 @@ from controlplane.audit.statement import (
     signed_message,
 )
 from controlplane.audit.store import AuditStore
+from extauthz.errors import LegationError
 
 logger = structlog.get_logger(__name__)
 
@@ -38,7 +41,7 @@ _NOTARY_LOCK = 5_317_642_903  # pg_try_advisory_lock: any constant that is ours
 
 
 class Notary:
-    """States what the record holds. Without a key ring it states nothing, and says so."""
+    """States what the record holds. Without a key ring it states nothing, and says so. `evidence` finds what has left the database."""
 
     def __init__(
         self,
@@ -46,11 +49,13 @@ class Notary:
         keys: KeyRing | None,
         *,
         interval_seconds: float,
+        evidence: Evidence | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._store = store
         self._keys = keys
         self._interval_seconds = interval_seconds
+        self._evidence = evidence
         self._clock = clock
         self._fault = ""
 
@@ -81,7 +86,7 @@ class Notary:
             while await asyncio.to_thread(self.state_next):
                 pass
             fault = ""
-        except (SigningError, StatementError, DBAPIError) as error:
+        except (LegationError, StatementError, DBAPIError) as error:
             fault = str(error).splitlines()[0]
         if fault and fault != self._fault:
             logger.error("the record is not stated", error=fault)
@@ -129,17 +134,25 @@ class Notary:
 
     def _interval(self, first: int) -> tuple[list[bytes], dict[str, WriterHead]]:
         """Hashes by position from `first` on, and the last record of each writer among them. A gap is never stated."""
-        table = AUDIT_RECORD
-        columns = select(table.c.position, table.c.writer_id, table.c.sequence, table.c.record_hash)
         hashes: list[bytes] = []
         heads: dict[str, WriterHead] = {}
-        with self._store.reading() as connection:
-            for row in connection.execute(columns.where(table.c.position >= first).order_by(table.c.position).limit(MAX_RECORDS)):
-                if row.position != first + len(hashes):
-                    raise SigningError(f"the record has a gap: positions {first + len(hashes)} to {row.position - 1} are missing")
-                hashes.append(row.record_hash)
-                heads[row.writer_id] = WriterHead(sequence=row.sequence, record_hash=row.record_hash)
+        for row in self._hashed(first):
+            if row.position != first + len(hashes):
+                raise SigningError(f"the record has a gap: positions {first + len(hashes)} to {row.position - 1} are missing")
+            hashes.append(row.record_hash)
+            heads[row.writer_id] = WriterHead(sequence=row.sequence, record_hash=row.record_hash)
         return hashes, heads
+
+    def _hashed(self, first: int) -> Iterable[Any]:
+        """Rows with these columns, of the database; of wherever they are where some have left it before there was a key to state them."""
+        table = AUDIT_RECORD
+        columns = select(table.c.position, table.c.writer_id, table.c.sequence, table.c.record_hash)
+        with self._store.reading() as connection:
+            rows = connection.execute(columns.where(table.c.position >= first).order_by(table.c.position).limit(MAX_RECORDS)).all()
+        last = min(first + MAX_RECORDS - 1, self._store.last_position())
+        if len(rows) < last - first + 1 and self._evidence is not None:
+            return self._evidence.records(first, last)
+        return rows
 
     def _last(self) -> SignedStatement | None:
         table = AUDIT_STATEMENT

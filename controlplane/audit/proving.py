@@ -56,9 +56,10 @@ def build_proving(settings: ControlPlaneSettings, store: AuditStore, environ: Ma
         raise ConfigurationError(f"LEGATION_AUDIT_ANCHORS needs {KEY_FILE_SETTING}: without a key nothing is stated")
     cache_dir = settings.cache_dir / "archive" if settings.cache_dir is not None else None
     archive = Archive(store, open_archive(settings.archive, environ, cache_dir))
+    evidence = Evidence(store, archive)
     return Proving(
-        notary=Notary(store, keys, interval_seconds=settings.audit_statement_seconds),
+        notary=Notary(store, keys, interval_seconds=settings.audit_statement_seconds, evidence=evidence),
         anchoring=Anchoring(store, parse_anchors(settings.audit_anchors, environ)),
-        evidence=Evidence(store, archive),
+        evidence=evidence,
         archive=archive,
     )

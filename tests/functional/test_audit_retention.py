@@ -19,6 +19,7 @@ from controlplane.audit.archive_store import ArchiveError, ArchiveStore, Directo
 from controlplane.audit.evidence import Evidence
 from controlplane.audit.inclusion import NotProvableError, prove, verify_proof
 from controlplane.audit.models import AUDIT_ARCHIVE, AUDIT_DELETED, AUDIT_RECORD
+from controlplane.audit.notary import Notary
 from controlplane.audit.retention import ACTOR, OP, READERS, Retention, RetentionRun
 from controlplane.audit.sinks.sinks import cursor_name
 from controlplane.audit.verification import verify_bundle
@@ -42,7 +43,7 @@ POLICY = {"retention": [{"events": ["*"], "hotDays": 2, "keepDays": 10}, {"event
 class RetainedWorld(ProofWorld):
     """With an archive, where there is one, and the policies of namespaces."""
 
-    def __init__(self, root: Path, database_url: str, files: ArchiveStore | None) -> None:
+    def __init__(self, root: Path, database_url: str, files: ArchiveStore | None, *, proven: bool = True) -> None:
         super().__init__(root, database_url)
         self.state_of_registry = RegistryState(revision=1, committed_at=START)
         self.archive = Archive(self.store, files)
@@ -56,7 +57,7 @@ class RetainedWorld(ProofWorld):
             self.archive,
             self.writer,
             state=lambda: self.state_of_registry,
-            proven=True,
+            proven=proven,
             interval_seconds=1,
             clock=lambda: self.now,
         )
@@ -321,6 +322,27 @@ def test_records_without_a_policy_are_kept_for_400_days(world: RetainedWorld):
     world.write("one", 1, namespace="other")
     world.state()
     assert world.retention.apply() == RetentionRun(deleted=3)
+
+
+def test_a_key_that_comes_later_states_what_has_left_the_database_by_then(tmp_path: Path, database_url: str):
+    world = RetainedWorld(tmp_path, database_url, DirectoryArchive(tmp_path / "archive"), proven=False)
+    world.policy(**POLICY)
+    world.write("one", 4)
+    world.later(6)
+    assert world.retention.apply() == RetentionRun(archived=4)
+    world.write("one", 2)
+    world.later(6)
+    assert world.retention.apply() == RetentionRun(archived=2, deleted=4)
+    world.write("one", 1)
+
+    notary = Notary(world.store, world.keys, interval_seconds=1, evidence=world.evidence, clock=lambda: world.now)
+    while notary.state_next():
+        pass
+
+    report = verify_bundle(world.export())
+    assert report.findings == []
+    assert (report.deleted, report.proven_to_position) == (4, world.store.last_position())
+    world.close()
 
 
 def test_the_archive_is_a_bucket(tmp_path: Path, s3_environ: dict[str, str]):  # noqa: F811 - the fixture
