@@ -131,9 +131,9 @@ async def run(settings: AuthorizerSettings) -> None:
             )
             tasks.extend(asyncio.create_task(reader.run()) for reader in (edge, ended))
         await stop.wait()
-        outcome_service.leave()
         await server.stop(STOP_GRACE_SECONDS)
         await asyncio.sleep(TELLING_SECONDS)
+        outcome_service.leave()
         await processor.stop(STOP_GRACE_SECONDS)
         for task in tasks:
             task.cancel()
