@@ -26,7 +26,8 @@ async def serving(
     application: web.Application, listen: str, setting: str, link: LinkIdentity | None, *, handler_cancellation: bool = False
 ) -> AsyncIterator[None]:
     """Serves until its block ends. `setting` names `listen` in errors; with `handler_cancellation` a client that goes away ends what it
-    asked for. Without a `link` there is no TLS: what anybody on this machine may read. Raises `ConfigurationError` when it cannot listen."""
+    asked for. Without a `link` there is no TLS: what anybody on this machine may read. Raises `ConfigurationError` where it cannot
+    listen."""
     address = parse_link_address(listen)
     ssl_context = link.server_ssl_context(listen) if link is not None else None
     runner = web.AppRunner(

@@ -67,7 +67,8 @@ class Place:
     def environment(self, service: dict[str, Any]) -> dict[str, str]:
         """The whole environment of a service, and nothing of ours but the search path."""
         written = {name: self.native(str(value)) for name, value in service.get("environment", {}).items()}
-        patient = PATIENT if {"LEGATION_API_LISTEN", "LEGATION_AUDIT_DIR"} & written.keys() else {}  # those who know how long a decision may take
+        decides = {"LEGATION_API_LISTEN", "LEGATION_AUDIT_DIR"} & written.keys()  # those who know how long a decision may take
+        patient = PATIENT if decides else {}
         return {"PATH": os.environ["PATH"]} | patient | written
 
 
