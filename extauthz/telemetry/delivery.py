@@ -104,8 +104,15 @@ class Delivery:
             while not self._stopping:
                 self._wake.wait(ROUND_SECONDS)
                 self._wake.clear()
-                self._deliver(channel)
+                self._deliver_what_is_there(channel)
+            self._deliver_what_is_there(channel)
+
+    def _deliver_what_is_there(self, channel: grpc.Channel) -> None:
+        """What cannot be written down is lost alone: the thread goes on."""
+        try:
             self._deliver(channel)
+        except Exception as error:
+            logger.exception("a part of telemetry could not be written down", error=type(error).__name__)
 
     def _channel(self) -> grpc.Channel:
         if not self._receiver.is_tls:
@@ -124,7 +131,12 @@ class Delivery:
     def _send_all(self, channel: grpc.Channel, signal: str, path: str, queue: deque[T], encode: Callable[[list[T]], bytes]) -> None:
         while queue:
             batch = [queue.popleft() for _ in range(min(BATCH, len(queue)))]
-            again = self._send(channel, path, encode(batch))
+            try:
+                message = encode(batch)
+            except Exception:
+                self._drop(signal, len(batch))
+                raise
+            again = self._send(channel, path, message)
             if again is None:
                 continue
             if again and not self._stopping and len(queue) + len(batch) <= MAX_QUEUED:

@@ -144,11 +144,11 @@ def _write(values: Mapping[str, Value], attributes: RepeatedCompositeContainer[K
             continue
         written = attributes.add()
         written.key = name
-        if type(value) is str:
+        if isinstance(value, str):
             written.value.string_value = value if value.isascii() else value.encode("utf-8", "replace").decode()
-        elif type(value) is bool:
+        elif isinstance(value, bool):
             written.value.bool_value = value
-        elif type(value) is int:
+        elif isinstance(value, int):
             written.value.int_value = value
         else:
             written.value.double_value = float(value)

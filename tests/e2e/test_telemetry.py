@@ -71,7 +71,11 @@ class Observed:
             found = self.receiver.trace(trace_id)
             return found if len(found) >= count else []
 
-        return list(await eventually(come, what=f"{count} spans of a trace"))
+        try:
+            return list(await eventually(come, what=f"{count} spans of a trace"))
+        except AssertionError as error:
+            tree = "\n".join(self.receiver.tree(trace_id))
+            raise AssertionError(f"{error}; there are only\n{tree}") from error
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

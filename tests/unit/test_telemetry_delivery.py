@@ -7,6 +7,7 @@ import json
 import logging
 import subprocess
 import sys
+from enum import StrEnum
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ import pytest
 from extauthz.errors import ConfigurationError
 from extauthz.telemetry import delivery as deliveries
 from extauthz.telemetry.delivery import Delivery, read_authorities, read_headers
+from extauthz.telemetry.exposition import write_exposition
+from extauthz.telemetry.metric import Metric, MetricKind
 from extauthz.telemetry.process import running_telemetry
 from extauthz.telemetry.settings import OtlpReceiver, TelemetrySettings, parse_otlp_endpoint
 from extauthz.telemetry.span import Span, SpanKind, current
@@ -80,6 +83,40 @@ async def test_what_is_told_while_the_receiver_is_away_arrives_when_it_is_back()
 
     assert [told.name for told in receiver.spans] == [str(number) for number in range(300)]
     assert delivery.dropped == {("traces",): 0, ("logs",): 0}
+
+
+async def test_what_cannot_be_written_down_is_lost_alone() -> None:
+    broken = span("broken")
+    broken.attributes["x"] = object()  # type: ignore[assignment]
+    async with otlp_receiver() as receiver:
+        delivery = delivery_to(receiver.endpoint.removeprefix("http://"))
+        delivery.put_span(broken)
+        delivery.start()
+
+        async def counted() -> bool:
+            return delivery.dropped["traces",] == 1
+
+        await eventually(counted, what="the broken one")
+        delivery.put_span(span("good"))
+        await arrived(receiver, 1)
+        await asyncio.to_thread(delivery.stop)
+
+    assert [told.name for told in receiver.spans] == ["good"]
+
+
+async def test_words_of_an_enumeration_are_texts_for_every_reader() -> None:
+    class Mode(StrEnum):
+        STRICT = "strict"
+
+    metric = Metric(name="a.mode", kind=MetricKind.COUNTER, unit="", help_text="x", labels=("mode",))
+    async with otlp_receiver() as receiver:
+        async with running_telemetry(TelemetrySettings(otlp_endpoint=receiver.endpoint), service="s", node_id="n") as telemetry:
+            assert telemetry.metrics is not None
+            telemetry.metrics.gauge(metric, lambda: [((Mode.STRICT,), 1.0)])
+            assert 'a_mode_total{mode="strict"} 1' in write_exposition(telemetry.metrics.samples())
+
+        (point,) = receiver.metrics["s", "a.mode"].sum.data_points
+        assert point.attributes[0].value.string_value == "strict"
 
 
 async def test_what_does_not_fit_is_counted_and_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
