@@ -12,6 +12,10 @@ from urllib.parse import quote
 
 import aiohttp
 
+from controlplane.audit.database import open_audit_database
+from controlplane.audit.store import AuditStore
+from controlplane.database import sqlite_url
+from controlplane.registry.encryption import read_registry_key
 from tests.attacks.upstreams.recorder import Recorder
 
 SHORTEST = 12
@@ -53,8 +57,10 @@ class Secrets:
         """Fail when a file below `directory` holds one of them, or a row of a database there."""
         assert self._texts, "nothing to look for: the search would always succeed"
         files = list(_files(directory))
-        assert {file.suffix for file in files} >= {".log", ".wal"}, "the logs and the audit are not where they are looked for"
+        assert {file.suffix for file in files} >= {".log"}, "the logs are not where they are looked for"
+        assert {file.name for file in files} >= {"audit.db"} or any(file.suffix == ".wal" for file in files), "nor is the audit"
         leaks = [f"{file.relative_to(directory)}: {what}" for file in files for what in self.found_in(_content(file))]
+        leaks += [f"sealed in {file.relative_to(directory)}: {what}" for file in files for what in self.found_in(_unsealed(file))]
         assert leaks == [], f"secrets were written: {leaks}"
 
     def look_at_upstreams(self, recorders: Iterable[Recorder]) -> None:
@@ -113,3 +119,17 @@ def _content(file: Path) -> bytes:
         rows = (row for table in tables for row in database.execute(f'SELECT * FROM "{table}"'))
         values = [value if isinstance(value, bytes) else str(value).encode() for row in rows for value in row]
     return b"\n".join([content, *values])
+
+
+def _unsealed(file: Path) -> bytes:
+    """What stands in the record of a deployment, its sealed values opened; of any other file nothing."""
+    key_file = file.with_name("registry.key")
+    if file.name != "audit.db" or not key_file.is_file():
+        return b""
+    store = AuditStore(open_audit_database(sqlite_url(file)), read_registry_key(key_file))
+    try:
+        rows = store.rows(0, 1_000_000)
+        assert rows, "the record is empty: the search would always succeed"
+        return b"\n".join(store.opened(row).SerializeToString() for row in rows)
+    finally:
+        store.close()

@@ -43,6 +43,10 @@ LEGACY = ("2025-03-26", "2025-06-18", "2025-11-25")
 CALLER = "caller"
 
 
+NO_REQUESTS = frozenset({"alarm", "anomaly", "change"})
+"""Events that are no answers to requests."""
+
+
 @dataclass(kw_only=True)
 class Mark:
     """A moment: how far the audit was, and what every upstream had received."""
@@ -259,7 +263,8 @@ class World:
             assert answer.status == 200, answer.text
             self._cursor = answer.json["next"]
             items = answer.json["items"]
-            found += [event for event in items if event.get("principal", {}).get("id") != "system/prober"]
+            asked = [event for event in items if event["event"] not in NO_REQUESTS]
+            found += [event for event in asked if event.get("principal", {}).get("id") != "system/prober"]
             if len(items) < 1000:
                 return found
 
