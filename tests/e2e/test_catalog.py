@@ -201,6 +201,6 @@ async def test_the_prober_lists_at_once_and_does_nothing_else(tmp_path):
     assert calling.status_code == 403
     assert elsewhere.status_code in {401, 403, 404}
     assert "tools/call" not in upstream.methods
-    records = [record for record in records if record["event"] != "anomaly"]
+    records = [record for record in records if record["event"] not in {"anomaly", "change"}]
     assert {record["method"] for record in records if record["decision"] == "allow"} <= READING
     assert any(record["decision"] == "deny" and record["method"] == "tools/call" for record in records)
