@@ -106,7 +106,7 @@ async def test_the_gateway_sends_its_own_credential_and_no_token(world: World) -
 
 
 async def test_a_canary_of_an_argument_is_seen_by_its_upstream(world: World) -> None:
-    canary = world.canary("argument", upstreams_may=True)
+    canary = world.canary("argument", upstreams_may=True, record_may=True)
     before = await world.mark()
 
     await world.post(CALL.replace(b'"x"', b'"%s"' % canary.encode()))

@@ -97,10 +97,10 @@ class World:
             self._tokens[key] = token
         return self._tokens[key]
 
-    def canary(self, what: str = "canary", *, upstreams_may: bool = False) -> str:
-        """A text to put where nobody may see it, or only the upstream: found in any log, the suite fails."""
+    def canary(self, what: str = "canary", *, upstreams_may: bool = False, record_may: bool = False) -> str:
+        """A text to put where nobody may see it, or only the upstream, or sealed in the record: found in any log, the suite fails."""
         text = f"canary-{secrets.token_hex(8)}"
-        self.secrets.add(what, text, upstreams_may=upstreams_may)
+        self.secrets.add(what, text, upstreams_may=upstreams_may, record_may=record_may)
         return text
 
     def headers(self, flavour: str = "python", *, version: str | None = None, token: str | None = None) -> list[tuple[str, str]]:

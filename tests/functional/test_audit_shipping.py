@@ -16,9 +16,8 @@ from extauthz.audit.frames import frame_bytes, read_frames
 from extauthz.catalog.audit_policy import AuditSealingKey
 from extauthz.identity.principal import Principal, PrincipalKind
 from extauthz.transport import LinkIdentity
+from tests.functional.postgresql import postgresql_server, postgresql_url  # noqa: F401
 from tests.functional.record_world import KEY, RecordWorld, make_world, record, until
-
-pytest_plugins = ["tests.functional.postgresql"]
 
 ALICE = Principal(kind=PrincipalKind.USER, id="local/alice", provider="local", subject="alice")
 
@@ -233,7 +232,7 @@ async def test_a_database_that_is_away_holds_records_up_and_loses_none(world: Re
     log.close()
 
 
-async def test_shippers_may_change_between_control_planes_of_one_database(tmp_path: Path, postgresql_url: str):
+async def test_shippers_may_change_between_control_planes_of_one_database(tmp_path: Path, postgresql_url: str):  # noqa: F811 - the fixture
     worlds = [make_world(tmp_path / name, postgresql_url) for name in ("one", "two")]
     for world in worlds:
         world.directory.mkdir()

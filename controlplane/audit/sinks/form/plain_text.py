@@ -7,7 +7,9 @@ import re
 _ACTING = (
     "\x7f-\x9f"  # DEL, C1
     "\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"  # invisible, marks and overrides of direction, line separators
+    "\u0600-\u0605\u06dd\u070f\u0890-\u0891\u08e2"  # signs that go around or before numbers
     "\ufeff\ufff0-\ufffb"
+    "\U000110bd\U000110cd\U00013430-\U0001345f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"  # of hieroglyphs, shorthand, music
     "\ud800-\udfff"  # halves of pairs
     "\U000e0000-\U000e0fff"  # tags
 )
