@@ -97,6 +97,23 @@ class Report:
         if len(flip.examples) < _EXAMPLES:
             flip.examples.append(record.decision_id)
 
+    def merge(self, other: Report) -> None:
+        """Count what another part of the record gave; it came later."""
+        for name in ("records", "replayed", "not_of_policy", "drifted", "newly_allowed", "newly_denied", "groups_left_out"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.undecidable.update(other.undecidable)
+        for key, flip in other.flips.items():
+            known = self.flips.get(key)
+            if known is not None:
+                known.calls += flip.calls
+                known.first_unix_us = min(known.first_unix_us, flip.first_unix_us)
+                known.last_unix_us = max(known.last_unix_us, flip.last_unix_us)
+                known.examples = [*known.examples, *flip.examples][:_EXAMPLES]
+            elif len(self.flips) < MOST_GROUPS:
+                self.flips[key] = flip
+            else:
+                self.groups_left_out += flip.calls
+
     def to_json(self) -> dict[str, Any]:
         """The report as the API answers it, flips of most calls first."""
         flips = sorted(self.flips.values(), key=lambda flip: (-flip.calls, flip.principal, flip.mcp_server, flip.name))

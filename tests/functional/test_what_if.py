@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
+import os
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,16 @@ from controlplane.registry.permissions import Operator
 from controlplane.registry.probe import ProbedDefinition
 from controlplane.registry.refusal import EntryNotFoundError, InvalidDocumentsError, NotPermittedError
 from controlplane.registry.spec import Kind
+from controlplane.what_if import parts
 from controlplane.what_if.matrix import matrix_difference
 from controlplane.what_if.process import answer
 from controlplane.what_if.question import Question, policies_of, question_from_json
 from controlplane.what_if.recorded_call import UndecidableError, recorded_call
 from controlplane.what_if.replay import decide
+from controlplane.what_if.report import Report
 from controlplane.what_if.runner import ReplayRunner, ReplaySources
 from controlplane.xds.authorizer_resources import build_authorization_state
+from extauthz.errors import LegationError
 from extauthz.policy.cedar import CedarEngine
 from extauthz.v1 import audit_pb2 as pb
 from tests.functional.registry import ADMIN, CRM, Registry, open_registry, operator, reading
@@ -135,8 +140,8 @@ class World:
         candidate = self.registry.service.candidate(ADMIN, text, **options)
         return Question(since_unix_us=0, until_unix_us=NOON * 2, namespaces=None, policies=policies_of(candidate))
 
-    def replay(self, question: Question) -> dict[str, Any]:
-        return answer(question, self.registry.store, self.audit, self.registry.key, lambda _line: None)
+    def replay(self, question: Question, *, processes: int = 1) -> dict[str, Any]:
+        return answer(question, self.registry.store, self.audit, self.registry.key, lambda _line: None, processes=processes)
 
 
 def _now() -> Any:
@@ -183,6 +188,42 @@ def test_a_replay_agrees_with_deciding_every_call_by_itself(world: World):
     assert result["drifted"] == 0
     assert result["newly_denied"] == sum(count for (_, _, allowed), count in expected.items() if not allowed)
     assert result["newly_allowed"] == sum(count for (_, _, allowed), count in expected.items() if allowed) > 0
+
+
+def test_several_processes_find_what_one_finds(world: World, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(parts, "SMALLEST_PART", 100)
+    dice = random.Random(8)
+    for _ in range(1000):
+        world.record(dice.choice(["ann", "bob", "eve"]), dice.choice(["find", "refund"]))
+    world.record("ann", "find", replay=None)
+    world.keep()
+    question = world.question()
+
+    one, several = world.replay(question), world.replay(question, processes=3)
+
+    assert several == one
+    assert one["newly_denied"] > 0
+    assert one["undecidable"] == {"not_recorded": 1}
+
+
+def test_a_part_that_dies_is_no_result():
+    def dies(_window: parts.Window, _done: Callable[[int], None]) -> Report:
+        os._exit(1)
+
+    windows = [parts.Window(first=1, last=5), parts.Window(first=6, last=9)]
+
+    with pytest.raises(LegationError, match="without a result"):
+        parts.report_of(windows, dies, lambda _done: None)
+
+
+def test_parts_of_a_window_are_the_window():
+    for size in (0, 1, 9_999, 10_000, 25_000, 100_003):
+        window = parts.Window(first=7, last=6 + size)
+        found = window.parts(8)
+
+        assert sum(map(len, found)) == size
+        assert all(one.last + 1 == other.first for one, other in itertools.pairwise(found))
+        assert len(found) <= 4
 
 
 def test_what_cannot_be_decided_again_is_counted_by_why(world: World):
