@@ -40,13 +40,24 @@ class Deployment:
 
     def legation(self, *arguments: str, text: str = "") -> str:
         """One command of the administrator; its output."""
-        command = [LEGATION, "--data-dir", self.data_dir, *arguments]
-        done = subprocess.run(command, input=text, text=True, stdout=subprocess.PIPE, check=True, env=_environment())
+        done = self._run(*arguments, text=text)
+        done.check_returncode()
         return done.stdout.rstrip()
 
     def apply(self, manifest: Path, **values: str) -> str:
-        """Register what stands in a file; `values` are filled in where it says `$NAME`."""
-        return self.legation("apply", "--accept", "-f", "-", text=Template(manifest.read_text()).substitute(values))
+        """Register what stands in a file; `values` are filled in where it says `$NAME`.
+
+        Exit code 1 says that not every node has it yet, or that a server was not read yet: a busy machine may take a while.
+        """
+        text, give_up_at = Template(manifest.read_text()).substitute(values), time.monotonic() + PATIENCE_SECONDS
+        while (done := self._run("apply", "--accept", "-f", "-", text=text)).returncode == 1 and time.monotonic() < give_up_at:
+            pass
+        done.check_returncode()
+        return done.stdout.rstrip()
+
+    def _run(self, *arguments: str, text: str) -> subprocess.CompletedProcess[str]:
+        command = [LEGATION, "--data-dir", self.data_dir, *arguments]
+        return subprocess.run(command, input=text, text=True, stdout=subprocess.PIPE, check=False, env=_environment())
 
     def records(self, server: str) -> list[str]:
         """What is on the record of one MCP server's calls: decision, kind and id of who called, and the tool.
