@@ -53,18 +53,20 @@ def report_of(windows: Sequence[Window], work: Work, done: Done) -> Report:
         theirs.close()
         pipes[ours] = 0
         processes.append(process)
-    whole = Report()
     try:
-        _collect(pipes, whole, done)
+        reports = _collected(pipes, done)
     finally:
         for process in processes:
             process.terminate()
             process.join()
+    whole = Report()
+    for pipe in pipes:  # in the order of the windows, whichever ended first
+        whole.merge(reports[pipe])
     return whole
 
 
-def _collect(pipes: dict[Connection, int], whole: Report, done: Done) -> None:
-    waiting = set(pipes)
+def _collected(pipes: dict[Connection, int], done: Done) -> dict[Connection, Report]:
+    waiting, reports = set(pipes), {}
     while waiting:
         for pipe in wait(waiting):
             assert isinstance(pipe, Connection)  # noqa: S101 - nothing else is waited for
@@ -73,11 +75,12 @@ def _collect(pipes: dict[Connection, int], whole: Report, done: Done) -> None:
             except EOFError as error:
                 raise LegationError("a part of the replay ended without a result") from error
             if isinstance(said, Report):
-                whole.merge(said)
+                reports[pipe] = said
                 waiting.discard(pipe)
             else:
                 pipes[pipe] = said
                 done(sum(pipes.values()))
+    return reports
 
 
 def _run(work: Work, window: Window, pipe: Connection) -> None:
