@@ -70,7 +70,7 @@ class AuditRecordRow(AuditTable, table=True):
 
 
 class AuditWriterRow(AuditTable, table=True):
-    """How far a writer's chain is held. `dropped_to`: records up to there were deleted by retention (0: none)."""
+    """How far a writer's chain is held."""
 
     __tablename__ = "audit_writer"
     writer_id: str = Field(primary_key=True)
@@ -80,7 +80,6 @@ class AuditWriterRow(AuditTable, table=True):
     at_unix_us: int = Field(sa_column=Column(BigInteger, nullable=False))
     closed: bool = False
     refused: str = ""
-    dropped_to: int = Field(default=0, sa_column=Column(BigInteger, nullable=False))
 
 
 class AuditSubjectKeyRow(AuditTable, table=True):

@@ -237,7 +237,7 @@ class AuditStore:
             "refused": refused,
         }
         if writer is None:
-            connection.execute(AUDIT_WRITER.insert().values(writer_id=batch.writer_id, dropped_to=0, **values))
+            connection.execute(AUDIT_WRITER.insert().values(writer_id=batch.writer_id, **values))
         else:
             connection.execute(AUDIT_WRITER.update().where(AUDIT_WRITER.c.writer_id == batch.writer_id).values(**values))
 

@@ -6,13 +6,12 @@ parsed strictly, every text is bounded, and nothing unprintable survives.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 
+from extauthz.audit.envoy_line import line_members
+from extauthz.audit.foreign_text import printable
 from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord
-
-MAX_LINE_BYTES = 16 * 1024
 
 _TEXTS = {
     "address": 64, "at": 32, "closed": 200, "details": 200, "flags": 64, "method": 32, "path": 500, "protocol": 16, "request": 64,
@@ -102,8 +101,8 @@ def parse_edge_line(line: bytes, *, decision_id: str) -> AuditRecord | None:
 
     Raises ValueError for anything but the one JSON object that Envoy was asked for.
     """
-    fields = _fields(line)
-    texts = {name: _clean(str(fields.get(name) or ""), limit) for name, limit in _TEXTS.items()}
+    fields = line_members(line, texts=_TEXTS, numbers=_NUMBERS)
+    texts = {name: printable(str(fields.get(name) or ""), limit) for name, limit in _TEXTS.items()}
     numbers = {name: int(fields.get(name) or 0) for name in _NUMBERS}
     path = texts["path"].partition("?")[0]
     flags = frozenset(texts["flags"].split(","))
@@ -140,31 +139,6 @@ def edge_record(reason: str, *, decision_id: str, at_unix_us: int) -> AuditRecor
         reason=reason,
         sentence=EDGE_REASONS[reason],
     )
-
-
-def _fields(line: bytes) -> dict[str, str | int | None]:
-    if len(line) > MAX_LINE_BYTES:
-        raise ValueError("the line is too long")
-    value = json.loads(line.decode("utf-8"), object_pairs_hook=_unique)
-    if not isinstance(value, dict) or not value.keys() <= _TEXTS.keys() | set(_NUMBERS):
-        raise ValueError("the line is not the object that Envoy writes")
-    for name, member in value.items():
-        wanted: type = int if name in _NUMBERS else str
-        if member is not None and (not isinstance(member, wanted) or isinstance(member, bool)):
-            raise ValueError(f"{name} has another type")
-    return value
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a member stands twice")
-    return members
-
-
-def _clean(text: str, limit: int) -> str:
-    """At most `limit` characters, and none that a terminal or a log would obey."""
-    return "".join(character if character.isprintable() else "?" for character in text[:limit])
 
 
 def _microseconds(at: str) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ from typing import Protocol
 
 import structlog
 
+from extauthz.audit.file_lock import take_lock
 from extauthz.audit.flood import Log
 from extauthz.audit.record import AuditRecord
 from extauthz.errors import AuditError
@@ -116,17 +116,10 @@ class LineReader:
 
     def _lock(self, stack: contextlib.ExitStack) -> bool:
         try:
-            descriptor = os.open(self._position_file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            return take_lock(self._position_file.with_suffix(".lock"), stack)
         except OSError as error:
             logger.warning("log of Envoy not read", file=self._files[1].name, error=str(error))
             return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return False
-        stack.callback(os.close, descriptor)
-        return True
 
     def _next(self) -> _Batch | None:
         """The next whole lines of the oldest file that is not read to its end."""

@@ -6,13 +6,13 @@ again after a crash names the same decision, whose outcome is counted once.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from extauthz.audit.edge_reader import gap, unreadable
+from extauthz.audit.envoy_line import line_members
 from extauthz.audit.flood import Log, TokenBucket
 from extauthz.audit.foreign_text import printable
 from extauthz.audit.line_reader import LineReader
@@ -21,14 +21,11 @@ from extauthz.audit.outcome_log import OutcomeLog
 from extauthz.audit.record import AuditRecord
 from extauthz.v1 import audit_pb2 as pb
 
-MAX_LINE_BYTES = 16 * 1024
-
 _TEXTS = (
     *("address", "answer", "at", "cluster", "decision", "details", "failure", "flags"),
     *("namespace", "revision", "server", "virtual"),
 )
 _NUMBERS = ("attempts", "duration", "first", "received", "sent", "status", "whole")
-_MEMBERS = frozenset((*_TEXTS, *_NUMBERS))
 _AT = re.compile(r"([0-9]{1,12})\.([0-9]{6})", re.ASCII)
 _MOST = 2**63 - 1
 _UNREADABLE_PER_SECOND, _UNREADABLE_BURST = 1.0, 20.0
@@ -36,7 +33,7 @@ _UNREADABLE_PER_SECOND, _UNREADABLE_BURST = 1.0, 20.0
 
 def parse_outcome_line(line: bytes) -> AuditRecord:
     """The record of a line. Raises ValueError for anything but the one JSON object that Envoy was asked for."""
-    fields = _fields(line)
+    fields = line_members(line, texts=_TEXTS, numbers=_NUMBERS)
     texts = {name: str(fields.get(name) or "") for name in _TEXTS}
     numbers = {name: int(fields.get(name) or 0) for name in _NUMBERS}
     started = _AT.fullmatch(texts["at"])
@@ -107,23 +104,3 @@ class OutcomeLines:
         """They are not new any more."""
         for record in records:
             self._outcomes.remember(record)
-
-
-def _fields(line: bytes) -> dict[str, str | int | None]:
-    if len(line) > MAX_LINE_BYTES:
-        raise ValueError("the line is too long")
-    value = json.loads(line.decode("utf-8"), object_pairs_hook=_unique)
-    if not isinstance(value, dict) or not value.keys() <= _MEMBERS:
-        raise ValueError("the line is not the object that Envoy writes")
-    for name, member in value.items():
-        wanted: type = int if name in _NUMBERS else str
-        if member is not None and (not isinstance(member, wanted) or isinstance(member, bool)):
-            raise ValueError(f"{name} has another type")
-    return value
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a member stands twice")
-    return members

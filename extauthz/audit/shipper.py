@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import os
 import random
 import time
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from pathlib import Path
 import grpc.aio
 import structlog
 
+from extauthz.audit.file_lock import take_lock
 from extauthz.audit.frames import writer_of
 from extauthz.audit.ship_stream import Call, ShipStream
 from extauthz.audit.shipping import SHIP_METHOD
@@ -118,17 +117,10 @@ class RecordShipper:
 
     def _lock(self, stack: contextlib.ExitStack) -> bool:
         try:
-            descriptor = os.open(self._directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            return take_lock(self._directory / LOCK_FILE, stack)
         except OSError as error:
             logger.warning("audit records are not shipped", reason=str(error))
             return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return False
-        stack.callback(os.close, descriptor)
-        return True
 
     async def _scan(self, hurried: bool) -> None:
         """Take note of new segments; once in a second when nobody waits."""

@@ -214,8 +214,7 @@ class AuditSubject(_message.Message):
     def __init__(self, key: _Optional[bytes] = ..., principal_id: _Optional[str] = ...) -> None: ...
 
 class AuditReplay(_message.Message):
-    __slots__ = ("claims_json", "attributes", "scopes", "issuer", "mtls", "caller_address", "caller_era", "arguments_json", "by_certificate", "issued_at_unix", "withheld", "trusted_namespaces")
-    CLAIMS_JSON_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("attributes", "scopes", "issuer", "mtls", "caller_address", "caller_era", "arguments_json", "by_certificate", "issued_at_unix", "withheld", "trusted_namespaces")
     ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
     SCOPES_FIELD_NUMBER: _ClassVar[int]
     ISSUER_FIELD_NUMBER: _ClassVar[int]
@@ -227,7 +226,6 @@ class AuditReplay(_message.Message):
     ISSUED_AT_UNIX_FIELD_NUMBER: _ClassVar[int]
     WITHHELD_FIELD_NUMBER: _ClassVar[int]
     TRUSTED_NAMESPACES_FIELD_NUMBER: _ClassVar[int]
-    claims_json: str
     attributes: _containers.RepeatedScalarFieldContainer[str]
     scopes: _containers.RepeatedScalarFieldContainer[str]
     issuer: str
@@ -239,7 +237,7 @@ class AuditReplay(_message.Message):
     issued_at_unix: float
     withheld: _containers.RepeatedScalarFieldContainer[str]
     trusted_namespaces: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, claims_json: _Optional[str] = ..., attributes: _Optional[_Iterable[str]] = ..., scopes: _Optional[_Iterable[str]] = ..., issuer: _Optional[str] = ..., mtls: _Optional[bool] = ..., caller_address: _Optional[str] = ..., caller_era: _Optional[str] = ..., arguments_json: _Optional[str] = ..., by_certificate: _Optional[bool] = ..., issued_at_unix: _Optional[float] = ..., withheld: _Optional[_Iterable[str]] = ..., trusted_namespaces: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, attributes: _Optional[_Iterable[str]] = ..., scopes: _Optional[_Iterable[str]] = ..., issuer: _Optional[str] = ..., mtls: _Optional[bool] = ..., caller_address: _Optional[str] = ..., caller_era: _Optional[str] = ..., arguments_json: _Optional[str] = ..., by_certificate: _Optional[bool] = ..., issued_at_unix: _Optional[float] = ..., withheld: _Optional[_Iterable[str]] = ..., trusted_namespaces: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AuditOutcome(_message.Message):
     __slots__ = ("http_status", "upstream_address", "request_bytes", "response_bytes", "duration_us", "first_byte_us", "response_flags", "response_code_details", "rpc_error_code", "tool_error", "upstream_failure", "source", "upstream_attempts", "cluster")

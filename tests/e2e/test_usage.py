@@ -46,7 +46,7 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
         await running.accept("demo/docs")
         await running.apply(DESK_DOCUMENT)
         provider = (await running.api("GET", "/v1/namespaces/system/identity-providers/local")).json
-        provider["spec"]["mapping"] = {"labels": {"team": "team", "project": "/work/project"}}
+        provider["spec"]["mapping"] = {"labels": {"team": "team", "project": "/employment/project"}}
         put = await running.api("PUT", "/v1/namespaces/system/identity-providers/local", json_body=provider, headers={"if-match": "*"})
         assert put.status == 200, put.text
         await running.apply(COSTS)
@@ -55,7 +55,7 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
 
 async def call(stack: Stack, server: str, tool: str, *, team: str, who: str = "ann", **arguments: Any) -> None:
     groups = ("staff",) if who == "ann" else ()
-    token = stack.token(who, server=server, groups=groups, team=team, work={"project": "alpha"})
+    token = stack.token(who, server=server, groups=groups, team=team, employment={"project": "alpha"})
     body = modern_request("tools/call", {"name": tool, "arguments": {"text": "x", **arguments}})
     headers = modern_headers("tools/call", tool) | {"authorization": f"Bearer {token}"}
     path = stack.endpoint(server).removeprefix(stack.gateway_url)

@@ -14,8 +14,9 @@ from socket import AF_UNIX, SOCK_STREAM, socket
 import pytest
 
 from controlplane import edge_log
-from extauthz.audit.edge_line import EDGE_REASONS, MAX_LINE_BYTES, parse_edge_line
+from extauthz.audit.edge_line import EDGE_REASONS, parse_edge_line
 from extauthz.audit.edge_reader import EdgeLogReader
+from extauthz.audit.envoy_line import MAX_LINE_BYTES
 from extauthz.audit.line_reader import CHUNK_BYTES
 from extauthz.audit.outcome import outcome_log_beside
 from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord

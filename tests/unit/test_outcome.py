@@ -11,8 +11,9 @@ import grpc
 import grpc.aio
 import pytest
 
+from extauthz.audit.envoy_line import MAX_LINE_BYTES
 from extauthz.audit.outcome import OUTCOME_REASONS, answer_outcome, outcome_of_entry
-from extauthz.audit.outcome_line import MAX_LINE_BYTES, OutcomeLogReader, parse_outcome_line
+from extauthz.audit.outcome_line import OutcomeLogReader, parse_outcome_line
 from extauthz.audit.outcome_log import OutcomeLog
 from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord
 from extauthz.errors import AuditError, ConfigurationError

@@ -28,7 +28,6 @@ def upgrade() -> None:
         _long("at_unix_us"),
         sa.Column("closed", sa.Boolean(), nullable=False),
         sa.Column("refused", sa.String(), nullable=False),
-        _long("dropped_to"),
     )
     op.create_table(
         "audit_subject_key",
