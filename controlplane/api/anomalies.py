@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
-from datetime import datetime
 
 from aiohttp import web
 
+from controlplane.api.moment import query_moment
 from controlplane.api.problems import bad_request
 from controlplane.api.routes import Route, json_response, query_number, query_text
 from controlplane.baseline.detection import AnomalyKind
@@ -15,7 +16,7 @@ from controlplane.baseline.reader import AnomalyQuery
 from controlplane.registry.permissions import Operator, Permission, require_somewhere
 
 _QUERY = {
-    "since": "only findings from this time on (RFC 3339)",
+    "since": "only findings from this time on (RFC 3339), or 7d, 12h, 30m before now",
     "kind": f"one of {', '.join(AnomalyKind)}",
     "principal": "qualified id of a caller",
     "server": "namespace/name of an MCP server",
@@ -55,7 +56,7 @@ class AnomalyRoutes:
             raise bad_request(f"?kind must be one of {', '.join(AnomalyKind)}")
         query = AnomalyQuery(
             namespaces=operator.permissions.namespaces_with(Permission.AUDIT_READ),
-            since_unix_us=_moment(query_text(request, "since")),
+            since_unix_us=query_moment(request, "since", now_unix=time.time()) or 0,
             kind=kind,
             principal=query_text(request, "principal"),
             server=query_text(request, "server"),
@@ -63,10 +64,3 @@ class AnomalyRoutes:
             limit=int(query_number(request, "limit", default=100, low=1, high=1000)),
         )
         return json_response({"items": await asyncio.to_thread(self._anomalies, query)})
-
-
-def _moment(text: str) -> int:
-    try:
-        return int(datetime.fromisoformat(text).timestamp() * 1_000_000) if text else 0
-    except (ValueError, OverflowError) as error:
-        raise bad_request("?since must be a time such as 2026-11-01T00:00:00Z") from error

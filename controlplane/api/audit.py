@@ -8,12 +8,12 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 
 from aiohttp import web
 
 from controlplane.api.auth import OperatorAuthentication
+from controlplane.api.moment import query_moment
 from controlplane.api.problems import ApiError, ProblemCode, bad_request
 from controlplane.api.routes import Route, json_response, query_flag, query_number, query_text, read_object
 from controlplane.audit.archive import Archive
@@ -51,8 +51,6 @@ _QUERY = {
     "decision_id": "of a decision",
 }
 _WHERE = f"{Permission.AUDIT_READ.value}; only records of namespaces where it is held, and all with it in `{SYSTEM_NAMESPACE}`"
-_AGO = re.compile(r"([0-9]{1,5})([dhm])", re.ASCII)
-_SECONDS = {"d": 86_400, "h": 3600, "m": 60}
 _SERVER = re.compile(r"(?:virtual/)?[^/]+/[^/]+")
 
 
@@ -213,26 +211,12 @@ class AuditRoutes:
             tool=query_text(request, "tool"),
             server=server,
             namespace=query_text(request, "namespace"),
-            from_us=self._moment(request, "from"),
-            to_us=self._moment(request, "to"),
+            from_us=query_moment(request, "from", now_unix=self._clock()) or 0,
+            to_us=query_moment(request, "to", now_unix=self._clock()) or 0,
             revision=int(query_number(request, "revision", default=0, low=0, high=2**53)),
             trace_id=query_text(request, "trace"),
             decision_id=query_text(request, "decision_id"),
         )
-
-    def _moment(self, request: web.Request, name: str) -> int:
-        text = query_text(request, name)
-        if not text:
-            return 0
-        if ago := _AGO.fullmatch(text):
-            return max(1, int((self._clock() - int(ago[1]) * _SECONDS[ago[2]]) * 1_000_000))
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            moment = None
-        if moment is None or moment.tzinfo is None or not 1970 <= moment.year < 2200:
-            raise bad_request(f"?{name} must be a time with its zone such as 2026-11-01T00:00:00Z, or 7d, 12h, 30m")
-        return max(1, round(moment.timestamp() * 1_000_000))
 
 
 def _no_archive(error: Exception) -> ApiError:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 
 from aiohttp import web
 
+from controlplane.api.moment import query_moment
 from controlplane.api.problems import ApiError, ProblemCode, bad_request
 from controlplane.api.routes import Route, json_response, query_text
 from controlplane.audit.export import export_bundle
@@ -79,7 +81,7 @@ class AuditProofRoutes:
 
     async def _export(self, request: web.Request, operator: Operator) -> web.StreamResponse:
         require(operator, Permission.AUDIT_READ, SYSTEM_NAMESPACE)
-        from_unix_us, to_unix_us = _moment(request, "from"), _moment(request, "to")
+        from_unix_us, to_unix_us = (query_moment(request, name, now_unix=time.time()) for name in ("from", "to"))
         if self._exports.locked():
             raise ApiError(429, ProblemCode.TOO_MANY_REQUESTS, "Busy", f"{_AT_ONCE} exports are under way; ask again when one has ended")
         async with self._exports:
@@ -147,16 +149,3 @@ async def _send(response: web.StreamResponse, piece: bytes | None, pieces: Itera
         await response.write(piece)
         piece = await asyncio.to_thread(next, pieces, None)
     await response.write_eof()
-
-
-def _moment(request: web.Request, name: str) -> int | None:
-    text = query_text(request, name)
-    if not text:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None or not 1970 <= moment.year < 2200:
-        raise bad_request(f"?{name} must be a time with its zone (RFC 3339), such as 2026-12-31T00:00:00Z")
-    return round(moment.timestamp() * 1_000_000)

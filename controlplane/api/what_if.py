@@ -7,10 +7,10 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator, Callable
-from datetime import datetime
 
 from aiohttp import web
 
+from controlplane.api.moment import query_moment
 from controlplane.api.problems import ApiError, ProblemCode, bad_request
 from controlplane.api.routes import MANIFEST_TYPES, Route, query_text, read_body
 from controlplane.registry.entry import EntryKey
@@ -25,8 +25,7 @@ _QUERY = {
     "until": "until when, likewise; now when not given",
     "without": "entries that are taken away: PolicySet/namespace/name or RoleBinding/namespace/name, with commas between",
 }
-_AGO = re.compile(r"([0-9]{1,4})([dhm])", re.ASCII)
-_SECONDS = {"d": 86_400, "h": 3600, "m": 60}
+_USUAL_SECONDS = 7 * 86_400
 _WITHOUT = re.compile(r"(PolicySet|RoleBinding)/([a-z0-9-]{1,63})/([a-z0-9-]{1,63})", re.ASCII)
 
 Replays = Callable[[Question], AsyncIterator[bytes]]
@@ -74,7 +73,7 @@ class WhatIfRoutes:
         require_somewhere(operator, Permission.AUDIT_READ)
         text = await read_body(request, MANIFEST_TYPES) if request.can_read_body else b""
         without = _without(query_text(request, "without"))
-        since, until = self._moment(request, "since", 7 * 86_400), self._moment(request, "until", 0)
+        since, until = _times(request, self._clock())
         candidate = await asyncio.to_thread(self._service.candidate, operator, text, without=without)
         question = Question(
             since_unix_us=since,
@@ -86,9 +85,10 @@ class WhatIfRoutes:
 
     async def _shadow(self, request: web.Request, operator: Operator) -> web.StreamResponse:
         require_somewhere(operator, Permission.AUDIT_READ)
+        since, until = _times(request, self._clock())
         question = Question(
-            since_unix_us=self._moment(request, "since", 7 * 86_400),
-            until_unix_us=self._moment(request, "until", 0),
+            since_unix_us=since,
+            until_unix_us=until,
             namespaces=operator.permissions.namespaces_with(Permission.AUDIT_READ),
             policies=None,
         )
@@ -113,21 +113,11 @@ class WhatIfRoutes:
         await response.write_eof()
         return response
 
-    def _moment(self, request: web.Request, name: str, ago_seconds: int) -> int:
-        """A time of the query, in microseconds since 1970."""
-        text = query_text(request, name)
-        now = self._clock()
-        if not text:
-            return int((now - ago_seconds) * 1_000_000)
-        if ago := _AGO.fullmatch(text):
-            return int((now - int(ago[1]) * _SECONDS[ago[2]]) * 1_000_000)
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError as error:
-            raise bad_request(f"?{name} must be a time such as 2026-11-01T00:00:00Z, or 7d, 12h, 30m") from error
-        if moment.tzinfo is None:
-            raise bad_request(f"?{name} must say its time zone, such as {text}Z")
-        return int(moment.timestamp() * 1_000_000)
+
+def _times(request: web.Request, now: float) -> tuple[int, int]:
+    """From when until when, in microseconds since 1970."""
+    since = query_moment(request, "since", now_unix=now) or int((now - _USUAL_SECONDS) * 1_000_000)
+    return since, query_moment(request, "until", now_unix=now) or int(now * 1_000_000)
 
 
 def _without(text: str) -> list[EntryKey]:
