@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from extauthz.audit.record import Draft
+from extauthz.audit.draft import Draft
 from extauthz.v1 import audit_pb2 as pb
 
 MAX_DOCUMENT_BYTES = 256 * 1024

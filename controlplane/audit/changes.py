@@ -20,7 +20,7 @@ from controlplane.audit.store import AuditStore
 from controlplane.audit.writer import RecordWriter
 from controlplane.registry.change_log import LoggedChange, read_logged_changes
 from controlplane.registry.live import LiveState
-from extauthz.audit.record import Draft
+from extauthz.audit.draft import Draft
 
 CURSOR = "changes"
 BATCH = 200

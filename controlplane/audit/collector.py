@@ -23,7 +23,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from controlplane.audit.store import AuditStore
 from controlplane.audit.writer import RecordWriter
 from extauthz.audit.alarm import AlarmReason, alarm
-from extauthz.audit.record import Draft, draft_of
+from extauthz.audit.draft import Draft, draft_of
 from extauthz.audit.shipping import RECORD_SERVICE
 from extauthz.errors import AuditError
 from extauthz.v1 import audit_pb2 as pb

@@ -23,7 +23,7 @@ from controlplane.audit.models import AUDIT_RECORD
 from controlplane.audit.store import AuditStore
 from controlplane.audit.stored_record import StoredRecord, stored_record
 from controlplane.audit.writer import RecordWriter
-from extauthz.audit.record import Draft
+from extauthz.audit.draft import Draft
 from extauthz.v1 import audit_pb2 as pb
 
 PATIENCE_SECONDS = 900.0

@@ -15,9 +15,10 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from controlplane.audit.writer import RecordWriter
+from extauthz.audit.draft import draft_of
 from extauthz.audit.flood import BURST, PER_SECOND, TokenBucket
 from extauthz.audit.foreign_text import printable
-from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord, draft_of
+from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord
 from extauthz.errors import AuditError
 from extauthz.identity.principal import Principal
 

@@ -17,7 +17,7 @@ from controlplane.audit.store import OWN_NODE, AuditStore
 from controlplane.registry.audit_key import audit_key_id, audit_public_key
 from controlplane.registry.encryption import RegistryKey
 from extauthz.audit.chain import link
-from extauthz.audit.record import Draft
+from extauthz.audit.draft import Draft
 from extauthz.audit.sealing import SubjectKeys
 from extauthz.catalog.audit_policy import AuditSealingKey
 from extauthz.errors import AuditError

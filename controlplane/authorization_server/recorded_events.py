@@ -21,7 +21,7 @@ from controlplane.audit.writer import RecordWriter
 from controlplane.authorization_server.grant import REFUSALS, Event
 from controlplane.authorization_server.store import GrantStore
 from controlplane.registry.subjects import provider_id
-from extauthz.audit.record import Draft
+from extauthz.audit.draft import Draft
 from extauthz.v1 import audit_pb2 as pb
 
 CURSOR = "authorization-server-events"

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from controlplane.audit.store import AuditStore
 from controlplane.audit.writer import RecordWriter
 from controlplane.baseline.keeper import Announce, Finding
-from extauthz.audit.record import Draft
+from extauthz.audit.draft import Draft
 from extauthz.v1 import audit_pb2 as pb
 
 

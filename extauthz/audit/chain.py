@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
-from extauthz.audit.record import Draft
+from extauthz.audit.draft import Draft
 from extauthz.audit.sealing import SubjectKey, SubjectKeys, associated_data
 from extauthz.v1 import audit_pb2 as pb
 

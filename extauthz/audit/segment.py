@@ -27,8 +27,8 @@ import structlog
 
 from extauthz.audit.alarm import AlarmReason, alarm
 from extauthz.audit.chain import Head, Linked, link
+from extauthz.audit.draft import Draft, draft_of
 from extauthz.audit.frames import SUFFIX, frame_bytes, segment_path
-from extauthz.audit.record import Draft, draft_of
 from extauthz.audit.sealing import SubjectKeys
 from extauthz.catalog.audit_policy import AuditSealingKey
 from extauthz.v1 import audit_pb2 as pb

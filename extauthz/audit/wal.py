@@ -23,8 +23,9 @@ import structlog
 
 from extauthz.audit.alarm import AlarmReason, alarm
 from extauthz.audit.disk import DiskBudget, DiskLevel
+from extauthz.audit.draft import Draft, draft_of
 from extauthz.audit.frames import MAX_PAYLOAD_BYTES
-from extauthz.audit.record import AuditEvent, AuditRecord, Draft, draft_of
+from extauthz.audit.record import AuditEvent, AuditRecord
 from extauthz.audit.segment import SEGMENT_BYTES, Durable, SegmentWriter
 from extauthz.authorizer_settings import DEFAULT_AUDIT_BYTES
 from extauthz.catalog.audit_policy import AuditSealingKey

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extauthz.audit.chain import Head, link
+from extauthz.audit.draft import draft_of, encode_record
 from extauthz.audit.frames import frame_bytes, read_frames
-from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord, Replay, draft_of, encode_record, record_to_json
+from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord, Replay, record_to_json
 from extauthz.audit.sealing import SealedValueError, SubjectKeys, open_record, open_subject_key
 from extauthz.audit.wal import AuditLog
 from extauthz.catalog.audit_policy import AuditSealingKey

@@ -13,8 +13,9 @@ from types import MappingProxyType
 import pytest
 
 from controlplane.registry.json_path import parse_json_path
+from extauthz.audit.draft import encode_record
 from extauthz.audit.loss import Losses
-from extauthz.audit.record import AuditDecision, AuditRecord, encode_record
+from extauthz.audit.record import AuditDecision, AuditRecord
 from extauthz.audit.wal import AuditLog
 from extauthz.catalog.audit_policy import AuditMode, AuditPolicy, ContentRule, ContentRules, Keep
 from extauthz.catalog.server import McpServer, Tool

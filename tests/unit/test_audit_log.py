@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from extauthz.audit.draft import encode_record
 from extauthz.audit.flood import FloodGuard
-from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord, encode_record, record_to_json
+from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord, record_to_json
 from extauthz.audit.wal import AuditLog
 from extauthz.errors import AuditError
 from extauthz.identity.principal import Principal, PrincipalKind

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from extauthz.audit.record import AuditRecord, encode_record, record_to_json
+from extauthz.audit.draft import encode_record
+from extauthz.audit.record import AuditRecord, record_to_json
 from extauthz.check import check_response
 from extauthz.check_input import CheckInput
 from extauthz.decision import Decider, Decision

@@ -12,7 +12,8 @@ import pytest
 
 from extauthz import discovery
 from extauthz.address import AddressRules
-from extauthz.audit.record import AuditRecord, encode_record, record_to_json
+from extauthz.audit.draft import encode_record
+from extauthz.audit.record import AuditRecord, record_to_json
 from extauthz.catalog.server import McpServer
 from extauthz.check_input import EGRESS_CONTEXT_HEADER, CheckInput
 from extauthz.decision import Decider, Decision
