@@ -14,7 +14,7 @@ import re
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 from extauthz.errors import ConfigurationError, LegationError
@@ -101,8 +101,8 @@ class ApiClient:
         """Read `path`."""
         return self._json(_Request(method="GET", path=path, query=query or {}), timeout_seconds)
 
-    def download(self, path: str, query: Mapping[str, object], read: Callable[[IO[bytes]], T]) -> T:
-        """What `read` makes of the bytes that `path` answers, as they come. Raises as `get` does, also for an answer that breaks off."""
+    def download(self, path: str, query: Mapping[str, object], read: Callable[[http.client.HTTPResponse], T]) -> T:
+        """What `read` makes of the answer of `path`, as it comes. Raises as `get` does, also for an answer that breaks off."""
         self.close()
         connection = self._connection(_DOWNLOAD_SECONDS)
         try:

@@ -21,6 +21,9 @@ from controlplane.audit.signer import SigningError, public_pem
 from controlplane.registry.permissions import Operator, Permission, require, require_somewhere
 from controlplane.registry.spec import SYSTEM_NAMESPACE
 
+LAGGING_HEADER = "Legation-Lagging"
+"""Of an export: the nodes that may have records which are not in it, "," between them."""
+
 _AT_ONCE = 2
 _PERIOD = {"from": "records from this time on (RFC 3339); absent: from the first on", "to": "records before this time; absent: up to now"}
 
@@ -29,7 +32,7 @@ class AuditProofRoutes:
     """Reads for auditors. `barrier` brings in what authorizers have written and not sent yet."""
 
     def __init__(
-        self, *, proving: Proving, barrier: Callable[[], Awaitable[object]] | None = None, retention: Retention | None = None
+        self, *, proving: Proving, barrier: Callable[[], Awaitable[list[str]]] | None = None, retention: Retention | None = None
     ) -> None:
         self._evidence, self._notary = proving.evidence, proving.notary
         self._proving = proving
@@ -49,7 +52,7 @@ class AuditProofRoutes:
                 method="GET",
                 path="/v1/audit/export",
                 operation_id="exportAudit",
-                summary="A bundle that `legation audit verify` verifies without a deployment, as a tar stream",
+                summary=f"A bundle for `legation audit verify`, as a tar stream; {LAGGING_HEADER} names nodes that may have newer records",
                 handler=self._export,
                 answer="tar",
                 query=_PERIOD,
@@ -85,13 +88,13 @@ class AuditProofRoutes:
         if self._exports.locked():
             raise ApiError(429, ProblemCode.TOO_MANY_REQUESTS, "Busy", f"{_AT_ONCE} exports are under way; ask again when one has ended")
         async with self._exports:
-            await self._bring_in()
+            lagging = await self._bring_in()
             pieces = export_bundle(self._evidence, self._notary.keys, from_unix_us=from_unix_us, to_unix_us=to_unix_us)
             try:
                 first = await asyncio.to_thread(next, pieces)
             except SigningError as error:
                 raise ApiError(503, ProblemCode.NOT_READY, "Nobody can sign", str(error)) from error
-            response = web.StreamResponse(headers={"Content-Type": "application/x-tar"})
+            response = web.StreamResponse(headers={"Content-Type": "application/x-tar", LAGGING_HEADER: ",".join(lagging)})
             with contextlib.suppress(ConnectionResetError):  # the reader has gone
                 await response.prepare(request)
                 await _send(response, first, pieces)
@@ -137,10 +140,11 @@ class AuditProofRoutes:
             "unanchored": self._evidence.count_unanchored(),
         }
 
-    async def _bring_in(self) -> None:
-        if self._barrier is not None:
-            await self._barrier()
+    async def _bring_in(self) -> list[str]:
+        """Have everything sent and stated; the nodes that may have records which are not here yet."""
+        lagging = await self._barrier() if self._barrier is not None else []
         await self._notary.state_now()
+        return lagging
 
 
 async def _send(response: web.StreamResponse, piece: bytes | None, pieces: Iterator[bytes]) -> None:

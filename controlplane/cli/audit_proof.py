@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
+from controlplane.cli.audit import say_lagging
 from controlplane.cli.invocation import Command, Invocation, pass_invocation
 from controlplane.cli.outcome import CommandError, Outcome
 from controlplane.cli.past_moment import PastMoment
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _A_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _SHOWN = 50
+_LAGGING_HEADER = "Legation-Lagging"  # of `controlplane.api.audit_proof`, which a command need not load
 _MAX_FILE_BYTES = 2 * 1024**3
 
 
@@ -35,11 +37,16 @@ def export(invocation: Invocation, *, from_: str | None, to: str | None, to_dir:
     if to_dir.exists() and any(to_dir.iterdir()):
         raise CommandError(f"{to_dir} is not empty", remedy="name a directory that is empty, or that is not there yet")
     with invocation.api() as api:
-        names = api.download("/v1/audit/export", {"from": from_ or "", "to": to or ""}, lambda stream: extract(stream, to_dir))
+        names, lagging = api.download(
+            "/v1/audit/export",
+            {"from": from_ or "", "to": to or ""},
+            lambda answer: (extract(answer, to_dir), [node for node in answer.headers.get(_LAGGING_HEADER, "").split(",") if node]),
+        )
     if invocation.for_machines:
-        say_document({"directory": str(to_dir), "files": names}, invocation.output)
+        say_document({"directory": str(to_dir), "files": names, "lagging": lagging}, invocation.output)
     else:
         say(printable(f"{len(names)} files are in {to_dir}; `legation audit verify {to_dir}` verifies them"))
+    say_lagging({"lagging": lagging})
     return Outcome.DONE
 
 

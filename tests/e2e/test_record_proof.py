@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -58,7 +59,9 @@ async def test_calls_are_proven_with_a_control_plane_that_is_killed_between(tmp_
             await eventually(goes_on, seconds=120, what="calls and statements after the kill")
 
         async def exported() -> bool:
-            return (await _legation(stack, "audit", "export", "--to-dir", str(tmp_path / "bundle")))[0] == 0
+            shutil.rmtree(tmp_path / "bundle", ignore_errors=True)  # of the last try
+            code, text, _ = await _legation(stack, "-o", "json", "audit", "export", "--to-dir", str(tmp_path / "bundle"))
+            return code == 0 and not json.loads(text)["lagging"]
 
         await eventually(exported, seconds=120, interval=1.0, what="an export")
         _, text, _ = await _legation(stack, "-o", "json", "audit", "--limit", "1", "--tool", "echo")
