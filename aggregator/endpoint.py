@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ import structlog
 from aiohttp import web
 
 from aggregator.asked import Asked, front_of_path, id_of, is_for, own_session_id, read_message
-from aggregator.call import Client, Json, RpcError, Upstream
+from aggregator.call import Call, Client, Json, RpcError, Upstream
 from aggregator.calling import Names, make_call
 from aggregator.front import Front, Fronts, viewer_of
 from aggregator.handshake import discover_result, dumped, initialize_result, negotiated
@@ -29,6 +29,7 @@ from aggregator.listening import Listener, Listening
 from aggregator.listing import KINDS, make_page
 from aggregator.observation import Observation, answered_with, described
 from aggregator.question import Questions, Remembered, SessionMemory, UnderWay
+from aggregator.recording import Answering, Nowhere, Recording, wanted
 from aggregator.refusal import CANCELLED, INTERNAL_ERROR, error_response, json_response, not_one_message, refused, result_message
 from aggregator.reply import HttpReply, one_event, unchanged
 from aggregator.search.sentence_model import SentenceModel
@@ -44,6 +45,7 @@ from extauthz.mcp.era import Era
 from extauthz.mcp.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND, MessageClass
 from extauthz.mcp.request import McpRequest, parse_request
 from extauthz.session import SESSION_HEADER, caller_digest
+from extauthz.telemetry.trace_context import HEADER, parse_traceparent
 
 logger = structlog.get_logger(__name__)
 
@@ -79,8 +81,10 @@ class Endpoint:
         clock: Callable[[], float] = time.time,
         observation: Observation | None = None,
         search_model: SentenceModel | None = None,
+        recording: Recording | None = None,
     ) -> None:
         self._observation = observation
+        self._recording = recording or Recording(Nowhere())
         self._subscription = subscription
         self._upstream = upstream
         self._max_session_seconds = max_session_seconds
@@ -266,8 +270,7 @@ class Endpoint:
         rewrite = names.notification if asked.front.is_virtual else unchanged
         reply = HttpReply(request, id_json=mcp.id_json, era=mcp.era, questions=self._questions, whose=asked.whose, rewrite=rewrite)
         async with reply:
-            work = self._upstream.call(call, reply)
-            task = asyncio.create_task(work if self._observation is None else self._observation.observed(call, work))
+            task = asyncio.create_task(self._work(request, asked, call, reply, str(params.get("name", ""))))
             with self._under_way.entered(asked.whose, mcp.id_json, task):
                 try:
                     outcome = await self._outcome(task, asked, reply)
@@ -279,6 +282,24 @@ class Endpoint:
                 return await reply.end(outcome)
             is_error = mcp.method in _OF_TOOLS and outcome.get("isError") is True
             return await reply.end(dumped(names.result(mcp.method, outcome)), tool_error=is_error)
+
+    def _work(self, request: web.Request, asked: Asked, call: Call, reply: HttpReply, exposed_name: str) -> Coroutine[Any, Any, Json]:
+        """The call of the member: observed, and its answer recorded, where that is wanted."""
+        work = self._upstream.call(call, reply)
+        if self._observation is not None:
+            work = self._observation.observed(call, work)
+        treatment = wanted(asked, call)
+        if treatment is None:
+            return work
+        parent = parse_traceparent(request.headers.get(HEADER, ""))
+        answering = Answering(
+            asked=asked,
+            call=call,
+            treatment=treatment,
+            exposed_name=exposed_name,
+            trace_id=parent.trace_id if parent is not None else "",
+        )
+        return self._recording.recorded(answering, work)
 
     async def _outcome(self, task: asyncio.Task[Json], asked: Asked, reply: HttpReply) -> Json | RpcError:
         try:

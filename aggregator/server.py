@@ -1,7 +1,8 @@
 """The aggregator process: wiring, start and stop. `python -m aggregator` runs it.
 
     discovery ──▶ Subscription ──▶ AggregatorState ──▶ `application` answers Envoy's lane `aggregate`
-                                                          └──▶ upstream ──▶ Envoy's egress listener ──▶ members
+                                                          ├──▶ upstream ──▶ Envoy's egress listener ──▶ members
+                                                          └──▶ recording ──▶ write-ahead log ──▶ the control plane
 
 When this process is away Envoy answers 503 on that lane; calls that go to an MCP server directly go on.
 """
@@ -17,6 +18,8 @@ import structlog
 from aggregator.application import make_application
 from aggregator.endpoint import Endpoint
 from aggregator.observation import Observation
+from aggregator.record_log import running_record_log
+from aggregator.recording import Recording
 from aggregator.search.sentence_model import read_sentence_model
 from aggregator.settings import AggregatorSettings
 from aggregator.subscription import Subscription
@@ -57,9 +60,11 @@ async def run(settings: AggregatorSettings) -> None:
         telemetry = await parts.enter_async_context(running_telemetry(settings, service="legation-aggregator", node_id=settings.node_id))
         await parts.enter_async_context(serving_metrics(telemetry.metrics, settings, link))
         observation = Observation(telemetry) if telemetry.metrics is not None else None
+        losses = await parts.enter_async_context(running_record_log(settings, link, telemetry.metrics, subscription.audit_sealing_key))
         endpoint = Endpoint(
             subscription=subscription,
             upstream=upstream,
+            recording=Recording(losses),
             max_session_seconds=settings.session_max_age_seconds,
             observation=observation,
             search_model=model,

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from aggregator.front import Fronts
 from aggregator.state import AggregatorState, catalog_from_message, sealing_keys_from_messages
 from extauthz import discovery
+from extauthz.catalog.audit_policy import AuditSealingKey
 from extauthz.catalog.server import McpServer
 from extauthz.decoded import Decoded
 from extauthz.discovery import StagedResources
@@ -54,6 +55,10 @@ class Subscription:
     def fronts(self) -> Fronts | None:
         """What that state offers, None before the first revision."""
         return self._fronts
+
+    def audit_sealing_key(self) -> AuditSealingKey | None:
+        """The key that personal values of records are sealed for, as soon as there is one."""
+        return self._state.authorization.audit_sealing_key if self._state is not None else None
 
     async def wait(self, after: AggregatorState | None) -> AggregatorState:
         """The state, as soon as it is another one than `after`."""

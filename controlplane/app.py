@@ -277,7 +277,7 @@ async def _parts(
         background.append(asyncio.create_task(UsageRollup(store=record, read_prices=PriceHistory(store).book).run()))
         await parts.enter_async_context(serving_api(application, settings.api_listen, link))
         await _first_of(_published(publisher), background)  # streams are not accepted before there is something to say
-        discovery = AdsServer(listen=settings.xds_listen, cache=cache, rollout=rollout, identity=link, for_authorizers=(collector.handler,))
+        discovery = AdsServer(listen=settings.xds_listen, cache=cache, rollout=rollout, identity=link, for_writers=(collector.handler,))
         await parts.enter_async_context(discovery)
         # its process imports for a second of CPU: only now, when nobody waits for us any more
         reader = await parts.enter_async_context(

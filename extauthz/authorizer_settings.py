@@ -70,6 +70,7 @@ class AuthorizerSettings(TelemetrySettings):
 OF_OTHER_PROCESSES = frozenset(
     {
         "LEGATION_AGGREGATOR_ADDRESSES",
+        "LEGATION_AGGREGATOR_AUDIT_DIR",
         "LEGATION_AGGREGATOR_LISTEN",
         "LEGATION_API_ADDRESS",
         "LEGATION_API_LISTEN",

@@ -35,7 +35,7 @@ from extauthz.errors import AuditError, CredentialError, MessageError, Reason, S
 from extauthz.facts import describe_content, describe_member, describe_request, open_record, require_record
 from extauthz.identification import Identification
 from extauthz.identity.principal import Principal
-from extauthz.lane import may_be_repeated, of_aggregator, to_aggregator
+from extauthz.lane import may_be_repeated, of_aggregator, to_aggregator, wanted_results
 from extauthz.mcp.era import Era
 from extauthz.mcp.parameter_header import check_parameter_headers
 from extauthz.mcp.request import McpRequest, parse_request
@@ -173,7 +173,9 @@ class Decider:
         # (3) may they
         verdict = self._may(case, principal, request)
         self._compare(case, verdict, request)
-        aggregated = to_aggregator(case.check.listener, request, None if place.is_virtual else verdict.mcp_server, verdict)
+        results = wanted_results(case, verdict.mcp_server)
+        at_server = None if place.is_virtual else verdict.mcp_server
+        aggregated = to_aggregator(case.check.listener, request, at_server, verdict, case.entered()[0], results)
         session = self._session(case, principal, verdict, request, aggregated=aggregated)
         # (4) as whom upstream; (5) is `_put_on_record`, for refusals too
         stream_ms = stream_limit_ms(principal.expires_at_unix, self._clock()) if request.streaming else 0
@@ -182,6 +184,7 @@ class Decider:
         else:
             passage = await self._to_upstream(case, request, verdict, session, stream_ms)
         case.record.lane, case.record.cluster = passage.lane, passage.cluster
+        case.record.result_kept = results.keep.value if results is not None else ""
         return passage
 
     def _enter(self, case: Case) -> Place:
@@ -314,7 +317,7 @@ class Decider:
         if request.era is not Era.LEGACY or (sealed is None and not opens):
             return NO_SESSION
         mcp_server = verdict.mcp_server
-        if mcp_server is None or (aggregated and of_aggregator(case.entered()[1], request, mcp_server)):
+        if mcp_server is None or (aggregated and of_aggregator(case.entered()[1], request, mcp_server, case.entered()[0])):
             return NO_SESSION
         binding = bind_session(principal, mcp_server, case.check.listener)
         envelope = self._opened_session(case, sealed, binding) if sealed is not None else ""
@@ -359,7 +362,7 @@ class Decider:
             caller_digest(principal).hex(),
             timeout_ms=stream_ms if request.streaming else timeout_ms,
             repeatable=may_be_repeated(request, verdict),
-            keep_session=mcp_server is None or of_aggregator(place, request, mcp_server),
+            keep_session=mcp_server is None or of_aggregator(place, request, mcp_server, state),
         )
 
     async def _to_upstream(self, case: Case, request: McpRequest, verdict: Verdict, session: Session, stream_ms: int) -> Passage:

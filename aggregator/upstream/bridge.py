@@ -26,8 +26,11 @@ from extauthz.mcp.era import Era
 
 
 def era_for(client: Client, member: McpServer) -> Era:
-    """The era in which a member is spoken to for this client: the client's own, unless the member is known to speak the other one only."""
-    if not member.eras or client.era.value in member.eras:
+    """The era in which a member is spoken to for this client: the client's own, unless the member is known to speak the other one only.
+
+    A server that is not to be bridged refuses the client's own era itself, at its own address.
+    """
+    if not member.eras or client.era.value in member.eras or not (member.bridged or client.context.virtual_server_id):
         return client.era
     return Era.LEGACY if client.era is Era.MODERN else Era.MODERN
 

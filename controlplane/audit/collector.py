@@ -1,15 +1,17 @@
-"""Takes what authorizers ship: a stream per authorizer, one transaction for all that waits, acknowledged when it is durable.
+"""Takes what authorizers and aggregators ship: a stream each, one transaction for all that waits, acknowledged when it is durable.
 
     shipper ═▶ stream ─▶ waiting batches of all streams ─▶ AuditStore.append_all ─▶ acks
                   ◀═ barrier ═ a reader that wants to see everything that is durable by now
 
-A batch that does not continue its writer's chain is refused with the reason, and the writer's log stays where it is. When the
+A batch that does not continue its writer's chain is refused with the reason, and the writer's log stays where it is; so is one with a
+record that its sender has no part in: aggregators see what tools answer, and decide nothing. When the
 database is away streams end with UNAVAILABLE, and come back; nothing is acknowledged that is not kept.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf.message import DecodeError
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from controlplane.audit.store import AuditStore
@@ -31,20 +34,23 @@ from extauthz.v1 import audit_pb2 as pb
 logger = structlog.get_logger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
-RequireAuthorizer = Callable[[Context], None]
+RequireWriter = Callable[[Context], str]
 
 MAX_WAITING = 64
 """Batches that wait to be kept, of all streams together; then streams are read no further."""
 BARRIER_SECONDS = 1.0
 MISSED_SECONDS = 24 * 3600
 """For how long a writer is missed that was not closed and whose node does not come back."""
+AGGREGATOR = "aggregator"
+_OF_AGGREGATORS = frozenset({pb.AUDIT_EVENT_RESULT, pb.AUDIT_EVENT_ALARM})
 
 
 @dataclass(slots=True, eq=False)
 class _Stream:
-    """One authorizer's connection."""
+    """One connection, of an authorizer or an aggregator; `role` is empty where the link has no TLS."""
 
     node_id: str
+    role: str = ""
     answers: asyncio.Queue[pb.ShipResponse | None] = field(default_factory=asyncio.Queue)  # None: the stream has to end
     barriers: dict[int, asyncio.Future[None]] = field(default_factory=dict)
     failed: bool = False  # something of it was not kept: nothing behind that is answered
@@ -67,16 +73,17 @@ class Collector:
         self._numbers = itertools.count(1)
         self._refused: dict[str, str] = {}  # what was said already, by writer
 
-    def handler(self, require_authorizer: RequireAuthorizer) -> grpc.GenericRpcHandler:
-        """Serves under the service's name; `require_authorizer` raises `PermissionError` for any other peer."""
+    def handler(self, require_writer: RequireWriter) -> grpc.GenericRpcHandler:
+        """Serves under the service's name; `require_writer` gives its role, and raises `PermissionError` for other peers."""
 
         async def ship(_requests: object, context: Context) -> None:
             try:
-                require_authorizer(context)
+                role = require_writer(context)
             except PermissionError as error:
                 logger.warning("audit shipper refused", peer=context.peer(), reason=str(error))
                 await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
-            await self._ship(context)
+            else:
+                await self._ship(context, role)
 
         method = grpc.stream_stream_rpc_method_handler(
             ship, request_deserializer=pb.ShipRequest.FromString, response_serializer=pb.ShipResponse.SerializeToString
@@ -85,11 +92,11 @@ class Collector:
 
     @property
     def nodes(self) -> list[str]:
-        """Ids of the connected authorizers."""
+        """Ids of the connected authorizers and aggregators."""
         return sorted({stream.node_id for stream in self._streams})
 
     async def barrier(self, timeout_seconds: float = BARRIER_SECONDS) -> list[str]:
-        """Have everything sent that is durable at connected authorizers by now, and keep it. The nodes that did not in time.
+        """Have everything sent that is durable at connected nodes by now, and keep it. The nodes that did not in time.
 
         Among them are nodes that are not connected and have a log that is not known to be at its end.
         """
@@ -122,11 +129,11 @@ class Collector:
 
     # streams
 
-    async def _ship(self, context: Context) -> None:
+    async def _ship(self, context: Context, role: str) -> None:
         hello = await context.read()
         if not isinstance(hello, pb.ShipRequest) or not hello.hello.node_id:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first request says who sends")
-        stream = _Stream(hello.hello.node_id)
+        stream = _Stream(hello.hello.node_id, role)
         self._streams.add(stream)
         logger.info("audit shipper connected", node=stream.node_id)
         reader = asyncio.ensure_future(self._read(stream, context))
@@ -154,22 +161,24 @@ class Collector:
 
     async def _keep(self, group: list[_Waiting]) -> dict[int, pb.ShipAck]:
         """The acks by the identity of what they answer; those that could not be kept are left out."""
+        foreign = {id(waiting): ack for waiting in group if (ack := _not_its_own(waiting)) is not None}
+        group = [waiting for waiting in group if id(waiting) not in foreign]
         if not group:
-            return {}
+            return foreign
         try:
             acks = await asyncio.to_thread(self._store.append_all, [(waiting.request.batch, waiting.stream.node_id) for waiting in group])
         except OperationalError as error:  # the database is away
             logger.warning("audit records not kept", error=_first_line(error))
-            return {}
+            return foreign
         except Exception as error:
             if len(group) == 1:
                 logger.exception("audit records cannot be kept", node=group[0].stream.node_id)
-                return {id(group[0]): _refusal(group[0].request.batch, error)}
-            kept: dict[int, pb.ShipAck] = {}
+                return foreign | {id(group[0]): _refusal(group[0].request.batch, error)}
+            kept = foreign
             for waiting in group:  # what one of them cannot be kept for does not hold up the others
                 kept |= await self._keep([waiting])
             return kept
-        return {id(waiting): ack for waiting, ack in zip(group, acks, strict=True)}
+        return foreign | {id(waiting): ack for waiting, ack in zip(group, acks, strict=True)}
 
     def _answer(self, waiting: _Waiting, acks: dict[int, pb.ShipAck]) -> None:
         stream, request = waiting.stream, waiting.request
@@ -214,6 +223,17 @@ class Collector:
 async def _wait(answers: list[asyncio.Future[None]], timeout_seconds: float) -> None:
     if answers:
         await asyncio.wait(answers, timeout=timeout_seconds)
+
+
+def _not_its_own(waiting: _Waiting) -> pb.ShipAck | None:
+    """The refusal of a batch with anything but answers of tools, and alarms, from an aggregator. The chain refuses what is no record."""
+    batch = waiting.request.batch
+    for number, payload in enumerate(batch.records if waiting.stream.role == AGGREGATOR else (), batch.first_sequence):
+        with contextlib.suppress(DecodeError):
+            if pb.AuditRecord.FromString(payload).event not in _OF_AGGREGATORS:
+                held = max(batch.first_sequence - 1, 0)
+                return pb.ShipAck(writer_id=batch.writer_id, sequence=held, refused=f"record {number} is not an aggregator's to write")
+    return None
 
 
 def _refusal(batch: pb.ShipBatch, error: Exception) -> pb.ShipAck:

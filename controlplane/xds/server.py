@@ -31,12 +31,13 @@ SERVER_OPTIONS = (
     ("grpc.so_reuseport", 0),
 )
 
-RequireAuthorizer = Callable[[Context], None]
-"""Raises `PermissionError` for a peer that is no authorizer."""
+RequireWriter = Callable[[Context], str]
+"""The role of a peer that writes records, an authorizer or an aggregator; empty where the link has no TLS. Raises `PermissionError`."""
+_WRITERS = (NodeKind.AUTHORIZER, NodeKind.AGGREGATOR)
 
 
 class AdsServer:
-    """The listening ADS server; use as `async with`. Beside discovery it hosts what is there `for_authorizers` only."""
+    """The listening ADS server; use as `async with`. Beside discovery it hosts what is there `for_writers` of records only."""
 
     def __init__(
         self,
@@ -45,13 +46,13 @@ class AdsServer:
         cache: ViewCache,
         rollout: Rollout,
         identity: LinkIdentity,
-        for_authorizers: Sequence[Callable[[RequireAuthorizer], grpc.GenericRpcHandler]] = (),
+        for_writers: Sequence[Callable[[RequireWriter], grpc.GenericRpcHandler]] = (),
     ) -> None:
         self._address = parse_link_address(listen)
         self._credentials = identity.server_credentials(listen)
         service = AggregatedDiscoveryService(cache=cache, rollout=rollout, identify=self._identify)
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
-        others = (make_handler(self._require_authorizer) for make_handler in for_authorizers)
+        others = (make_handler(self._require_writer) for make_handler in for_writers)
         self._server.add_generic_rpc_handlers((service.handler(), *others))
         self.port = 0
 
@@ -83,11 +84,11 @@ class AdsServer:
                 raise PermissionError(f"the client certificate is that of {role or 'nobody we know'}, not of kind {claimed}")
         return NodeKind(claimed)
 
-    def _require_authorizer(self, context: Context) -> None:
-        if self._credentials is not None:
-            role = _role_of_peer(context)
-            if role != NodeKind.AUTHORIZER:
-                raise PermissionError(f"the client certificate is that of {role or 'nobody we know'}, not of an authorizer")
+    def _require_writer(self, context: Context) -> str:
+        role = _role_of_peer(context) if self._credentials is not None else ""
+        if self._credentials is not None and role not in _WRITERS:
+            raise PermissionError(f"the client certificate is that of {role or 'nobody we know'}, not of an authorizer or aggregator")
+        return role
 
 
 def _role_of_peer(context: Context) -> str:

@@ -18,6 +18,8 @@ class AlarmReason(StrEnum):
     CHAIN_REFUSED = "chain_refused"
     RECORD_LOST = "record_lost"
     REFUSED_UNRECORDED = "refused_unrecorded"
+    RESULT_LOST = "result_lost"
+    RESULT_WITHHELD = "result_withheld"
     WRITER_ENDED = "writer_ended"
 
 

@@ -20,7 +20,7 @@ from extauthz.v1 import audit_pb2 as pb
 _OF_KIND = (
     ("event", "decision", "reason", "namespace", "mcp_server", "method", "tool", "prompt", "era", "protocol_version")
     + ("determining_policies", "policy_errors", "policy_engine", "revision", "http_status", "lane", "cluster", "http_method", "path")
-    + ("tool_digest", "effect", "revocation", "virtual_server", "exposed_name", "arguments_kept")
+    + ("tool_digest", "effect", "revocation", "virtual_server", "exposed_name", "arguments_kept", "result_kept")
 )
 """What is the same for many calls of a tool."""
 _OF_ONE = ("decision_id", "at_unix_us", "request_id_json", "latency_us", "body_bytes", "trace_id", "envoy_request_id") + (
@@ -31,6 +31,7 @@ _OF_ONE = ("decision_id", "at_unix_us", "request_id_json", "latency_us", "body_b
     "span_id",
     "change",
     "alarm",
+    "result",
 )
 """What is the call's own."""
 _PERSONAL_OF_ONE = ("sentence", "mcp_resource_uri", "arguments_json", "arguments_digest", "result_json", "result_digest")

@@ -245,10 +245,11 @@ class _Walk:
         return mark
 
     def _text(self, text: str) -> object:
-        if _CREDENTIAL.search(text):
+        most = min(MAX_TEXT_CHARACTERS, max(self._left, CUT_TEXT_CHARACTERS))
+        # of a text that is cut nothing behind that is kept, and looking through megabytes takes a second
+        if _CREDENTIAL.search(text[:MAX_TEXT_CHARACTERS]):
             self._left -= 24
             return {"$secret": "string"}
-        most = min(MAX_TEXT_CHARACTERS, max(self._left, CUT_TEXT_CHARACTERS))
         if len(text) <= most:
             self._left -= len(text) + 2
             return text

@@ -19,7 +19,7 @@ import structlog
 
 from extauthz.audit.alarm import AlarmReason, alarm
 from extauthz.audit.flood import Log
-from extauthz.audit.record import AuditRecord, rfc3339
+from extauthz.audit.record import AuditEvent, AuditRecord, rfc3339
 from extauthz.errors import AuditError
 from extauthz.v1 import audit_pb2 as pb
 
@@ -36,6 +36,8 @@ MAX_NAMESPACES = 1000
 _SENTENCES = {
     AlarmReason.RECORD_LOST: "calls were let through, or refused, without a record of their own",
     AlarmReason.REFUSED_UNRECORDED: "calls were refused because they could not be recorded",
+    AlarmReason.RESULT_LOST: "answers of tools were passed on without the record that the AuditPolicy wants of them",
+    AlarmReason.RESULT_WITHHELD: "answers of tools were withheld because they could not be recorded; the calls were made",
 }
 
 
@@ -76,7 +78,7 @@ class Losses:
                 await self._recorder.append(record)
             except AuditError as error:
                 self.refused += 1
-                self._count(AlarmReason.REFUSED_UNRECORDED, record, str(error))
+                self._count(_of_needed(record), record, str(error))
                 raise
             self._works = True
             return
@@ -126,7 +128,8 @@ class Losses:
         if error is not None and not isinstance(error, AuditError):
             logger.error("audit record failed", error=type(error).__name__, exc_info=error)
         self.lost += 1
-        self._count(AlarmReason.RECORD_LOST, record, str(error) if error is not None else "the process ends")
+        reason = AlarmReason.RESULT_LOST if record.event is AuditEvent.RESULT else AlarmReason.RECORD_LOST
+        self._count(reason, record, str(error) if error is not None else "the process ends")
 
     def _count(self, reason: AlarmReason, record: AuditRecord, cause: str) -> None:
         self._works, self._cause = False, cause
@@ -140,3 +143,7 @@ class Losses:
             known.count += 1
             known.first_unix_us = min(known.first_unix_us, record.at_unix_us)
             known.last_unix_us = max(known.last_unix_us, record.at_unix_us)
+
+
+def _of_needed(record: AuditRecord) -> AlarmReason:
+    return AlarmReason.RESULT_WITHHELD if record.event is AuditEvent.RESULT else AlarmReason.REFUSED_UNRECORDED

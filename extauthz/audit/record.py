@@ -35,6 +35,7 @@ class AuditEvent(StrEnum):
     API_REFUSED = "api_refused"
     ALARM = "alarm"
     ANOMALY = "anomaly"
+    RESULT = "result"
 
 
 class AuditDecision(StrEnum):
@@ -59,6 +60,7 @@ EVENTS = {
     AuditEvent.API_REFUSED: pb.AUDIT_EVENT_API_REFUSED,
     AuditEvent.ALARM: pb.AUDIT_EVENT_ALARM,
     AuditEvent.ANOMALY: pb.AUDIT_EVENT_ANOMALY,
+    AuditEvent.RESULT: pb.AUDIT_EVENT_RESULT,
 }
 DECISIONS = {
     AuditDecision.ALLOW: pb.AUDIT_DECISION_ALLOW,
@@ -147,10 +149,12 @@ class AuditRecord:
     arguments_kept: str = ""
     result_json: str = ""
     result_digest: str = ""
+    result_kept: str = ""
     replay: Replay | None = None
     outcome: pb.AuditOutcome | None = None
     change: pb.AuditChange | None = None
     alarm: pb.AuditAlarm | None = None
+    result: pb.AuditResult | None = None
     shadow: Shadow | None = None
     needed: bool = True
 

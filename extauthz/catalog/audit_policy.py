@@ -16,6 +16,8 @@ from extauthz.catalog.name_glob import Globs, parse_globs
 
 SYSTEM_NAMESPACE = "system"
 _REMEMBERED = 4096
+_OF_TOOLS = frozenset({"tools/call", "tasks/get", "tasks/result"})
+"""Methods whose answers are tools'; a task does not say of which tool it is."""
 
 Location = Sequence[str | int]
 """Where a value stands in a JSON document: names of members and numbers of elements, from the outermost on."""
@@ -108,6 +110,11 @@ class Treatment:
                     return keep
         return self.keep
 
+    @property
+    def keeps_anything(self) -> bool:
+        """Whether there is a value that leaves something on the record."""
+        return self.keep is not Keep.OFF or any(keep is not Keep.OFF for _, keep in self.rules)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContentRules:
@@ -116,6 +123,7 @@ class ContentRules:
     keep: Keep
     rules: tuple[ContentRule, ...] = ()
     _known: dict[tuple[str, str], Treatment] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _servers: dict[str, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def treatment(self, server: str, tool: str) -> Treatment:
         """Of calls of this tool (as its server calls it) of this server (`namespace/name`)."""
@@ -125,6 +133,24 @@ class ContentRules:
         if known is None:
             rules = tuple((rule.path, rule.keep) for rule in self.rules if rule.servers.matches(server) and rule.tools.matches(tool))
             known = self._remembered((server, tool), rules)
+        return known
+
+    def treatment_of_any(self, server: str) -> Treatment:
+        """Of what is a tool's of this server, without being known whose: nothing is kept where that depends on the tool."""
+        if any(not rule.tools.all and rule.servers.matches(server) for rule in self.rules):
+            return Treatment(keep=Keep.OFF)
+        return self.treatment(server, "")
+
+    def keep_anything(self, server: str) -> bool:
+        """Whether anything is kept of any tool of this server."""
+        if not self.rules:
+            return self.keep is not Keep.OFF
+        known = self._servers.get(server)
+        if known is None:
+            if len(self._servers) >= _REMEMBERED:
+                self._servers.clear()
+            said = any(rule.keep is not Keep.OFF and rule.servers.matches(server) for rule in self.rules)
+            known = self._servers[server] = said or self.keep is not Keep.OFF
         return known
 
     def _remembered(self, key: tuple[str, str], rules: tuple[tuple[tuple[PathStep, ...], Keep], ...]) -> Treatment:
@@ -171,3 +197,22 @@ def policy_for(state: HoldsAuditPolicies | None, namespace: str) -> AuditPolicy:
     if state is None:
         return BUILT_IN
     return state.audit_policies.get(namespace) or state.audit_policies.get(SYSTEM_NAMESPACE) or BUILT_IN
+
+
+def result_treatment(state: HoldsAuditPolicies | None, server: str, method: str, tool: str) -> Treatment | None:
+    """What is kept of the answer to a request at a server (`namespace/name`); None: nothing of any answer to such a request.
+
+    `tool` is that of a `tools/call`, as its server calls it.
+    """
+    if method not in _OF_TOOLS:
+        return None
+    rules = policy_for(state, server.partition("/")[0]).result_rules
+    if method == "tools/call":
+        treatment = rules.treatment(server, tool)
+        return treatment if treatment.keeps_anything else None
+    return rules.treatment_of_any(server) if rules.keep_anything(server) else None
+
+
+def keeps_results(state: HoldsAuditPolicies | None, server: str) -> bool:
+    """Whether anything is kept of what any tool of a server answers."""
+    return policy_for(state, server.partition("/")[0]).result_rules.keep_anything(server)

@@ -23,6 +23,7 @@ class AuditEvent(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     AUDIT_EVENT_API_REFUSED: _ClassVar[AuditEvent]
     AUDIT_EVENT_ALARM: _ClassVar[AuditEvent]
     AUDIT_EVENT_ANOMALY: _ClassVar[AuditEvent]
+    AUDIT_EVENT_RESULT: _ClassVar[AuditEvent]
 
 class AuditDecision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -44,13 +45,14 @@ AUDIT_EVENT_CHANGE: AuditEvent
 AUDIT_EVENT_API_REFUSED: AuditEvent
 AUDIT_EVENT_ALARM: AuditEvent
 AUDIT_EVENT_ANOMALY: AuditEvent
+AUDIT_EVENT_RESULT: AuditEvent
 AUDIT_DECISION_UNSPECIFIED: AuditDecision
 AUDIT_DECISION_ALLOW: AuditDecision
 AUDIT_DECISION_DENY: AuditDecision
 AUDIT_DECISION_ERROR: AuditDecision
 
 class AuditRecord(_message.Message):
-    __slots__ = ("decision_id", "at_unix_us", "writer_id", "sequence", "event", "decision", "reason", "sentence", "principal", "namespace", "mcp_server", "mcp_server_uid", "method", "tool", "mcp_resource_uri", "prompt", "era", "protocol_version", "request_id_json", "arguments_digest", "determining_policies", "policy_errors", "revision", "latency_us", "http_status", "lane", "cluster", "downstream_address", "http_method", "path", "body_bytes", "user_agent", "trace_id", "envoy_request_id", "parent_decision_id", "tool_digest", "effect", "policy_engine", "previous_hash", "abandoned", "suppressed", "session_digest", "revocation", "workload", "virtual_server", "exposed_name", "sealed", "arguments_json", "arguments_kept", "result_json", "result_digest", "replay", "outcome", "change", "span_id", "labels", "alarm", "shadow")
+    __slots__ = ("decision_id", "at_unix_us", "writer_id", "sequence", "event", "decision", "reason", "sentence", "principal", "namespace", "mcp_server", "mcp_server_uid", "method", "tool", "mcp_resource_uri", "prompt", "era", "protocol_version", "request_id_json", "arguments_digest", "determining_policies", "policy_errors", "revision", "latency_us", "http_status", "lane", "cluster", "downstream_address", "http_method", "path", "body_bytes", "user_agent", "trace_id", "envoy_request_id", "parent_decision_id", "tool_digest", "effect", "policy_engine", "previous_hash", "abandoned", "suppressed", "session_digest", "revocation", "workload", "virtual_server", "exposed_name", "sealed", "arguments_json", "arguments_kept", "result_json", "result_digest", "replay", "outcome", "change", "span_id", "labels", "alarm", "shadow", "result_kept", "result")
     DECISION_ID_FIELD_NUMBER: _ClassVar[int]
     AT_UNIX_US_FIELD_NUMBER: _ClassVar[int]
     WRITER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -109,6 +111,8 @@ class AuditRecord(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     ALARM_FIELD_NUMBER: _ClassVar[int]
     SHADOW_FIELD_NUMBER: _ClassVar[int]
+    RESULT_KEPT_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
     decision_id: str
     at_unix_us: int
     writer_id: str
@@ -167,7 +171,17 @@ class AuditRecord(_message.Message):
     labels: _containers.RepeatedCompositeFieldContainer[AuditLabel]
     alarm: AuditAlarm
     shadow: AuditShadow
-    def __init__(self, decision_id: _Optional[str] = ..., at_unix_us: _Optional[int] = ..., writer_id: _Optional[str] = ..., sequence: _Optional[int] = ..., event: _Optional[_Union[AuditEvent, str]] = ..., decision: _Optional[_Union[AuditDecision, str]] = ..., reason: _Optional[str] = ..., sentence: _Optional[str] = ..., principal: _Optional[_Union[AuditPrincipal, _Mapping]] = ..., namespace: _Optional[str] = ..., mcp_server: _Optional[str] = ..., mcp_server_uid: _Optional[str] = ..., method: _Optional[str] = ..., tool: _Optional[str] = ..., mcp_resource_uri: _Optional[str] = ..., prompt: _Optional[str] = ..., era: _Optional[str] = ..., protocol_version: _Optional[str] = ..., request_id_json: _Optional[str] = ..., arguments_digest: _Optional[str] = ..., determining_policies: _Optional[_Iterable[str]] = ..., policy_errors: _Optional[_Iterable[str]] = ..., revision: _Optional[int] = ..., latency_us: _Optional[int] = ..., http_status: _Optional[int] = ..., lane: _Optional[str] = ..., cluster: _Optional[str] = ..., downstream_address: _Optional[str] = ..., http_method: _Optional[str] = ..., path: _Optional[str] = ..., body_bytes: _Optional[int] = ..., user_agent: _Optional[str] = ..., trace_id: _Optional[str] = ..., envoy_request_id: _Optional[str] = ..., parent_decision_id: _Optional[str] = ..., tool_digest: _Optional[str] = ..., effect: _Optional[str] = ..., policy_engine: _Optional[str] = ..., previous_hash: _Optional[bytes] = ..., abandoned: _Optional[bool] = ..., suppressed: _Optional[int] = ..., session_digest: _Optional[str] = ..., revocation: _Optional[str] = ..., workload: _Optional[_Union[AuditPrincipal, _Mapping]] = ..., virtual_server: _Optional[str] = ..., exposed_name: _Optional[str] = ..., sealed: _Optional[_Union[AuditSealed, _Mapping]] = ..., arguments_json: _Optional[str] = ..., arguments_kept: _Optional[str] = ..., result_json: _Optional[str] = ..., result_digest: _Optional[str] = ..., replay: _Optional[_Union[AuditReplay, _Mapping]] = ..., outcome: _Optional[_Union[AuditOutcome, _Mapping]] = ..., change: _Optional[_Union[AuditChange, _Mapping]] = ..., span_id: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[AuditLabel, _Mapping]]] = ..., alarm: _Optional[_Union[AuditAlarm, _Mapping]] = ..., shadow: _Optional[_Union[AuditShadow, _Mapping]] = ...) -> None: ...
+    result_kept: str
+    result: AuditResult
+    def __init__(self, decision_id: _Optional[str] = ..., at_unix_us: _Optional[int] = ..., writer_id: _Optional[str] = ..., sequence: _Optional[int] = ..., event: _Optional[_Union[AuditEvent, str]] = ..., decision: _Optional[_Union[AuditDecision, str]] = ..., reason: _Optional[str] = ..., sentence: _Optional[str] = ..., principal: _Optional[_Union[AuditPrincipal, _Mapping]] = ..., namespace: _Optional[str] = ..., mcp_server: _Optional[str] = ..., mcp_server_uid: _Optional[str] = ..., method: _Optional[str] = ..., tool: _Optional[str] = ..., mcp_resource_uri: _Optional[str] = ..., prompt: _Optional[str] = ..., era: _Optional[str] = ..., protocol_version: _Optional[str] = ..., request_id_json: _Optional[str] = ..., arguments_digest: _Optional[str] = ..., determining_policies: _Optional[_Iterable[str]] = ..., policy_errors: _Optional[_Iterable[str]] = ..., revision: _Optional[int] = ..., latency_us: _Optional[int] = ..., http_status: _Optional[int] = ..., lane: _Optional[str] = ..., cluster: _Optional[str] = ..., downstream_address: _Optional[str] = ..., http_method: _Optional[str] = ..., path: _Optional[str] = ..., body_bytes: _Optional[int] = ..., user_agent: _Optional[str] = ..., trace_id: _Optional[str] = ..., envoy_request_id: _Optional[str] = ..., parent_decision_id: _Optional[str] = ..., tool_digest: _Optional[str] = ..., effect: _Optional[str] = ..., policy_engine: _Optional[str] = ..., previous_hash: _Optional[bytes] = ..., abandoned: _Optional[bool] = ..., suppressed: _Optional[int] = ..., session_digest: _Optional[str] = ..., revocation: _Optional[str] = ..., workload: _Optional[_Union[AuditPrincipal, _Mapping]] = ..., virtual_server: _Optional[str] = ..., exposed_name: _Optional[str] = ..., sealed: _Optional[_Union[AuditSealed, _Mapping]] = ..., arguments_json: _Optional[str] = ..., arguments_kept: _Optional[str] = ..., result_json: _Optional[str] = ..., result_digest: _Optional[str] = ..., replay: _Optional[_Union[AuditReplay, _Mapping]] = ..., outcome: _Optional[_Union[AuditOutcome, _Mapping]] = ..., change: _Optional[_Union[AuditChange, _Mapping]] = ..., span_id: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[AuditLabel, _Mapping]]] = ..., alarm: _Optional[_Union[AuditAlarm, _Mapping]] = ..., shadow: _Optional[_Union[AuditShadow, _Mapping]] = ..., result_kept: _Optional[str] = ..., result: _Optional[_Union[AuditResult, _Mapping]] = ...) -> None: ...
+
+class AuditResult(_message.Message):
+    __slots__ = ("rpc_error_code", "tool_error")
+    RPC_ERROR_CODE_FIELD_NUMBER: _ClassVar[int]
+    TOOL_ERROR_FIELD_NUMBER: _ClassVar[int]
+    rpc_error_code: str
+    tool_error: bool
+    def __init__(self, rpc_error_code: _Optional[str] = ..., tool_error: _Optional[bool] = ...) -> None: ...
 
 class AuditShadow(_message.Message):
     __slots__ = ("allowed", "reason", "determining_policies")

@@ -102,7 +102,7 @@ class RecordWorld:
         keeping = asyncio.create_task(collector.run())
         rollout, identity = Rollout(cache=cache), link or LinkIdentity()
         server = AdsServer(
-            listen=listen or self.address, cache=cache, rollout=rollout, identity=identity, for_authorizers=(collector.handler,)
+            listen=listen or self.address, cache=cache, rollout=rollout, identity=identity, for_writers=(collector.handler,)
         )
         try:
             async with server:

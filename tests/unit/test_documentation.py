@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from aggregator.result_record import RESULT_REASONS
 from aggregator.settings import AggregatorSettings
 from controlplane.api.problems import ProblemCode
 from controlplane.audit.finding import FindingCode
@@ -113,9 +114,15 @@ def test_every_reason_of_an_edge_rejected_event_is_documented_and_no_other() -> 
 
 
 def test_every_reason_of_an_outcome_is_documented_and_no_other() -> None:
-    outcomes = (DOCS / "errors.md").read_text().split("### Outcomes")[1].split("## On the API")[0]
+    outcomes = (DOCS / "errors.md").read_text().split("### Outcomes")[1].split("### Results")[0]
 
     assert re.findall(r"^\| `(\w+)` \|", outcomes, re.MULTILINE) == sorted(OUTCOME_REASONS)
+
+
+def test_every_reason_of_a_result_is_documented_and_no_other() -> None:
+    results = (DOCS / "errors.md").read_text().split("### Results")[1].split("## On the API")[0]
+
+    assert re.findall(r"^\| `(\w+)` \|", results, re.MULTILINE) == sorted(RESULT_REASONS)
 
 
 def test_every_finding_of_a_verification_is_documented_and_no_other() -> None:
