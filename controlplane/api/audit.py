@@ -23,6 +23,7 @@ from controlplane.audit.erasure import Erasure
 from controlplane.audit.filter import Filter
 from controlplane.audit.query import AuditQuery, Page
 from controlplane.audit.store import AuditStore
+from controlplane.audit.stored_record import indexed_text
 from controlplane.registry.permissions import Operator, Permission, require, require_somewhere
 from controlplane.registry.spec import SYSTEM_NAMESPACE
 from extauthz.audit.record import AuditDecision, AuditEvent
@@ -38,7 +39,7 @@ _QUERY = {
     "before": "cursor (`earlier`): the newest records before it",
     "follow": "true: stream newline-delimited JSON, the newest first lines, then every new record",
     "decision": "allow, deny or error",
-    "event": f"one of {', '.join(AuditEvent)}; outcomes are shown with their decision, and by themselves only when they are asked for",
+    "event": f"one of {', '.join(AuditEvent)}; outcomes and results are shown with their decision, by themselves only if asked for",
     "reason": "code of a reason (docs/errors.md)",
     "principal": "qualified id of a caller, or its part behind the identity provider",
     "tool": "name of a tool, at its server or at a virtual server",
@@ -208,7 +209,7 @@ class AuditRoutes:
             event=_one_of(request, "event", AuditEvent),
             reason=query_text(request, "reason"),
             principal=query_text(request, "principal"),
-            tool=query_text(request, "tool"),
+            tool=indexed_text(query_text(request, "tool")),
             server=server,
             namespace=query_text(request, "namespace"),
             from_us=query_moment(request, "from", now_unix=self._clock()) or 0,

@@ -23,7 +23,8 @@ import structlog
 from google.protobuf.message import DecodeError
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from controlplane.audit.store import AuditStore
+from controlplane.audit.chain import MAX_WRITER_BYTES, is_writer_name
+from controlplane.audit.store import OWN_NODE, AuditStore
 from controlplane.audit.writer import RecordWriter
 from extauthz.audit.alarm import AlarmReason, alarm
 from extauthz.audit.draft import Draft, draft_of
@@ -131,7 +132,7 @@ class Collector:
 
     async def _ship(self, context: Context, role: str) -> None:
         hello = await context.read()
-        if not isinstance(hello, pb.ShipRequest) or not hello.hello.node_id:
+        if not isinstance(hello, pb.ShipRequest) or not is_writer_name(hello.hello.node_id) or hello.hello.node_id == OWN_NODE:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first request says who sends")
         stream = _Stream(hello.hello.node_id, role)
         self._streams.add(stream)
@@ -167,10 +168,10 @@ class Collector:
             return foreign
         try:
             acks = await asyncio.to_thread(self._store.append_all, [(waiting.request.batch, waiting.stream.node_id) for waiting in group])
-        except OperationalError as error:  # the database is away
-            logger.warning("audit records not kept", error=_first_line(error))
-            return foreign
         except Exception as error:
+            if isinstance(error, OperationalError) and not _is_about_what_came(error):  # the database is away
+                logger.warning("audit records not kept", error=_first_line(error))
+                return foreign
             if len(group) == 1:
                 logger.exception("audit records cannot be kept", node=group[0].stream.node_id)
                 return foreign | {id(group[0]): _refusal(group[0].request.batch, error)}
@@ -207,11 +208,10 @@ class Collector:
         return before != ack.refused
 
     def _alarm(self, ack: pb.ShipAck, node_id: str) -> Draft:
-        logger.error("audit chain refused", writer=ack.writer_id, node=node_id, held_to=ack.sequence, reason=ack.refused)
-        sentence = f"Records of {ack.writer_id}, which {node_id} sends, are not taken behind {ack.sequence}: {ack.refused}."
-        return draft_of(
-            alarm(AlarmReason.CHAIN_REFUSED, sentence, pb.AuditAlarm(ended_writer_id=ack.writer_id, ended_sequence=ack.sequence))
-        )
+        writer = ack.writer_id[:MAX_WRITER_BYTES]
+        logger.error("audit chain refused", writer=writer, node=node_id, held_to=ack.sequence, reason=ack.refused)
+        sentence = f"Records of {writer}, which {node_id} sends, are not taken behind {ack.sequence}: {ack.refused}."
+        return draft_of(alarm(AlarmReason.CHAIN_REFUSED, sentence, pb.AuditAlarm(ended_writer_id=writer, ended_sequence=ack.sequence)))
 
     async def _record(self, alarms: list[Draft]) -> None:
         try:
@@ -238,6 +238,11 @@ def _not_its_own(waiting: _Waiting) -> pb.ShipAck | None:
 
 def _refusal(batch: pb.ShipBatch, error: Exception) -> pb.ShipAck:
     return pb.ShipAck(writer_id=batch.writer_id, sequence=max(batch.first_sequence - 1, 0), refused=f"cannot be kept: {_first_line(error)}")
+
+
+def _is_about_what_came(error: OperationalError) -> bool:
+    """Whether the database is there, and does not take this: PostgreSQL says so of what is too large for it (SQLSTATE 54...)."""
+    return str(getattr(error.orig, "sqlstate", None) or "").startswith("54")
 
 
 def _first_line(error: Exception) -> str:

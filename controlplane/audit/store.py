@@ -23,7 +23,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, select, text
 
-from controlplane.audit.chain import Link, links_behind
+from controlplane.audit.chain import Link, is_writer_name, links_behind
 from controlplane.audit.models import AUDIT_CURSOR, AUDIT_RECORD, AUDIT_SUBJECT_KEY, AUDIT_WRITER
 from controlplane.audit.stored_record import StoredRecord, columns_of, stored_record
 from controlplane.audit.subject_keys import SubjectKeyring, subject_key_message
@@ -39,7 +39,7 @@ POSITION = "position"
 """The cursor that counts all records; those of readers have names of their own."""
 
 OWN_NODE = "control-plane"
-"""The node of writers that append here themselves and ship nothing."""
+"""The node of writers that append here themselves and ship nothing; its writer has the same name, and nobody ships under it."""
 
 _REF_PURPOSE = b"legation/v1/audit-principal"
 _REF_BYTES = 16
@@ -75,18 +75,22 @@ class AuditStore:
 
     def append(self, batch: pb.ShipBatch, node_id: str) -> pb.ShipAck:
         """Keep what the batch has behind what is held of its writer. The ack says how far the writer is held now, durably."""
-        return self.append_all([(batch, node_id)])[0]
+        with self.transaction() as connection:
+            return self.append_in(connection, batch, node_id)
 
     def append_all(self, batches: Sequence[tuple[pb.ShipBatch, str]]) -> list[pb.ShipAck]:
-        """`append` for several batches, each with its node's id, in one transaction."""
-        with self.transaction() as connection:
-            return [self.append_in(connection, batch, node_id) for batch, node_id in batches]
+        """`append` for what authorizers ship: several batches, each with its node's id, in one transaction.
 
-    def append_in(self, connection: Connection, batch: pb.ShipBatch, node_id: str) -> pb.ShipAck:
+        Refused as well is what they have no say in: the control plane's own writer, and what only it records.
+        """
+        with self.transaction() as connection:
+            return [self._append_shipped(connection, batch, node_id) for batch, node_id in batches]
+
+    def append_in(self, connection: Connection, batch: pb.ShipBatch, node_id: str, *, shipped: bool = False) -> pb.ShipAck:
         """`append` in the caller's transaction."""
         writer = self._writer(connection, batch.writer_id)
         head = _head(batch.writer_id, writer)
-        links, refused = links_behind(head, batch)
+        links, refused = links_behind(head, batch, shipped=shipped)
         self._keep_subject_keys(connection, batch.subject_keys)
         if links:
             self._keep_records(connection, links)
@@ -212,6 +216,13 @@ class AuditStore:
 
     # parts of `append_in`
 
+    def _append_shipped(self, connection: Connection, batch: pb.ShipBatch, node_id: str) -> pb.ShipAck:
+        if batch.writer_id == OWN_NODE:  # whoever reads the record could continue that chain, too
+            return pb.ShipAck(writer_id=batch.writer_id, refused="this is the control plane's own writer")
+        if not is_writer_name(batch.writer_id):
+            return pb.ShipAck(writer_id=batch.writer_id, refused="no writer has such a name")
+        return self.append_in(connection, batch, node_id, shipped=True)
+
     def _writer(self, connection: Connection, writer_id: str) -> Row[Any] | None:
         if connection.dialect.name == "postgresql":  # SQLite's writers are alone anyway
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _APPEND_LOCK})
@@ -236,6 +247,8 @@ class AuditStore:
             "closed": closed,
             "refused": refused,
         }
+        if writer is not None and refused and writer.sequence == head.sequence:  # who sends nothing else does not have that writer
+            values |= {"node_id": writer.node_id, "at_unix_us": writer.at_unix_us}
         if writer is None:
             connection.execute(AUDIT_WRITER.insert().values(writer_id=batch.writer_id, **values))
         else:

@@ -10,6 +10,8 @@ from sqlalchemy import Row
 from extauthz.v1 import audit_pb2 as pb
 
 MAX_INTEGER = 2**63 - 1
+MAX_INDEXED = 600
+"""Characters of a text by which records are found: PostgreSQL has no index of what is longer than 2,704 bytes."""
 _EVENT_PREFIX = "AUDIT_EVENT_"
 _DECISION_PREFIX = "AUDIT_DECISION_"
 
@@ -54,22 +56,22 @@ def columns_of(message: pb.AuditRecord) -> dict[str, Any]:
     """What a record says openly, as columns; those of who asked, of its place and of its bytes are not among them."""
     server = f"{message.namespace}/{message.mcp_server}" if message.mcp_server else ""
     return {
-        "writer_id": _text(message.writer_id),
+        "writer_id": indexed_text(message.writer_id),
         "sequence": message.sequence,
         "at_unix_us": message.at_unix_us,
         "event": event_name(message.event),
         "decision": decision_name(message.decision),
-        "reason": _text(message.reason),
-        "decision_id": _text(message.decision_id),
-        "namespace": _text(message.namespace),
-        "mcp_server": _text(server),
-        "virtual_server": _text(message.virtual_server),
-        "tool": _text(message.tool),
-        "exposed_name": _text(message.exposed_name),
-        "method": _text(message.method),
+        "reason": indexed_text(message.reason),
+        "decision_id": indexed_text(message.decision_id),
+        "namespace": indexed_text(message.namespace),
+        "mcp_server": indexed_text(server),
+        "virtual_server": indexed_text(message.virtual_server),
+        "tool": indexed_text(message.tool),
+        "exposed_name": indexed_text(message.exposed_name),
+        "method": indexed_text(message.method),
         "revision": min(message.revision, MAX_INTEGER),
-        "trace_id": _text(message.trace_id),
-        "parent_decision_id": _text(message.parent_decision_id),
+        "trace_id": indexed_text(message.trace_id),
+        "parent_decision_id": indexed_text(message.parent_decision_id),
     }
 
 
@@ -83,8 +85,12 @@ def decision_name(number: int) -> str:
     return _DECISIONS.get(number, "unspecified")
 
 
-def _text(value: str) -> str:
-    """Callers chose some of these; PostgreSQL has no place for U+0000 in a text. The record itself stays as it is."""
+def indexed_text(value: str) -> str:
+    """A text as it stands in a column. Callers chose some of these: U+0000 has no place in PostgreSQL, and what is long is cut.
+
+    The record itself stays as it is.
+    """
+    value = value[:MAX_INDEXED]
     return value.replace("\x00", "\ufffd") if "\x00" in value else value
 
 

@@ -1,0 +1,166 @@
+"""Whoever may ship records cannot write in the control plane's name, nor records that keep the others from being kept or read."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from controlplane.audit.chain import MAX_AT_UNIX_US
+from controlplane.audit.cursor import cursor_of
+from controlplane.audit.database import open_audit_database
+from controlplane.audit.filter import Filter
+from controlplane.audit.query import AuditQuery
+from controlplane.audit.store import OWN_NODE, AuditStore
+from controlplane.audit.stored_record import indexed_text
+from controlplane.audit.writer import RecordWriter
+from controlplane.database import sqlite_url
+from controlplane.registry.audit_key import audit_private_key
+from controlplane.registry.encryption import RegistryKey
+from extauthz.audit import sealing
+from extauthz.audit.sealing import SubjectKeys
+from extauthz.audit.shipping import SHIP_METHOD
+from extauthz.catalog.audit_policy import AuditSealingKey
+from extauthz.mcp.request import MAX_NAME_CHARACTERS
+from extauthz.v1 import audit_pb2 as pb
+from tests.functional.postgresql import postgresql_server, postgresql_url  # noqa: F401
+from tests.functional.record_world import make_world, until
+from tests.functional.test_audit_store import Writer
+
+KEY = RegistryKey(b"0123456789abcdef0123456789abcdef")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AuditStore]:
+    url = sqlite_url(tmp_path / "audit.db") if request.param == "sqlite" else request.getfixturevalue("postgresql_url")
+    opened = AuditStore(open_audit_database(url), KEY)
+    yield opened
+    opened.close()
+
+
+def incompressible(count: int) -> str:
+    """Characters of four bytes each, so that no database can make them smaller."""
+    chosen = random.Random(4)
+    return "".join(chr(chosen.randrange(0x20000, 0x2A000)) for _ in range(count))
+
+
+def ship(store: AuditStore, batch: pb.ShipBatch, node_id: str) -> pb.ShipAck:
+    return store.append_all([(batch, node_id)])[0]
+
+
+@pytest.mark.parametrize("name", ["tool", "exposed_name", "decision_id", "trace_id", "mcp_server", "virtual_server", "parent_decision_id"])
+def test_the_longest_name_that_a_caller_may_send_is_kept_and_found(store: AuditStore, name: str):
+    longest = incompressible(MAX_NAME_CHARACTERS)
+    made = Writer().add(**{"namespace": "demo", "mcp_server": "crm", "tool": "t", name: longest}).add(tool="next")
+    assert ship(store, made.batch(), "n").refused == ""
+    first, following = store.rows(0, 10)
+    assert getattr(pb.AuditRecord.FromString(first.payload), name) == longest  # the record is as it was written
+    assert following.tool == "next"
+    if name == "tool":
+        page = AuditQuery(store).newest(Filter(tool=indexed_text(longest)), readable=None, limit=10)
+        assert [item["tool"] for item in page.items] == [longest]
+
+
+def test_nobody_ships_as_the_control_plane(store: AuditStore):
+    own = RecordWriter(store, KEY)
+    with store.transaction() as connection:
+        batch = Writer(OWN_NODE).add(event=pb.AUDIT_EVENT_ALARM).batch()
+        assert not store.append_in(connection, batch, OWN_NODE).refused
+    made = Writer(OWN_NODE)
+    made.records = [row.payload for row in store.rows(0, 10)]  # whoever may read the record knows the hash to go on from
+    ack = ship(store, made.add(event=pb.AUDIT_EVENT_ALARM).batch(2), "evil")
+    assert "own writer" in ack.refused
+    ship(store, pb.ShipBatch(writer_id=OWN_NODE, first_sequence=2, closed=True), "evil")
+    assert (store.last_position(), store.refused_writers()) == (1, {})
+    own.append([])
+    with store.transaction() as connection:
+        assert store.head(connection, OWN_NODE).sequence == 1
+
+
+@pytest.mark.parametrize(
+    "event", [pb.AUDIT_EVENT_CHANGE, pb.AUDIT_EVENT_API_REFUSED, pb.AUDIT_EVENT_OUTCOME_MISSING, pb.AUDIT_EVENT_ANOMALY]
+)
+def test_what_only_the_control_plane_records_is_not_taken_from_others(store: AuditStore, event: pb.AuditEvent):
+    forged = pb.AuditChange(actor="corp/root", op="deleted", kind="Policy", namespace="demo", name="all")
+    made = Writer().add().add(event=event, change=forged)
+    ack = ship(store, made.batch(), "n")
+    assert (ack.sequence, ack.refused) == (1, "record 2 is about what only the control plane records")
+    assert [row.event for row in store.rows(0, 10)] == ["tool_call"]
+
+
+@pytest.mark.parametrize("at", [-1, -(2**63), MAX_AT_UNIX_US, 2**63 - 1])
+def test_a_time_that_no_calendar_has_is_refused_and_everything_else_can_be_read(store: AuditStore, at: int):
+    made = Writer().add().add(at_unix_us=at)
+    assert ship(store, made.batch(), "n").refused == "record 2 is of a time that no calendar has"
+    assert ship(store, Writer("last").add(at_unix_us=MAX_AT_UNIX_US - 1).batch(), "n").refused == ""
+    query = AuditQuery(store)
+    assert len(json.dumps(query.newest(Filter(), readable=None, limit=10).items)) > 0
+    assert len(query.following(Filter(), readable=None, limit=10, after=cursor_of(0)).items) == 2
+
+
+@pytest.mark.parametrize("name", ["", "x" * 300, "a\x1b[2J", "line\nbreak"])
+def test_a_writer_has_a_name_that_can_be_shown(store: AuditStore, name: str):
+    assert ship(store, Writer(name).add().batch(), "n").refused == "no writer has such a name"
+    assert (store.last_position(), store.refused_writers()) == (0, {})
+
+
+def test_what_is_refused_does_not_make_a_writer_anybody_elses(store: AuditStore):
+    made = Writer("node-1").add(2)
+    ship(store, made.batch(), "node")
+    assert ship(store, pb.ShipBatch(writer_id="node-1", first_sequence=3, records=[b"junk"]), "evil").refused
+    assert store.open_nodes(3600) == {"node"}
+    assert ship(store, made.add().batch(3), "node").sequence == 3
+
+
+async def test_what_the_database_cannot_take_is_refused_and_said_and_others_go_on(postgresql_url: str, tmp_path: Path):  # noqa: F811
+    """A key whose name fits no index: the database is there, so the shipper must not offer it for ever as if it were away."""
+    world = make_world(tmp_path, postgresql_url)
+    private = audit_private_key(KEY)
+    keys = SubjectKeys(AuditSealingKey(key_id="k", public_key=private.public_key().public_bytes_raw()))
+    with patched_key_id(incompressible(2000)):
+        key = keys.key_of("corp/ann", 0)
+    bad = Writer("bad").add().batch()
+    bad.subject_keys.append(key.wrapped)
+    async with world.control_plane() as (opened, _), grpc.aio.insecure_channel(world.address) as channel:
+        call = channel.stream_stream(
+            SHIP_METHOD, request_serializer=pb.ShipRequest.SerializeToString, response_deserializer=pb.ShipResponse.FromString
+        )()
+        await call.write(pb.ShipRequest(hello=pb.ShipHello(node_id="n")))
+        for batch in (bad, Writer("good").add().batch()):
+            await call.write(pb.ShipRequest(batch=batch))
+        async with asyncio.timeout(60):
+            acks = [(await call.read()).ack for _ in range(2)]
+        assert acks[0].refused.startswith("cannot be kept")
+        assert (acks[1].sequence, acks[1].refused) == (1, "")
+        await until(lambda: any(row.event == "alarm" for row in opened.rows(0, 100)))
+        call.cancel()
+
+
+@contextlib.contextmanager
+def patched_key_id(name: str) -> Iterator[None]:
+    made = sealing.secrets.token_urlsafe
+    sealing.secrets.token_urlsafe = lambda _count: name
+    try:
+        yield
+    finally:
+        sealing.secrets.token_urlsafe = made
+
+
+@pytest.mark.parametrize("node_id", ["", OWN_NODE, "n\x1b[2J", "n" * 300])
+async def test_a_shipper_has_a_name_that_can_be_shown(tmp_path: Path, node_id: str):
+    world = make_world(tmp_path)
+    async with world.control_plane() as (_, collector), grpc.aio.insecure_channel(world.address) as channel:
+        call = channel.stream_stream(
+            SHIP_METHOD, request_serializer=pb.ShipRequest.SerializeToString, response_deserializer=pb.ShipResponse.FromString
+        )()
+        await call.write(pb.ShipRequest(hello=pb.ShipHello(node_id=node_id)))
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call.read()
+        assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert collector.nodes == []
