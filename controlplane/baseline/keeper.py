@@ -8,6 +8,7 @@ Several control planes may run this on one database: whoever finds the cursor mo
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ KEPT_HOURS = 400 * 24
 """So long findings are kept; what they were found in has a retention of its own."""
 
 _UNKNOWN_HOUR = 2**40
+_AHEAD_US = 24 * HOUR_US
+"""How far an authorizer's clock may be ahead of ours. What is later is not counted: it would close the hours of its caller until then."""
 _IN_LIMIT = 500
 _LOCK = 5_317_642_911  # pg_advisory_xact_lock: any constant that is ours
 _PAUSE_SECONDS = 1.0
@@ -53,8 +56,16 @@ Announce = Callable[[Connection, Sequence[Finding]], None]
 class BaselineKeeper:
     """Observes the record. `announce` puts findings on the record itself, for sinks and whoever follows it."""
 
-    def __init__(self, store: AuditStore, *, announce: Announce | None = None, sensitivity: Sensitivity = DEFAULT) -> None:
+    def __init__(
+        self,
+        store: AuditStore,
+        *,
+        announce: Announce | None = None,
+        sensitivity: Sensitivity = DEFAULT,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._store = store
+        self._clock = clock
         self._announce = announce
         self._sensitivity = sensitivity
 
@@ -81,7 +92,8 @@ class BaselineKeeper:
         rows = self._store.rows(position, BATCH)
         if not rows:
             return position, 0
-        calls = [row for row in rows if _counts(row)]
+        latest_us = int(self._clock() * 1_000_000) + _AHEAD_US
+        calls = [row for row in rows if _counts(row) and row.at_unix_us <= latest_us]
         with self._store.transaction() as connection:
             if connection.dialect.name == "postgresql":  # SQLite's writers are alone anyway
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})

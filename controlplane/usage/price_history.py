@@ -27,11 +27,11 @@ class PriceHistory:
         """A book that knows every change up to this revision."""
         with self._lock:
             if revision > self._book.revision:
-                known = self._store.read_revision()
+                known = self._store.read_revision()  # no record says what the registry has reached: it may claim any revision
                 changes = [
                     change for item in self._store.read_documents_over_time(Kind.COST_MODEL) if (change := _change(*item)) is not None
                 ]
-                self._book = PriceBook(changes, revision=max(known, revision))
+                self._book = PriceBook(changes, revision=known)
             return self._book
 
 

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 
+from controlplane.audit.stored_record import indexed_text
 from controlplane.usage.price import Price, cost_of, tokens_of
 from extauthz.v1 import audit_pb2 as pb
 
 HOUR_US = 3_600_000_000
 _AGGREGATE = "aggregate"
-_MAX_NUMBER = 2**63 - 1
+_MAX_NUMBER = 2**48
+"""Of microseconds (nine years) and bytes of one call; whoever tells more lies, and sums have room for many of those."""
 
 
 class CallOutcome(StrEnum):
@@ -99,18 +101,18 @@ def usage_of(decision: pb.AuditRecord, outcome: pb.AuditRecord | None, price_of:
     ended = _outcome_of(decision, outcome)
     told = outcome.outcome if outcome is not None else pb.AuditOutcome()
     known = bool(decision.mcp_server_uid)
-    namespace = decision.namespace if known else ""
-    server = f"{decision.namespace}/{decision.mcp_server}" if known else ""
-    tool = decision.tool if known and decision.tool_digest else ""
+    namespace = indexed_text(decision.namespace) if known else ""
+    server = indexed_text(f"{decision.namespace}/{decision.mcp_server}") if known else ""
+    tool = indexed_text(decision.tool) if known and decision.tool_digest else ""
     sent, received = min(told.request_bytes or decision.body_bytes, _MAX_NUMBER), min(told.response_bytes, _MAX_NUMBER)
     duration = min(told.duration_us, _MAX_NUMBER)
     price = None if ended in FREE else price_of(namespace, server, tool, decision.revision)
     return UsageRecord(
-        decision_id=decision.decision_id,
+        decision_id=indexed_text(decision.decision_id),
         hour_unix=decision.at_unix_us // HOUR_US * 3600,
         namespace=namespace,
         mcp_server=server,
-        virtual_server=decision.virtual_server if known else "",
+        virtual_server=indexed_text(decision.virtual_server) if known else "",
         tool=tool,
         outcome=ended,
         currency=price.currency if price is not None else "",

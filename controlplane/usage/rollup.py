@@ -20,11 +20,10 @@ from typing import Any
 import structlog
 from google.protobuf.message import DecodeError
 from sqlalchemy import Connection, Row, Table, delete, insert, select, text, update
-from sqlalchemy.exc import SQLAlchemyError
 
 from controlplane.audit.models import AUDIT_RECORD, AUDIT_SUBJECT_KEY
 from controlplane.audit.store import AuditStore
-from controlplane.audit.stored_record import StoredRecord, stored_record
+from controlplane.audit.stored_record import MAX_INTEGER, StoredRecord, stored_record
 from controlplane.usage.models import USAGE_CALL, USAGE_CALLER, USAGE_HOUR
 from controlplane.usage.price import EXACT, PriceBook, decimal_text
 from controlplane.usage.record import CallOutcome, UsageCaller, UsageRecord, best_outcome, caller_of, usage_of
@@ -131,7 +130,7 @@ class UsageRollup:
                     pruned_at = self._clock()
                 await self._store.wait(position)
                 await asyncio.sleep(GATHER_SECONDS)
-            except SQLAlchemyError as error:
+            except Exception as error:  # noqa: BLE001 - sums must never end a control plane
                 logger.error("usage cannot be counted now", error=type(error).__name__)
                 await asyncio.sleep(RETRY_SECONDS)
 
@@ -199,9 +198,9 @@ class UsageRollup:
             labels = json.dumps(dict(caller.labels), sort_keys=True, ensure_ascii=False)
             known = _Caller(
                 digest=self._store.principal_ref(json.dumps(["usage", caller.user, caller.agent, caller.client, labels])),
-                user_id=caller.user,
-                agent_id=caller.agent,
-                client=caller.client,
+                user_id=_storable(caller.user),
+                agent_id=_storable(caller.agent),
+                client=_storable(caller.client),
                 labels=labels,
                 user_ref=self._store.principal_ref(caller.user),
                 agent_ref=self._store.principal_ref(caller.agent),
@@ -304,6 +303,7 @@ def _add_to_hour(connection: Connection, key: HourKey, added: _Sum) -> None:
         total = _Sum(calls=added.calls + known.calls, cost=EXACT.add(added.cost, Decimal(known.cost)))
         now = _mapping(known)
         total.measures = [int(now[name]) + more for name, more in zip(_MEASURES, added.measures, strict=True)]
+    total.measures = [min(measure, MAX_INTEGER) for measure in total.measures]
     values = {**dict(zip(_MEASURES, total.measures, strict=True)), "calls": total.calls, "cost": decimal_text(total.cost)}
     if total.empty and known is not None:
         connection.execute(delete(table).where(*where))
@@ -311,6 +311,11 @@ def _add_to_hour(connection: Connection, key: HourKey, added: _Sum) -> None:
         connection.execute(insert(table).values(**dict(zip(_KEY, key, strict=True)), **values))
     else:
         connection.execute(update(table).where(*where).values(**values))
+
+
+def _storable(name: str) -> str:
+    """The name of a caller as PostgreSQL has a place for it: identity providers choose these."""
+    return name.replace("\x00", "\ufffd")
 
 
 def _mapping(row: Row[Any]) -> Mapping[str, Any]:
