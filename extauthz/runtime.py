@@ -54,6 +54,11 @@ class Deployment:
         return self.data_dir / "audit"
 
     @property
+    def aggregator_audit_dir(self) -> Path:
+        """Made by the aggregator when it has something to record."""
+        return self.data_dir / "audit-aggregator"
+
+    @property
     def cache_dir(self) -> Path:
         return self.data_dir / "cache"
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from controlplane.audit.archive import Archive, Partition, day_of, overlapping, start_of
 from controlplane.audit.cursor import Key
-from controlplane.audit.filter import OUTCOMES, Filter
+from controlplane.audit.filter import OF_DECISIONS, Filter
 from controlplane.audit.models import AUDIT_ARCHIVE
 from controlplane.audit.stored_record import StoredRecord
 
@@ -66,7 +66,7 @@ def terms_of(wanted: Filter, principal_ref: str, readable: Collection[str] | Non
     if wanted.event:
         terms.add("event = ?", wanted.event)
     else:
-        terms.add("event NOT IN (?, ?)", *OUTCOMES)
+        terms.add(f"event NOT IN ({_marks(OF_DECISIONS)})", *OF_DECISIONS)
     if wanted.reason:
         terms.add("reason = ?", wanted.reason)
     if wanted.revision:
@@ -130,15 +130,17 @@ class ColdQuery:
         partitions = self._near(connection, near)
         if not partitions or not values:
             return []
-        wanted = seen.and_also(f"{column} IN ({_marks(values)})", *values).and_also("event NOT IN (?, ?)", *OUTCOMES)
+        wanted = seen.and_also(f"{column} IN ({_marks(values)})", *values)
+        wanted = wanted.and_also(f"event NOT IN ({_marks(OF_DECISIONS)})", *OF_DECISIONS)
         return self._archive.read(partitions, wanted.text, wanted.values, limit=limit)
 
     def outcomes(self, connection: Connection, ids: Sequence[str], near: Iterable[StoredRecord]) -> list[StoredRecord]:
-        """How decisions ended."""
+        """How decisions ended, and what was answered."""
         partitions = self._near(connection, near)
         if not partitions or not ids:
             return []
-        wanted = Terms().and_also(f"decision_id IN ({_marks(ids)})", *ids).and_also("event IN (?, ?)", *OUTCOMES)
+        wanted = Terms().and_also(f"decision_id IN ({_marks(ids)})", *ids)
+        wanted = wanted.and_also(f"event IN ({_marks(OF_DECISIONS)})", *OF_DECISIONS)
         return self._archive.read(partitions, wanted.text, wanted.values)
 
     def _near(self, connection: Connection, near: Iterable[StoredRecord] | None) -> list[Partition]:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, Select, func, select
 
 from controlplane.audit.archive import Archive, day_of, overlapping
 from controlplane.audit.bundle import KeptRecord
-from controlplane.audit.filter import OUTCOMES
+from controlplane.audit.filter import OF_DECISIONS
 from controlplane.audit.models import AUDIT_ARCHIVE, AUDIT_DELETED, AUDIT_RECORD, AUDIT_STATEMENT
 from controlplane.audit.statement import SignedStatement, Statement, parse_statement
 from controlplane.audit.store import AuditStore
@@ -120,12 +120,12 @@ class Evidence:
         table = AUDIT_RECORD
         wanted = select(table.c.position, table.c.namespace, table.c.virtual_server).where(table.c.decision_id == decision_id)
         with self._store.reading() as connection:
-            row = connection.execute(wanted.where(table.c.event.not_in(OUTCOMES)).order_by(table.c.position)).first()
+            row = connection.execute(wanted.where(table.c.event.not_in(OF_DECISIONS)).order_by(table.c.position)).first()
             partitions = self._archive.partitions(connection) if row is None else []
         if row is not None:
             return row.position, row.namespace, row.virtual_server.partition("/")[0]
-        condition = "decision_id = ? AND event NOT IN (?, ?)"
-        for cold in self._archive.read(partitions, condition, [decision_id, *OUTCOMES]) if partitions else ():
+        condition = f"decision_id = ? AND event NOT IN ({', '.join('?' for _ in OF_DECISIONS)})"
+        for cold in self._archive.read(partitions, condition, [decision_id, *OF_DECISIONS]) if partitions else ():
             return cold.position, cold.namespace, cold.virtual_server.partition("/")[0]
         return None
 

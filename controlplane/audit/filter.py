@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 OUTCOMES = ("outcome", "outcome_missing")
+RESULT = "result"
+OF_DECISIONS = (*OUTCOMES, RESULT)
 """Events that are shown with their decisions, and by themselves only where they are asked for."""
 
 

@@ -2,14 +2,14 @@
 
 `newest` goes back in time along one index; `following` goes forward along the positions, for who follows. Either looks at a bounded
 number of records for one answer; where a filter matches little of them the answer has few records or none, and a cursor to go on
-with. How a call ended is shown with its decision.
+with. How a call ended, and what was answered, is shown with its decision.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, and_, func, or_, select, text, tuple_
@@ -18,11 +18,12 @@ from controlplane.audit.archive import Archive
 from controlplane.audit.archive_store import ArchiveError
 from controlplane.audit.cold import ColdPage, ColdQuery, Terms, seen_by, terms_of
 from controlplane.audit.cursor import Key, cursor_of, key_of, position_of
-from controlplane.audit.filter import OUTCOMES, Filter
+from controlplane.audit.filter import OF_DECISIONS, OUTCOMES, RESULT, Filter
 from controlplane.audit.models import AUDIT_RECORD, NOT_ALLOWED, RARE_EVENT
 from controlplane.audit.store import POSITION, AuditStore
 from controlplane.audit.stored_record import MAX_INTEGER, StoredRecord, stored_record
 from extauthz.errors import ConfigurationError
+from extauthz.v1 import audit_pb2 as pb
 
 LOOKED_AT = 5_000
 """Records that one statement looks at."""
@@ -32,6 +33,8 @@ MAX_INNER = 500
 Condition = ColumnElement[bool]
 Json = dict[str, Any]
 _FREQUENT_EVENTS = frozenset({"tool_call", "mcp_message", "outcome"})
+_OF_TOOLS = frozenset({"tools/call", "tasks/get", "tasks/result"})
+_OF_RESULT = ("at", "reason", "result_json", "result_digest", "result_kept", "erased")
 _IN_LIMIT = 500
 _R = AUDIT_RECORD.c
 
@@ -61,6 +64,31 @@ class _Match:
     def compared(self) -> Condition:
         """For records that another index finds: databases use no index for an expression."""
         return func.coalesce(self.column, "") == self.value
+
+
+@dataclass(frozen=True, slots=True)
+class _Endings:
+    """How decisions ended, and what was answered, by their ids: the first that Envoy told, before that nobody told; the latest answer."""
+
+    outcomes: dict[str, StoredRecord] = field(default_factory=dict)
+    results: dict[str, StoredRecord] = field(default_factory=dict)
+
+    def take(self, row: StoredRecord) -> None:
+        """One more record of the end of a decision."""
+        known = (self.results if row.event == RESULT else self.outcomes).get(row.decision_id)
+        if row.event == RESULT:
+            if known is None or known.at_unix_us <= row.at_unix_us:  # of a call that was made twice, the client got the later
+                self.results[row.decision_id] = row
+        elif known is None or known.event != OUTCOMES[0] == row.event:
+            self.outcomes[row.decision_id] = row
+
+    def is_missing(self, row: StoredRecord) -> bool:
+        """Whether there may be more to know of a decision."""
+        if row.decision != "allow" or row.event in OF_DECISIONS:
+            return False
+        if row.decision_id not in self.outcomes:
+            return True
+        return row.method in _OF_TOOLS and row.decision_id not in self.results and bool(pb.AuditRecord.FromString(row.payload).result_kept)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +138,8 @@ class AuditQuery:
             if len(found) >= limit:
                 found = found[:limit]
                 end = _key_of_row(found[-1])
-            outcomes = self._ended(connection, found)
-        items = self._shown(found[::-1], outcomes)
+            endings = self._ended(connection, found)
+        items = self._shown(found[::-1], endings)
         return Page(items=items, following=cursor_of(last), earlier=cursor_of(end) if end is not None else "")
 
     def following(self, wanted: Filter, *, readable: Collection[str] | None, limit: int, after: str) -> Page:
@@ -130,11 +158,12 @@ class AuditQuery:
                 cold = self._cold.between(connection, terms, times, position, end, limit - len(found))
                 found += sorted([*hot, *cold], key=lambda row: row.position)[: limit - len(found)]
                 position = found[-1].position if len(found) >= limit else end
-            outcomes = self._ended(connection, found)
-        return Page(items=self._shown(found, outcomes), following=cursor_of(position))
+            endings = self._ended(connection, found)
+        return Page(items=self._shown(found, endings), following=cursor_of(position))
 
     def shown(self, decision_id: str, *, readable: Collection[str] | None) -> list[Json]:
-        """A decision, how it ended, and in `inner` the decisions that it caused, likewise; nothing when there is none that may be seen."""
+        """A decision, how it ended, what was answered, and in `inner` the decisions that it caused, likewise; nothing where none may be
+        seen."""
         condition = _may_be_seen(readable)
         seen: dict[int, StoredRecord] = {}
         with self._store.reading() as connection:
@@ -147,8 +176,8 @@ class AuditQuery:
                 ids = [row.decision_id for row in fresh if row.decision_id]
                 level = _decisions(connection, _R.parent_decision_id, ids, and_(condition, text("parent_decision_id <> ''"))) if ids else []
                 level += self._cold.decisions(connection, "parent_decision_id", ids, seen_by(readable), fresh, MAX_INNER)
-            outcomes = self._ended(connection, list(seen.values()))
-        return _tree(self._shown(list(seen.values()), outcomes), decision_id)
+            endings = self._ended(connection, list(seen.values()))
+        return _tree(self._shown(list(seen.values()), endings), decision_id)
 
     def last(self) -> str:
         """The cursor behind the newest record."""
@@ -170,26 +199,27 @@ class AuditQuery:
                 raise
             return ColdPage(rows=[], reached=None, failed=True)
 
-    def _ended(self, connection: Connection, rows: Sequence[StoredRecord]) -> dict[str, StoredRecord]:
-        """How decisions ended, by their ids: of the database, else of the archive as far as that can be read."""
-        found = _outcomes(connection, rows)
-        missing = [row for row in rows if row.decision == "allow" and row.event not in OUTCOMES and row.decision_id not in found]
+    def _ended(self, connection: Connection, rows: Sequence[StoredRecord]) -> _Endings:
+        """How decisions ended and what was answered: of the database, else of the archive as far as that can be read."""
+        found = _endings(connection, rows)
+        missing = [row for row in rows if found.is_missing(row)]
         try:
             ended = self._cold.outcomes(connection, sorted({row.decision_id for row in missing}), missing)
         except (ArchiveError, ConfigurationError):
             return found
         for row in ended:
-            if row.event == OUTCOMES[0] or row.decision_id not in found:
-                found[row.decision_id] = row
+            found.take(row)
         return found
 
-    def _shown(self, rows: Sequence[StoredRecord], outcomes: dict[str, StoredRecord]) -> list[Json]:
+    def _shown(self, rows: Sequence[StoredRecord], endings: _Endings) -> list[Json]:
         items = []
         for row in rows:
             item = self._store.opened_json(row)
-            ended = outcomes.get(row.decision_id) if row.event not in OUTCOMES else None
-            if ended is not None:
-                item["outcome"] = self._store.opened_json(ended).get("outcome", {})
+            if row.event not in OF_DECISIONS:
+                if (outcome := endings.outcomes.get(row.decision_id)) is not None:
+                    item["outcome"] = self._store.opened_json(outcome).get("outcome", {})
+                if (result := endings.results.get(row.decision_id)) is not None:
+                    item["result"] = _result_of(self._store.opened_json(result))
             items.append(item)
         return items
 
@@ -285,7 +315,7 @@ def _times(wanted: Filter) -> list[Condition]:
 
 
 def _others(wanted: Filter) -> list[Condition]:
-    conditions: list[Condition] = [] if wanted.event else [_R.event.not_in(OUTCOMES)]
+    conditions: list[Condition] = [] if wanted.event else [_R.event.not_in(OF_DECISIONS)]
     if wanted.reason:
         conditions.append(_R.reason == wanted.reason)
     if wanted.revision:
@@ -308,23 +338,26 @@ def _of_namespaces(namespaces: Collection[str]) -> Condition:
 def _decisions(connection: Connection, column: Column[Any], values: Sequence[str], condition: Condition) -> list[StoredRecord]:
     found: list[StoredRecord] = []
     for first in range(0, len(values), _IN_LIMIT):
-        wanted = and_(column.in_(values[first : first + _IN_LIMIT]), _R.event.not_in(OUTCOMES), condition)
+        wanted = and_(column.in_(values[first : first + _IN_LIMIT]), _R.event.not_in(OF_DECISIONS), condition)
         statement = select(AUDIT_RECORD).where(wanted).order_by(_R.position).limit(MAX_INNER)
         found += [stored_record(row) for row in connection.execute(statement)]
     return found
 
 
-def _outcomes(connection: Connection, rows: Sequence[StoredRecord]) -> dict[str, StoredRecord]:
-    """How decisions ended, by their ids: the first that Envoy told, before that nobody told."""
-    ids = sorted({row.decision_id for row in rows if row.decision_id and row.event not in OUTCOMES})
-    found: dict[str, StoredRecord] = {}
+def _endings(connection: Connection, rows: Sequence[StoredRecord]) -> _Endings:
+    """What the database says of how decisions ended."""
+    ids = sorted({row.decision_id for row in rows if row.decision_id and row.event not in OF_DECISIONS})
+    found = _Endings()
     for first in range(0, len(ids), _IN_LIMIT):
-        wanted = and_(_R.decision_id.in_(ids[first : first + _IN_LIMIT]), _R.event.in_(OUTCOMES))
+        wanted = and_(_R.decision_id.in_(ids[first : first + _IN_LIMIT]), _R.event.in_(OF_DECISIONS))
         for row in connection.execute(select(AUDIT_RECORD).where(wanted).order_by(_R.position)):
-            known = found.get(row.decision_id)
-            if known is None or known.event != OUTCOMES[0] == row.event:
-                found[row.decision_id] = stored_record(row)
+            found.take(stored_record(row))
     return found
+
+
+def _result_of(record: Json) -> Json:
+    """What a decision shows of the record of its answer."""
+    return {**record.get("result", {}), **{name: record[name] for name in _OF_RESULT if name in record}}
 
 
 def _tree(items: Sequence[Json], decision_id: str) -> list[Json]:

@@ -24,7 +24,7 @@ PATIENCE_SECONDS = 20.0
 WIDE = 130
 """From this many columns on the table has room for decision ids."""
 _STYLE_OF_DECISION = {"allow": "good", "deny": "bad", "error": "bad"}
-_SHOWN_AS_THEMSELVES = frozenset({"alarm", "change", "outcome", "outcome_missing"})
+_SHOWN_AS_THEMSELVES = frozenset({"alarm", "change", "outcome", "outcome_missing", "result"})
 """Events that are no decisions about calls."""
 
 
@@ -75,7 +75,7 @@ class AuditGroup(LazyGroup):
 @click.option("--principal", default="", metavar="PROVIDER/NAME", help="Only calls of this principal.")
 @click.option("--tool", default="", help="Only calls of this tool.")
 @click.option("--namespace", "-n", default="", help="Only calls of servers of this namespace, and its changes.")
-@click.option("--event", default="", help="Only records of this kind: tool_call, mcp_message, change, alarm, outcome, ...")
+@click.option("--event", default="", help="Only records of this kind: tool_call, mcp_message, change, alarm, outcome, result, ...")
 @click.option("--reason", default="", metavar="CODE", help="Only decisions with this reason.")
 @click.option("--from", "from_", type=PastMoment(), metavar="WHEN", help="Only from then on: a time, or 8h, 30d ago.")
 @click.option("--to", type=PastMoment(), metavar="WHEN", help="Only before then.")

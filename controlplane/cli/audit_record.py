@@ -91,9 +91,24 @@ def _details(record: JsonObject) -> list[str]:
     outcome = record.get("outcome")
     if isinstance(outcome, dict):
         lines.append(f"outcome: {_outcome(outcome)}")
+    lines += _result(record)
     if record.get("erased"):
         lines.append("what was personal has been erased")
     return lines
+
+
+def _result(record: JsonObject) -> list[str]:
+    """What was answered, where that is to be kept."""
+    result = record.get("result")
+    if record.get("event") == "result":
+        return []
+    if not isinstance(result, dict):
+        return ["result: not on the record, where it should be"] if record.get("result_kept") else []
+    parts = [str(result.get("reason", "")), f"kept {result.get('result_kept', '')}"]
+    if result.get("rpc_error_code"):
+        parts.insert(1, f"error {result['rpc_error_code']}")
+    parts += [str(result[name]) for name in ("result_digest", "result_json") if result.get(name)]
+    return [f"result: {', '.join(parts)}"]
 
 
 def _outcome(outcome: JsonObject) -> str:

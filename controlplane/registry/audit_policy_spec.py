@@ -59,7 +59,7 @@ class ArgumentsSpec(Document):
 
 
 class ResultsSpec(Document):
-    """What is kept of what tools answer, where a lane sees it: `keep`, but where a rule says otherwise."""
+    """What is kept of what tools answer: `keep`, but where a rule says otherwise."""
 
     keep: KeepSpec = "off"
     rules: tuple[ContentRuleSpec, ...] = Field(default=(), max_length=500)

@@ -26,6 +26,10 @@ from extauthz.v1 import audit_pb2
 EVENT_NAMES = tuple(name.removeprefix("AUDIT_EVENT_").lower() for name in audit_pb2.AuditEvent.keys() if not name.endswith("UNSPECIFIED"))  # noqa: SIM118 - protobuf's enum wrapper
 """Every event that records are of, as documents spell them."""
 EVERY_EVENT = "*"
+_RESULTS = (
+    "calls of these tools pass an aggregator, which records what is answered to tools/call, tasks/get and tasks/result; progress, log "
+    "messages, questions and streams are not recorded"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +107,7 @@ def _check_policy(place: _Place, spec: AuditPolicySpec, before: RegistryState) -
         if hold.server is not None:
             _check_globs(place, (hold.server,), f"spec.legalHolds[{index}].server")
     if spec.results.keep != "off" or spec.results.rules:
-        place.warn("spec.results", "answers of tools are not recorded yet, whatever stands here: no lane shows them to the authorizer")
+        place.warn("spec.results", _RESULTS)
     if spec.mode == "available":
         place.warn("spec.mode", "calls are made although they cannot be recorded; what is missing is said, and cannot be recovered")
     stored = before.audit_policies.get(place.item.entry.id)

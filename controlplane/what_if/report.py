@@ -17,6 +17,7 @@ _SKIPPED_EVENTS = frozenset(
     {
         pb.AUDIT_EVENT_OUTCOME,
         pb.AUDIT_EVENT_OUTCOME_MISSING,
+        pb.AUDIT_EVENT_RESULT,
         pb.AUDIT_EVENT_CHANGE,
         pb.AUDIT_EVENT_API_REFUSED,
         pb.AUDIT_EVENT_ALARM,

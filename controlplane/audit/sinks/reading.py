@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
+from controlplane.audit.filter import OF_DECISIONS
 from controlplane.audit.models import AUDIT_RECORD
 from controlplane.audit.sinks.selection import OUTCOMES, Selection
 from controlplane.audit.sinks.sent_record import SentRecord
@@ -106,10 +107,10 @@ class Reading:
         wanted = sorted({name for name in ids if name})
         found: dict[str, StoredRecord] = {}
         for begin in range(0, len(wanted), _CHUNK):
-            ended = AUDIT_RECORD.c.event.in_(OUTCOMES)
+            of_event = AUDIT_RECORD.c.event.in_(OUTCOMES) if outcomes else AUDIT_RECORD.c.event.not_in(OF_DECISIONS)
             statement = (
                 select(AUDIT_RECORD)
-                .where(AUDIT_RECORD.c.decision_id.in_(wanted[begin : begin + _CHUNK]), ended if outcomes else ~ended)
+                .where(AUDIT_RECORD.c.decision_id.in_(wanted[begin : begin + _CHUNK]), of_event)
                 .order_by(AUDIT_RECORD.c.position.desc())
             )
             with self._store.reading() as connection:
@@ -118,9 +119,11 @@ class Reading:
 
     def _ripe(self, rows: Sequence[StoredRecord], outcomes: dict[str, StoredRecord], join_seconds: float) -> Sequence[StoredRecord]:
         """Those before the first that still waits for its outcome."""
-        oldest_us = (self._clock() - join_seconds) * 1_000_000
+        now = self._clock()
+        oldest_us, latest_us = (now - join_seconds) * 1_000_000, (now + join_seconds) * 1_000_000
         for count, row in enumerate(rows):
-            if row.event in _ENDS and row.decision == "allow" and row.decision_id not in outcomes and row.at_unix_us > oldest_us:
+            is_young = oldest_us < row.at_unix_us <= latest_us  # a clock that is wrong must not hold up what came behind it
+            if row.event in _ENDS and row.decision == "allow" and row.decision_id not in outcomes and is_young:
                 return rows[:count]
         return rows
 

@@ -34,6 +34,7 @@ _NAMED = (
     ("outcomeStatus", ("outcome", "http_status")),
     ("durationUs", ("outcome", "duration_us")),
     ("arguments", ("arguments_json",)),
+    ("result", ("result_json",)),
     ("msg", ("sentence",)),
 )
 
