@@ -12,7 +12,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 
 from controlplane.audit.sinks.form.syslog import syslog_frame
@@ -42,6 +44,8 @@ class SyslogReceiver:
         self._context = tls_context(tls) if spec.transport == "tls" else None
         self._server_name = tls.server_name or self._host
         self._timeout_seconds = timeout_seconds
+        # not the threads that all others share: receivers are foreign, and may take their time
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="syslog-sink")
         self._says_its_end: bool | None = None  # not known yet
 
     async def send(self, records: Sequence[SentRecord]) -> Receipt:
@@ -52,11 +56,13 @@ class SyslogReceiver:
             addresses = await self._rules.resolve(self._host, self._port)
         except AddressError as error:
             raise DeliveryError(str(error)) from error
-        await asyncio.to_thread(self._deliver, addresses, b"".join(frames[:taken]))
+        content = b"".join(frames[:taken])
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._deliver, addresses, content)
         return Receipt(taken=taken)
 
     async def close(self) -> None:
-        """See `Receiver`: nothing is held between batches."""
+        """See `Receiver`: no connection is held between batches."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _frame(self, record: SentRecord) -> bytes:
         spec = self._spec
@@ -67,7 +73,7 @@ class SyslogReceiver:
             with self._connected(addresses) as connection:
                 if self._context is None:
                     connection.sendall(content)
-                    _end(connection)
+                    _end(connection, time.monotonic() + self._timeout_seconds)
                     return
                 with self._context.wrap_socket(connection, server_hostname=self._server_name) as secured:
                     secured.sendall(content)
@@ -114,11 +120,13 @@ class SyslogReceiver:
         raise failure
 
 
-def _end(connection: socket.socket) -> None:
-    """Say that nothing more comes, and wait until the receiver has said so too."""
+def _end(connection: socket.socket, give_up_at: float) -> None:
+    """Say that nothing more comes, and wait until the receiver has said so too; TimeoutError where it goes on talking instead."""
     connection.shutdown(socket.SHUT_WR)
     while connection.recv(4096):
-        pass
+        if (left := give_up_at - time.monotonic()) <= 0:
+            raise TimeoutError
+        connection.settimeout(left)
 
 
 class _Ended(StrEnum):
