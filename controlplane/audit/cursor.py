@@ -33,11 +33,13 @@ def key_of(cursor: str) -> Key:
 
 
 def position_of(cursor: str) -> int:
-    """The position; raises ValueError."""
+    """The position; raises ValueError. One before the first would have a reader look through nothing for ever."""
     value = _decoded(cursor)
     if not _is_number(value):
         raise ValueError(_FAULT)
     assert isinstance(value, int)  # noqa: S101 - as was said
+    if value < 0:
+        raise ValueError(_FAULT)
     return value
 
 
