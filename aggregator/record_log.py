@@ -1,7 +1,8 @@
 """The aggregator's own write-ahead log, for answers of tools, and how it comes to the control plane.
 
 It is as an authorizer's (`extauthz.audit`), in a directory of its own, and begins with the first answer that is wanted: where no
-AuditPolicy wants any, nothing is written. What an earlier process left there is shipped in any case.
+AuditPolicy wants any, nothing is written. What an earlier process left there is shipped in any case, and readers of the record ask
+this process for what it has from its start on.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ logger = structlog.get_logger(__name__)
 
 SETTING = "LEGATION_AGGREGATOR_AUDIT_DIR"
 SHIP_GRACE_SECONDS = 1.0
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS = 0.2
 
 
 class OpenedLate:
@@ -107,7 +108,13 @@ async def _running(losses: Losses) -> AsyncIterator[Losses]:
 
 
 async def _ship(shipper: RecordShipper, directory: Path) -> None:
-    """Ship for ever, from when there is anything to ship."""
-    while not await asyncio.to_thread(directory.is_dir):  # noqa: ASYNC110 - a directory has no event to wait for
+    """Ship for ever, as soon as there is a directory."""
+    while not await asyncio.to_thread(_is_made, directory):  # noqa: ASYNC110 - a directory has no event to wait for
         await asyncio.sleep(_LOOK_SECONDS)
     await shipper.run()
+
+
+def _is_made(directory: Path) -> bool:
+    with contextlib.suppress(OSError):  # who wants to write there is told why
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return directory.is_dir()

@@ -184,7 +184,7 @@ class Decider:
         else:
             passage = await self._to_upstream(case, request, verdict, session, stream_ms)
         case.record.lane, case.record.cluster = passage.lane, passage.cluster
-        case.record.result_kept = results.keep.value if results is not None else ""
+        case.record.result_kept = results.keep_at(()).value if results is not None else ""
         return passage
 
     def _enter(self, case: Case) -> Place:

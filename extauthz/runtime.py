@@ -55,7 +55,7 @@ class Deployment:
 
     @property
     def aggregator_audit_dir(self) -> Path:
-        """Made by the aggregator when it has something to record."""
+        """Made by the aggregator."""
         return self.data_dir / "audit-aggregator"
 
     @property
