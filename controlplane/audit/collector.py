@@ -28,7 +28,7 @@ from controlplane.audit.store import OWN_NODE, AuditStore
 from controlplane.audit.writer import RecordWriter
 from extauthz.audit.alarm import AlarmReason, alarm
 from extauthz.audit.draft import Draft, draft_of
-from extauthz.audit.shipping import RECORD_SERVICE
+from extauthz.audit.shipping import RECORD_SERVICE, RESULTS
 from extauthz.errors import AuditError
 from extauthz.v1 import audit_pb2 as pb
 
@@ -42,6 +42,7 @@ MAX_WAITING = 64
 BARRIER_SECONDS = 1.0
 MISSED_SECONDS = 24 * 3600
 """For how long a writer is missed that was not closed and whose node does not come back."""
+_REFUSED_REMEMBERED = 10_000
 AGGREGATOR = "aggregator"
 _OF_AGGREGATORS = frozenset({pb.AUDIT_EVENT_RESULT, pb.AUDIT_EVENT_ALARM})
 
@@ -204,6 +205,8 @@ class Collector:
         if not ack.refused:
             self._refused.pop(ack.writer_id, None)
             return False
+        if len(self._refused) >= _REFUSED_REMEMBERED:
+            self._refused.clear()
         before, self._refused[ack.writer_id] = self._refused.get(ack.writer_id), ack.refused
         return before != ack.refused
 
@@ -226,9 +229,14 @@ async def _wait(answers: list[asyncio.Future[None]], timeout_seconds: float) -> 
 
 
 def _not_its_own(waiting: _Waiting) -> pb.ShipAck | None:
-    """The refusal of a batch with anything but answers of tools, and alarms, from an aggregator. The chain refuses what is no record."""
+    """The refusal of what is no aggregator's: another's writer, which it could end or begin in its place, and all records but answers of
+    tools and alarms. The chain refuses what is no record."""
     batch = waiting.request.batch
-    for number, payload in enumerate(batch.records if waiting.stream.role == AGGREGATOR else (), batch.first_sequence):
+    if waiting.stream.role != AGGREGATOR:
+        return None
+    if not batch.writer_id.startswith(RESULTS):
+        return pb.ShipAck(writer_id=batch.writer_id, refused=f"the name of an aggregator's writer begins with {RESULTS}")
+    for number, payload in enumerate(batch.records, batch.first_sequence):
         with contextlib.suppress(DecodeError):
             if pb.AuditRecord.FromString(payload).event not in _OF_AGGREGATORS:
                 held = max(batch.first_sequence - 1, 0)

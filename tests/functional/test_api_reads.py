@@ -281,7 +281,17 @@ async def test_audit_is_filtered_by_question_and_by_what_may_be_read(api: Api):
 
 @pytest.mark.parametrize(
     "query",
-    ["after=bogus", "after=LTk5OTk5OTk5OQ", "before=MQ", "after=MQ&before=MQ", "decision=maybe", "event=party", "from=yesterday", "to=2026-01-01", "server=crm"],
+    [
+        "after=bogus",
+        "after=LTk5OTk5OTk5OQ",
+        "before=MQ",
+        "after=MQ&before=MQ",
+        "decision=maybe",
+        "event=party",
+        "from=yesterday",
+        "to=2026-01-01",
+        "server=crm",
+    ],
 )
 async def test_a_question_to_the_record_that_makes_no_sense_is_refused(api: Api, query: str):
     assert (await api.call("GET", f"/v1/audit?{query}")).status == 400

@@ -20,6 +20,7 @@ from controlplane.audit.query import AuditQuery
 from controlplane.audit.store import OWN_NODE, AuditStore
 from controlplane.audit.stored_record import indexed_text
 from controlplane.audit.writer import RecordWriter
+from controlplane.certificates import write_certificates
 from controlplane.database import sqlite_url
 from controlplane.registry.audit_key import audit_private_key
 from controlplane.registry.encryption import RegistryKey
@@ -28,6 +29,7 @@ from extauthz.audit.sealing import SubjectKeys
 from extauthz.audit.shipping import SHIP_METHOD
 from extauthz.catalog.audit_policy import AuditSealingKey
 from extauthz.mcp.request import MAX_NAME_CHARACTERS
+from extauthz.transport import LinkIdentity
 from extauthz.v1 import audit_pb2 as pb
 from tests.functional.postgresql import postgresql_server, postgresql_url  # noqa: F401
 from tests.functional.record_world import make_world, until
@@ -164,3 +166,39 @@ async def test_a_shipper_has_a_name_that_can_be_shown(tmp_path: Path, node_id: s
             await call.read()
         assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
         assert collector.nodes == []
+
+
+async def test_an_aggregator_has_writers_of_its_own_and_no_say_in_those_of_authorizers(tmp_path: Path):
+    """It can neither end the log of an authorizer, which would no longer be missed, nor begin one under the name of the next process."""
+    certificates = tmp_path / "certificates"
+    write_certificates(certificates, ("control-plane", "aggregator"))
+    world, written = make_world(tmp_path), Writer("authorizer-1-1").add(2)
+
+    def identity(name: str) -> LinkIdentity:
+        return LinkIdentity(cert_file=certificates / f"{name}.crt", key_file=certificates / f"{name}.key", ca_file=certificates / "ca.crt")
+
+    async with world.control_plane(link=identity("control-plane"), listen="localhost:0") as (store, _):
+        ship(store, written.batch(), "authorizer")
+        credentials = identity("aggregator").channel_credentials(world.address)
+        assert credentials is not None
+        async with grpc.aio.secure_channel(world.address, credentials) as channel:
+            call = channel.stream_stream(
+                SHIP_METHOD, request_serializer=pb.ShipRequest.SerializeToString, response_deserializer=pb.ShipResponse.FromString
+            )()
+            await call.write(pb.ShipRequest(hello=pb.ShipHello(node_id="authorizer")))
+            result = {"event": pb.AUDIT_EVENT_RESULT}
+            batches = [
+                pb.ShipBatch(writer_id="authorizer-1-1", first_sequence=3, closed=True),
+                Writer("authorizer-2-1").add(**result).batch(),
+                Writer("results-aggregator-1-1").add().batch(),
+                Writer("results-aggregator-1-1").add(**result).batch(),
+            ]
+            for batch in batches:
+                await call.write(pb.ShipRequest(batch=batch))
+            async with asyncio.timeout(60):
+                acks = [(await call.read()).ack for _ in batches]
+            call.cancel()
+        assert [bool(ack.refused) for ack in acks] == [True, True, True, False]
+        assert [ack.sequence for ack in acks] == [0, 0, 0, 1]
+        await until(lambda: store.open_nodes(3600) >= {"authorizer"})
+        assert {row.writer_id for row in store.rows(0, 100)} == {"authorizer-1-1", "results-aggregator-1-1", OWN_NODE}
