@@ -49,15 +49,10 @@ class RecordWriter:
         """`append` in the caller's transaction. Raises `AuditError` when the chain in the database is not what it was."""
         head = self._store.head(connection, WRITER)
         batch = pb.ShipBatch(writer_id=WRITER, first_sequence=head.sequence + 1)
-        keys: dict[str, bytes] = {}
         with self._lock:
-            for draft in drafts:
-                linked = link(head, draft, self._keys)
-                head = linked.head
-                batch.records.append(linked.payload)
-                if linked.key is not None:
-                    keys[linked.key.key_id] = linked.key.wrapped
-        batch.subject_keys.extend(keys.values())
+            linked, head = link(head, drafts, self._keys)
+        batch.records.extend(payload for payload, _ in linked)
+        batch.subject_keys.extend({key.key_id: key.wrapped for _, key in linked if key is not None}.values())
         ack = self._store.append_in(connection, batch, OWN_NODE)
         if ack.refused or ack.sequence != head.sequence:
             raise AuditError(f"the record of {WRITER} cannot be continued: {ack.refused or 'another end is held'}")

@@ -9,10 +9,10 @@ first record that needs it. A torn last frame (power loss) is what nobody was an
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from zlib import crc32
 
 HEADER = struct.Struct(">II")
 SUFFIX = ".wal"
@@ -31,9 +31,14 @@ class Frame:
 
 def frame_bytes(payload: bytes, *, is_key: bool = False) -> bytes:
     """The frame of a payload. Raises ValueError for one that readers would not take."""
+    return frame_header(payload, _KEY_BIT if is_key else 0) + payload
+
+
+def frame_header(payload: bytes, bits: int = 0) -> bytes:
+    """What of a frame stands before its payload."""
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise ValueError(f"a payload of the audit log has {len(payload)} bytes, and {MAX_PAYLOAD_BYTES} is the most")
-    return HEADER.pack(len(payload) | (_KEY_BIT if is_key else 0), zlib.crc32(payload)) + payload
+    return HEADER.pack(len(payload) | bits, crc32(payload))
 
 
 def read_frames(path: Path, offset: int = 0, *, end: int | None = None) -> Iterator[Frame]:
@@ -57,7 +62,7 @@ def read_frames(path: Path, offset: int = 0, *, end: int | None = None) -> Itera
             if length > MAX_PAYLOAD_BYTES:
                 return
             payload = file.read(length)
-            if len(payload) < length or zlib.crc32(payload) != checksum:
+            if len(payload) < length or crc32(payload) != checksum:
                 return
             offset += HEADER.size + length
             if end is not None and offset > end:

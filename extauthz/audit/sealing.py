@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from google.protobuf.message import DecodeError
 
+from extauthz.audit.wire_field import content_field, content_tag, varint
 from extauthz.catalog.audit_policy import AuditSealingKey
 from extauthz.v1 import audit_pb2 as pb
 
@@ -31,6 +32,7 @@ MAX_KEYS = 20_000
 _PURPOSE = b"legation/v1/audit-subject-key "
 _NONCE_BYTES = 12
 _DAY_US = 86_400_000_000
+_KEY_ID, _NONCE, _CIPHERTEXT = (content_tag(pb.AuditSealed.DESCRIPTOR, name) for name in ("key_id", "nonce", "ciphertext"))
 
 
 class SealedValueError(ValueError):
@@ -40,7 +42,7 @@ class SealedValueError(ValueError):
 class SubjectKey:
     """Seals values of one principal. No nonce is used twice, also not for what was never written."""
 
-    __slots__ = ("_aead", "_count", "day", "kept", "key_id", "wrapped")
+    __slots__ = ("_aead", "_beginning", "_count", "day", "kept", "key_id", "wrapped")
 
     def __init__(self, *, key_id: str, key: bytes, wrapped: bytes, day: int) -> None:
         self.key_id = key_id
@@ -50,13 +52,15 @@ class SubjectKey:
         self.kept = False
         """Whether `wrapped` is durable in the writer's log; its owner says so."""
         self._aead = AESGCM(key)
+        self._beginning = content_field(_KEY_ID, key_id.encode()) + _NONCE + varint(_NONCE_BYTES)
         self._count = 0
 
-    def seal(self, personal: bytes, associated: bytes) -> pb.AuditSealed:
-        """The personal part of a record (a serialised AuditRecord), for the record that `associated` names."""
+    def seal(self, personal: bytes, associated: bytes) -> bytes:
+        """The personal part of a record (a serialised AuditRecord), for the record that `associated` names: a serialised AuditSealed."""
         self._count += 1
         nonce = self._count.to_bytes(_NONCE_BYTES, "big")
-        return pb.AuditSealed(key_id=self.key_id, nonce=nonce, ciphertext=self._aead.encrypt(nonce, personal, associated))
+        ciphertext = self._aead.encrypt(nonce, personal, associated)
+        return self._beginning + nonce + content_field(_CIPHERTEXT, ciphertext)
 
 
 class SubjectKeys:

@@ -19,17 +19,17 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from extauthz.audit.alarm import AlarmReason, alarm
-from extauthz.audit.chain import Head, Linked, link
+from extauthz.audit.chain import Head, link
 from extauthz.audit.draft import Draft, draft_of
-from extauthz.audit.frames import SUFFIX, frame_bytes, segment_path
-from extauthz.audit.sealing import SubjectKeys
+from extauthz.audit.frames import SUFFIX, frame_bytes, frame_header, segment_path
+from extauthz.audit.sealing import SubjectKey, SubjectKeys
 from extauthz.catalog.audit_policy import AuditSealingKey
 from extauthz.v1 import audit_pb2 as pb
 
@@ -106,7 +106,7 @@ class SegmentWriter:
         self._use(sealing_key)
         if self._file < 0 or self._suspect or self._end >= self._segment_bytes:
             self._open_segment()
-        linked, data = self._frames(drafts)
+        data, head, fresh = self._frames(drafts)
         try:
             self._write_all(data)
             self._require_in_place()
@@ -114,10 +114,9 @@ class SegmentWriter:
             self._take_back(error)
             raise
         self._end += len(data)
-        self._head, self._ended = linked[-1].head, None
-        for one in linked:
-            if one.key is not None:
-                one.key.kept = True
+        self._head, self._ended = head, None
+        for key in fresh:
+            key.kept = True
         self.written_bytes += len(data)
         self.last_sync_seconds = time.perf_counter() - started
         return self.durable
@@ -137,20 +136,17 @@ class SegmentWriter:
         except ValueError as error:  # nothing can be sealed for it; what was used before is used on
             logger.error("audit sealing key unusable", key_id=sealing_key.key_id, error=str(error))
 
-    def _frames(self, drafts: Sequence[Draft]) -> tuple[list[Linked], bytes]:
-        """The records behind the head, each key before the first of them that needs it."""
-        linked: list[Linked] = []
+    def _frames(self, drafts: Sequence[Draft]) -> tuple[bytes, Head, Iterable[SubjectKey]]:
+        """The records behind the head, each key before the first of them that needs it; the head behind them; keys that are new."""
+        linked, head = link(self._head, (*self._first_words(), *drafts), self._keys)
         parts: list[bytes] = []
-        head, fresh = self._head, set()
-        for draft in (*self._first_words(), *drafts):
-            one = link(head, draft, self._keys)
-            if one.key is not None and not one.key.kept and one.key.key_id not in fresh:
-                fresh.add(one.key.key_id)
-                parts.append(frame_bytes(one.key.wrapped, is_key=True))
-            parts.append(frame_bytes(one.payload))
-            linked.append(one)
-            head = one.head
-        return linked, b"".join(parts)
+        fresh: dict[str, SubjectKey] = {}
+        for payload, key in linked:
+            if key is not None and not key.kept and key.key_id not in fresh:
+                fresh[key.key_id] = key
+                parts.append(frame_bytes(key.wrapped, is_key=True))
+            parts += frame_header(payload), payload
+        return b"".join(parts), head, fresh.values()
 
     def _first_words(self) -> list[Draft]:
         """Of a writer that follows one that had to end."""

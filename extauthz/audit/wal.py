@@ -43,7 +43,7 @@ LATER_IN_GROUP = 500
 MAX_DRAFT_BYTES = MAX_PAYLOAD_BYTES - 1024
 """What a place in the chain and the seal add is less than the difference."""
 
-_FROM_RESERVE = frozenset({AuditEvent.OUTCOME, AuditEvent.OUTCOME_MISSING, AuditEvent.ALARM})
+_FROM_RESERVE = (AuditEvent.OUTCOME, AuditEvent.OUTCOME_MISSING, AuditEvent.ALARM)  # no set: an enumeration hashes in Python
 
 Waiting = list[tuple[Draft, "asyncio.Future[None]"]]
 

@@ -505,7 +505,7 @@ def sealed(store: AuditStore, *names: str, writer: str = "sealing") -> None:
     for number, name in enumerate(names, 1):
         values = decision(name)
         personal = pb.AuditRecord(principal=values.pop("principal"), labels=values.pop("labels"))
-        made.add(1, **values, sealed=key.seal(personal.SerializeToString(), associated_data(writer, number)))
+        made.add(1, **values, sealed=pb.AuditSealed.FromString(key.seal(personal.SerializeToString(), associated_data(writer, number))))
     store.append(pb.ShipBatch(writer_id=writer, first_sequence=1, records=made.records, subject_keys=[key.wrapped]), "node-1")
 
 

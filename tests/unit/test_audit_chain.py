@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extauthz.audit.chain import Head, link
+from extauthz.audit.chain import Head
 from extauthz.audit.draft import draft_of, encode_record
 from extauthz.audit.frames import frame_bytes, read_frames
 from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord, Replay, record_to_json
@@ -21,7 +21,7 @@ from extauthz.audit.wal import AuditLog
 from extauthz.catalog.audit_policy import AuditSealingKey
 from extauthz.identity.principal import Principal, PrincipalKind
 from extauthz.v1 import audit_pb2 as pb
-from tests.unit.written_log import sealing_pair, written_log
+from tests.unit.written_log import link_one, sealing_pair, written_log
 
 NOON = 1_700_000_000_000_000
 DAY = 86_400_000_000
@@ -153,7 +153,7 @@ def test_an_alarm_is_about_nobody_and_stays_readable() -> None:
     _, sealing_key = sealing_pair()
     told = record(1, event=AuditEvent.ALARM, downstream_address="", sentence="the disk is full", alarm=pb.AuditAlarm(used_bytes=5))
 
-    linked = link(Head("a-1"), draft_of(told), SubjectKeys(sealing_key))
+    linked = link_one(Head("a-1"), draft_of(told), SubjectKeys(sealing_key))
 
     message = pb.AuditRecord.FromString(linked.payload)
     assert (message.sentence, message.alarm.used_bytes, message.HasField("sealed"), linked.key) == ("the disk is full", 5, False, None)
@@ -162,7 +162,7 @@ def test_an_alarm_is_about_nobody_and_stays_readable() -> None:
 def test_json_of_a_sealed_record_says_what_is_gone() -> None:
     _, sealing_key = sealing_pair()
     keys = SubjectKeys(sealing_key)
-    linked = link(Head("a-1", 4, b"h" * 32), draft_of(record(1, principal=ANN, tool="update")), keys)
+    linked = link_one(Head("a-1", 4, b"h" * 32), draft_of(record(1, principal=ANN, tool="update")), keys)
     assert linked.key is not None
 
     erased = record_to_json(linked.payload)
@@ -179,7 +179,7 @@ def test_keys_that_are_too_many_are_forgotten_and_values_stay_readable() -> None
     head, wrapped, payloads = Head("a-1"), {}, []
 
     for number in range(10):
-        linked = link(
+        linked = link_one(
             head,
             draft_of(record(number, principal=Principal(kind=PrincipalKind.USER, id=f"p/{number % 5}", provider="p", subject="s"))),
             keys,
@@ -236,7 +236,7 @@ records = st.builds(
 def test_any_record_opens_to_what_was_written_and_a_flipped_bit_is_seen(one: AuditRecord, flipped: float) -> None:
     private_key, sealing_key = the_pair()
     head = Head("w", 6, b"x" * 32)
-    linked = link(head, draft_of(one), SubjectKeys(sealing_key))
+    linked = link_one(head, draft_of(one), SubjectKeys(sealing_key))
     key = None
     if linked.key is not None:
         key = open_subject_key(pb.AuditSubjectKey.FromString(linked.key.wrapped), private_key).key
@@ -261,8 +261,8 @@ def test_any_record_opens_to_what_was_written_and_a_flipped_bit_is_seen(one: Aud
 def test_sealed_values_belong_to_their_record() -> None:
     private_key, sealing_key = sealing_pair()
     keys = SubjectKeys(sealing_key)
-    first = link(Head("a-1"), draft_of(record(1, principal=ANN)), keys)
-    second = link(first.head, draft_of(record(2, principal=ANN)), keys)
+    first = link_one(Head("a-1"), draft_of(record(1, principal=ANN)), keys)
+    second = link_one(first.head, draft_of(record(2, principal=ANN)), keys)
     assert first.key is not None
     key = open_subject_key(pb.AuditSubjectKey.FromString(first.key.wrapped), private_key).key
     moved = pb.AuditRecord.FromString(second.payload)

@@ -302,7 +302,7 @@ def test_the_fields_of_a_record_all_reach_the_file() -> None:
     """Whatever field `AuditRecord` has stands in the message under the same name."""
     message_fields = {field.name for field in pb.AuditRecord.DESCRIPTOR.fields}
     elsewhere = {"principal", "roles", "workload_roles", "server", "needed", "event", "decision"}
-    nested = {"replay", "outcome", "change", "alarm", "shadow"}
+    nested = {"replay", "outcome", "change", "alarm", "shadow", "result"}
     values: dict[type, object] = {str: "x", int: 7, bool: True, tuple: ("x",)}
     record = AuditRecord(decision_id="d", at_unix_us=1)
     plain = [name for name in record.__slots__ if name not in elsewhere | nested]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from extauthz.audit.chain import Head, link
+from extauthz.audit.draft import Draft
 from extauthz.audit.frames import SUFFIX, read_frames, writer_of
-from extauthz.audit.sealing import open_record, open_subject_key
+from extauthz.audit.sealing import SubjectKey, SubjectKeys, open_record, open_subject_key
 from extauthz.catalog.audit_policy import AuditSealingKey
 from extauthz.v1 import audit_pb2 as pb
 
@@ -31,6 +34,20 @@ class WrittenLog:
             return message
         subject = open_subject_key(self.keys[writer][message.sealed.key_id], private_key)
         return open_record(payload, subject.key)
+
+
+class OneLinked(NamedTuple):
+    """One record as it is to be written, and the head behind it."""
+
+    payload: bytes
+    head: Head
+    key: SubjectKey | None
+
+
+def link_one(head: Head, draft: Draft, keys: SubjectKeys | None) -> OneLinked:
+    """`link` of one draft."""
+    ((payload, key),), behind = link(head, [draft], keys)
+    return OneLinked(payload, behind, key)
 
 
 def written_log(directory: Path) -> WrittenLog:
