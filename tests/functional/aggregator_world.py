@@ -21,6 +21,7 @@ from aiohttp import web
 from aggregator.application import make_application
 from aggregator.endpoint import Endpoint
 from aggregator.observation import Observation
+from aggregator.recording import Recording
 from aggregator.search.sentence_model import SentenceModel
 from aggregator.subscription import Subscription
 from aggregator.upstream.bridge import Bridge
@@ -119,6 +120,7 @@ class Registry:
     servers: tuple[Server, ...] = (Server("crm"),)
     virtual: tuple[pb.VirtualServer, ...] = ()
     cedar: str = EVERYTHING
+    audit_policies: tuple[pb.AuditPolicy, ...] = ()
 
     def resources(self) -> dict[str, dict[str, bytes]]:
         key = pb.SealingKey(key_id="s", key=b"s" * 32, not_before_unix=0, not_after_unix=2**40)
@@ -129,6 +131,7 @@ class Registry:
             discovery.VIRTUAL_SERVER: {f"{v.namespace}/{v.name}": v.SerializeToString() for v in self.virtual},
             discovery.POLICY_SET: {"demo/all": pb.PolicySet(namespace="demo", name="all", cedar=self.cedar).SerializeToString()},
             discovery.ROLE_BINDING: {},
+            discovery.AUDIT_POLICY: {f"{p.namespace}/{p.name}": p.SerializeToString() for p in self.audit_policies},
         }
 
 
@@ -284,13 +287,19 @@ async def aggregator_world(
     name: str = "aggregate",
     observation: Observation | None = None,
     search_model: SentenceModel | None = None,
+    recording: Recording | None = None,
 ) -> AsyncIterator[AggregatorWorld]:
     """Everything running; `members` by the name of their server."""
     subscription = Subscription()
     egress = directory / f"{name}-egress.sock"
     bridge = Bridge(egress_address=f"unix:{egress}")
     endpoint = Endpoint(
-        subscription=subscription, upstream=bridge, max_session_seconds=3600, observation=observation, search_model=search_model
+        subscription=subscription,
+        upstream=bridge,
+        max_session_seconds=3600,
+        observation=observation,
+        search_model=search_model,
+        recording=recording,
     )
     application = make_application(subscription=subscription, endpoint=endpoint)
     if observation is not None:

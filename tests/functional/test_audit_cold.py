@@ -19,7 +19,7 @@ from tests.functional.proof_world import START, microseconds
 from tests.functional.test_audit_retention import RetainedWorld
 
 ANN = pb.AuditPrincipal(id="idp/ann", subject="ann")
-RETENTION = [{"events": ["*"], "hotDays": 3, "keepDays": 100}, {"events": ["outcome"], "hotDays": 1, "keepDays": 100}]
+RETENTION = [{"events": ["*"], "hotDays": 3, "keepDays": 100}, {"events": ["outcome", "result"], "hotDays": 1, "keepDays": 100}]
 FILTERS = [
     {},
     {"decision": "deny"},
@@ -31,6 +31,7 @@ FILTERS = [
     {"namespace": "desk"},
     {"namespace": "mail", "decision": "allow"},
     {"event": "outcome"},
+    {"event": "result"},
     {"reason": "policy_denied"},
     {"revision": 7},
     {"trace_id": "4bf92f3577b34da6a3ce929d0e0e4736"},
@@ -55,6 +56,9 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         for number in (2, 4, 8, 10):  # those that were passed on
             outcome = pb.AuditOutcome(http_status=200, duration_us=number)
             made.write("w1", 1, decision_id=f"d-{day}-{number}", event=8, namespace="crm", outcome=outcome)
+        for number in (2, 4):  # those whose answers are kept
+            said = {"result_kept": "full", "result_json": f'"{number}"', "result": pb.AuditResult(tool_error=True)}
+            made.write("w0", 1, decision_id=f"d-{day}-{number}", event=pb.AUDIT_EVENT_RESULT, namespace="crm", **said)
         made.later(1)
         made.state()
     yield made
@@ -75,6 +79,8 @@ def _fields(day: int, number: int) -> dict[str, Any]:
         fields |= {"decision": 2, "reason": "policy_denied", "tool": "send"}
     if number % 4 == 0:
         fields |= {"principal": ANN}
+    if number in {2, 4}:
+        fields |= {"method": "tools/call", "result_kept": "full"}
     if number % 5 == 0:
         fields |= {"virtual_server": "desk/all", "exposed_name": "shown-as"}
     if number == 7:
@@ -123,10 +129,11 @@ def test_answers_are_the_same_before_and_after_records_have_moved(world: Retaine
 
     moved = world.retention.apply()
 
-    assert 0 < moved.archived < 96
-    assert world.hot() == 96 - moved.archived
+    assert 0 < moved.archived < 108
+    assert world.hot() == 108 - moved.archived
     after = _answers(world)
     assert after == before
+    assert len([item for item in after[0] if "result" in item]) == 12
     with_outcome = [item for item in after[0] if "outcome" in item]
     assert len(with_outcome) == 24
 

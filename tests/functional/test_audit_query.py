@@ -172,6 +172,32 @@ def test_how_a_call_ended_is_shown_with_its_decision(store: AuditStore):
     assert len(asked.following(Filter(event="outcome_missing"), readable=None, limit=10, after="MA").items) == 2
 
 
+def test_what_was_answered_stands_with_its_decision_and_by_itself_only_when_it_is_asked_for(store: AuditStore):
+    def result(number: int, at: int, text: str) -> dict[str, Any]:
+        said = {"result_json": text, "result_kept": "full", "reason": "tool_error", "result": pb.AuditResult(tool_error=True)}
+        return {**_call(number), "event": pb.AUDIT_EVENT_RESULT, "at_unix_us": at, **said}
+
+    # an answer may come before its decision, and twice where a call was made twice: what the client got counts
+    _write(store, result(1, 9_000_000, '"the later"'), result(1, 8_000_000, '"the earlier"'), writer="results")
+    _write(store, _call(1, result_kept="full"), _call(2), _call(3, parent_decision_id="d1"))
+    asked = AuditQuery(store)
+
+    page = asked.newest(Filter(), readable=None, limit=10)
+    assert [(item["decision_id"], "result" in item) for item in page.items] == [("d1", True), ("d2", False), ("d3", False)]
+    shown = {"tool_error": True, "at": "1970-01-01T00:00:09.000000+00:00", "reason": "tool_error", "result_json": '"the later"'}
+    assert page.items[0]["result"] == {**shown, "result_kept": "full"}
+    assert page.items[0]["event"] == "tool_call"
+    (tree,) = asked.shown("d1", readable=None)
+    assert (tree["result"]["result_json"], [inner["decision_id"] for inner in tree["inner"]]) == ('"the later"', ["d3"])
+    by_itself = asked.newest(Filter(event="result", tool="read"), readable=None, limit=10)
+    assert [(item["result_json"], item["result"]) for item in by_itself.items] == [
+        ('"the earlier"', {"tool_error": True}),
+        ('"the later"', {"tool_error": True}),
+    ]
+    followed = asked.following(Filter(), readable=None, limit=10, after="MA")
+    assert [item["decision_id"] for item in followed.items] == ["d1", "d2", "d3"]
+
+
 def test_a_decision_is_shown_with_those_that_it_caused(store: AuditStore):
     _write(
         store,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -12,10 +13,13 @@ from sqlalchemy import text
 
 from controlplane.certificates import write_certificates
 from controlplane.registry.audit_key import audit_key_id, audit_public_key
+from extauthz.audit.alarm import AlarmReason, alarm
 from extauthz.audit.frames import frame_bytes, read_frames
+from extauthz.audit.record import AuditEvent
 from extauthz.catalog.audit_policy import AuditSealingKey
 from extauthz.identity.principal import Principal, PrincipalKind
 from extauthz.transport import LinkIdentity
+from extauthz.v1 import audit_pb2 as pb
 from tests.functional.postgresql import postgresql_server, postgresql_url  # noqa: F401
 from tests.functional.record_world import KEY, RecordWorld, make_world, record, until
 
@@ -210,6 +214,36 @@ async def test_over_tcp_only_an_authorizer_of_this_deployment_may_ship(
         async with world.shipping(log, credentials=identity("authorizer").channel_credentials(world.address)):
             await until(lambda: store.last_position() == 1)
     log.close()
+
+
+async def test_an_aggregator_ships_answers_of_tools_and_alarms_and_nothing_else(
+    world: RecordWorld, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    certificates = tmp_path / "certificates"
+    write_certificates(certificates, ("control-plane", "aggregator"))
+
+    def identity(name: str) -> LinkIdentity:
+        return LinkIdentity(cert_file=certificates / f"{name}.crt", key_file=certificates / f"{name}.key", ca_file=certificates / "ca.crt")
+
+    honest, lying = world.log("results-honest"), world.log("results-lying")
+    await honest.append(replace(record(1), event=AuditEvent.RESULT))
+    await honest.append(alarm(AlarmReason.RESULT_LOST, "one answer is lost", pb.AuditAlarm(lost=1)))
+    await lying.append(replace(record(2), event=AuditEvent.RESULT))
+    await lying.append(replace(record(3), event=AuditEvent.TOOL_CALL))
+    async with world.control_plane(link=identity("control-plane"), listen="localhost:0") as (store, _):
+        credentials = identity("aggregator").channel_credentials(world.address)
+        async with world.shipping(honest, lying, node_id="aggregator", credentials=credentials):
+            await until(lambda: store.last_position() == 3)
+            await until(lambda: "is not an aggregator's to write" in capfd.readouterr().out)
+
+        kept = [(row.writer_id, row.event, row.reason) for row in store.rows(0, 10)]
+        assert ("control-plane", "alarm", "chain_refused") in kept
+        assert [(writer, event) for writer, event, _ in kept if writer != "control-plane"] == [
+            ("results-honest", "result"),
+            ("results-honest", "alarm"),
+        ]
+    honest.close()
+    lying.close()
 
 
 async def test_a_database_that_is_away_holds_records_up_and_loses_none(world: RecordWorld):

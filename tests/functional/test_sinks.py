@@ -373,6 +373,19 @@ async def test_outcomes_are_joined_to_their_decisions_and_said_once(world: SinkW
     assert lines[3]["outcome"]["http_status"] == 500
 
 
+async def test_what_was_answered_is_a_record_of_its_own_and_no_decision_for_an_outcome(world: SinkWorld) -> None:
+    result = {"decision_id": "d-1", "event": pb.AUDIT_EVENT_RESULT, "decision": 1, "result_json": '"Ann"', "result_kept": "full"}
+    async with world.delivering():
+        uid = world.apply(file={}, outcomes="joined", outcomeSeconds=900)
+        ids = world.write([result, {"decision_id": "d-1", "decision": 1}, outcome("d-1", 201), result])
+        await world.delivered(uid)
+
+    lines = world.lines()
+    assert [(line["id"], line["event"]) for line in lines] == [(ids[0], "result"), (ids[1], "tool_call"), (ids[3], "result")]
+    assert lines[1]["outcome"]["http_status"] == 201
+    assert lines[2]["result_json"] == '"Ann"'
+
+
 async def test_a_joined_outcome_far_behind_its_decision_is_still_said_once(world: SinkWorld) -> None:
     decisions = [{"decision_id": f"d-{n}", "decision": 1} for n in range(250)]
     ids = world.write([*decisions, *(outcome(f"d-{n}") for n in range(250))])
