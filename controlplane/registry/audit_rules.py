@@ -27,8 +27,8 @@ EVENT_NAMES = tuple(name.removeprefix("AUDIT_EVENT_").lower() for name in audit_
 """Every event that records are of, as documents spell them."""
 EVERY_EVENT = "*"
 _RESULTS = (
-    "calls of these tools pass an aggregator, which records what is answered to tools/call, tasks/get and tasks/result; progress, log "
-    "messages, questions and streams are not recorded"
+    "calls of these tools pass an aggregator, which records what is answered to tools/call, tasks/get and tasks/result; what servers send "
+    "beside that (progress, log messages, questions on the way, streams) is not recorded"
 )
 
 

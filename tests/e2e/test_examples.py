@@ -30,6 +30,10 @@ RECORDS = {
         "allow  Agent     acme/key-holder  search_contacts",
         "deny   Agent     acme/key-holder  update_contact",
     ],
+    "recorded-answers": [
+        "answered  Jonas Lindqvist, e-mail hashed, text redacted",
+        "answered  erased",
+    ],
     "virtual-server": [
         "allow  User      local/ann  search_contacts",
         "deny   User      local/ann  delete_contact",
