@@ -128,12 +128,14 @@ def pack_frame(kind: int, position: int, payload: bytes) -> bytes:
     return covered + struct.pack(">I", zlib.crc32(payload, zlib.crc32(covered))) + payload
 
 
-def read_frames(file: BinaryIO) -> Iterator[Frame]:
-    """The frames of an open file. Raises `BundleError` where they cannot be followed any further."""
+def read_frames(file: BinaryIO, max_bytes: int = 2**62) -> Iterator[Frame]:
+    """The frames of an open file. Raises `BundleError` where they cannot be followed any further, and behind `max_bytes`."""
     if file.read(len(RECORDS_HEADER)) != RECORDS_HEADER:
         raise BundleError(f"does not begin with {RECORDS_HEADER.decode().strip()}")
     offset = len(RECORDS_HEADER)
     while head := file.read(_FRAME.size):
+        if offset > max_bytes:  # a hole in a file costs its maker nothing, and its reader a second for each megabyte
+            raise BundleError(f"goes on behind {max_bytes} bytes, and is read no further")
         if len(head) < _FRAME.size:
             raise BundleError(f"ends inside of a frame at byte {offset}")
         kind, position, length, checksum = _FRAME.unpack(head)

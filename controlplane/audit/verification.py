@@ -50,6 +50,8 @@ from controlplane.audit.statement import (
 )
 
 _PIECE_BYTES = 1024 * 1024
+_MAX_UNSAID_BYTES = 4 * 1024 * 1024
+"""So much is read of a file of records beyond what the manifest says of it: what is wrong is told, and no hole is read for hours."""
 _MAX_LINE_BYTES = 2 * MAX_DOCUMENT_BYTES
 _MAX_KEY_BYTES = 16_384
 
@@ -72,7 +74,8 @@ def verify_bundle(directory: Path, *, anchors: Sequence[Path] = (), keys: Sequen
     stated = _Stated(statements.read(directory / STATEMENTS))
     records = RecordCheck(report, first_position=first_position)
     for name in sorted(name for name in names if name.startswith("records/")):
-        _check_records(directory, name, records, stated)
+        said = manifest.files.get(name) if manifest is not None else None
+        _check_records(directory, name, records, stated, max_bytes=_MAX_UNSAID_BYTES + (said.size_bytes if said is not None else 0))
     records.finish(manifest.last_position if manifest is not None else 0)
     for statement in stated.rest():
         records.compare(statement)
@@ -269,11 +272,11 @@ def _digest(path: Path, expected_bytes: int) -> BundleFile:
     return BundleFile(size_bytes=size, sha256=digest.digest())
 
 
-def _check_records(directory: Path, name: str, records: RecordCheck, stated: _Stated) -> None:
+def _check_records(directory: Path, name: str, records: RecordCheck, stated: _Stated, *, max_bytes: int) -> None:
     """(4), and (5) as soon as an interval is complete."""
     try:
         with opened(directory / name) as file:
-            for frame in read_frames(file):
+            for frame in read_frames(file, max_bytes):
                 for statement in stated.before(frame.position) if records.is_next(frame.position) else ():
                     records.compare(statement)
                 records.check(frame, name)
