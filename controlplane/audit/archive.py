@@ -25,7 +25,7 @@ from controlplane.audit.store import AuditStore
 from controlplane.audit.stored_record import StoredRecord
 from extauthz.errors import ConfigurationError
 
-_COLUMNS = tuple(field.name for field in fields(StoredRecord))
+_COLUMNS = StoredRecord._fields
 _INTEGERS = frozenset({"position", "sequence", "at_unix_us", "revision"})
 _BYTES = frozenset({"record_hash", "payload"})
 _MAX_NAME = 80

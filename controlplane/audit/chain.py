@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -18,8 +18,7 @@ OWN_EVENTS = frozenset({pb.AUDIT_EVENT_CHANGE, pb.AUDIT_EVENT_API_REFUSED, pb.AU
 """What only the control plane itself records: who changed what, and what was found in the record."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
+class Link(NamedTuple):
     """A record that continues a chain."""
 
     message: pb.AuditRecord
@@ -68,4 +67,4 @@ def _link(writer_id: str, number: int, previous: bytes, payload: bytes) -> tuple
         return None, f"record {number} is of a time that no calendar has"
     if message.previous_hash != previous:
         return None, f"record {number} does not continue the chain: the record before it has another hash than it says"
-    return Link(message=message, payload=payload, record_hash=hashlib.sha256(payload).digest()), ""
+    return Link(message, payload, hashlib.sha256(payload).digest()), ""

@@ -181,6 +181,7 @@ class Retention:
             with self._store.transaction() as connection:
                 self._archive.register(connection, partition, self._now_us())
                 _delete_rows(connection, rows)
+            self._store.forget_rows()
             moved += len(rows)
         return moved
 
@@ -194,6 +195,7 @@ class Retention:
             with self._store.transaction() as connection:
                 self._leave(connection, gone, namespace, day)
                 _delete_rows(connection, gone)
+            self._store.forget_rows()
             deleted += len(gone)
         return deleted
 

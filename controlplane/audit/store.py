@@ -25,8 +25,9 @@ from sqlalchemy import Connection, Engine, Row, select, text
 
 from controlplane.audit.chain import Link, is_writer_name, links_behind
 from controlplane.audit.models import AUDIT_CURSOR, AUDIT_RECORD, AUDIT_SUBJECT_KEY, AUDIT_WRITER
-from controlplane.audit.stored_record import StoredRecord, columns_of, stored_record
+from controlplane.audit.stored_record import StoredRecord, row_of, stored_record
 from controlplane.audit.subject_keys import SubjectKeyring, subject_key_message
+from controlplane.audit.tail import Tail
 from controlplane.database import WRITE_OPTION
 from controlplane.registry.audit_key import audit_private_key
 from controlplane.registry.encryption import RegistryKey
@@ -57,7 +58,8 @@ class AuditStore:
         self._lock = threading.Lock()
         self._last_position = 0
         self._looked_at = -math.inf
-        self._appended: dict[int, int] = {}  # position by connection, of transactions that have not ended
+        self._appended: dict[int, list[StoredRecord]] = {}  # by connection, of transactions that have not ended
+        self._tail = Tail()
         self._waiters: set[_Waiter] = set()
         self.principal_ref = lru_cache(maxsize=8192)(self._principal_ref)
         """The keyed digest by which a principal's records are found; "" for nobody."""
@@ -124,17 +126,32 @@ class AuditStore:
         """Do not open anything any more with keys that were erased. Other processes forget them within half a minute."""
         self._keyring.forget()
 
+    def forget_rows(self) -> None:
+        """Do not read from memory what was deleted from the database. Other processes do not within a minute."""
+        self._tail.forget()
+
     # reading
 
     def rows(self, after: int, limit: int) -> list[StoredRecord]:
-        """Up to `limit` records behind a position, in their order."""
-        statement = select(AUDIT_RECORD).where(AUDIT_RECORD.c.position > after).order_by(AUDIT_RECORD.c.position).limit(limit)
+        """Up to `limit` records behind a position, in their order. What was appended here just now is not read once more."""
+        newest = self._tail.behind(after, limit)
         with self.reading() as connection:
-            return [stored_record(row) for row in connection.execute(statement)]
+            if newest and self.cursor_in(connection, POSITION)[0] < newest[-1].position:
+                self._tail.forget()  # this is an older database: it was restored, or another machine has taken over
+                newest = []
+            behind, more = newest[-1].position if newest else after, limit - len(newest)
+            if not more:
+                return newest
+            statement = select(AUDIT_RECORD).where(AUDIT_RECORD.c.position > behind).order_by(AUDIT_RECORD.c.position).limit(more)
+            return newest + [stored_record(row) for row in connection.execute(statement)]
 
     def opened(self, row: StoredRecord) -> pb.AuditRecord:
         """The record with its sealed values; where their key is gone, without them and with `sealed` as it was."""
-        return self._keyring.opened(pb.AuditRecord.FromString(row.payload), self._read_wrapped)
+        return self.opened_message(pb.AuditRecord.FromString(row.payload))
+
+    def opened_message(self, message: pb.AuditRecord) -> pb.AuditRecord:
+        """`opened` of a payload that was read already; that message is changed."""
+        return self._keyring.opened(message, self._read_wrapped)
 
     def opened_json(self, row: StoredRecord) -> dict[str, object]:
         """`opened` as JSON-ready values (`extauthz.audit.record.message_to_json`)."""
@@ -201,7 +218,9 @@ class AuditStore:
             try:
                 with connection.execution_options(**{WRITE_OPTION: True}).begin():
                     yield connection
-                self._tell(self._appended.get(id(connection), 0))
+                if appended := self._appended.get(id(connection)):
+                    self._tail.add(appended)
+                    self._tell(appended[-1].position)
             finally:
                 self._appended.pop(id(connection), None)
 
@@ -256,26 +275,17 @@ class AuditStore:
 
     def _keep_records(self, connection: Connection, links: Sequence[Link]) -> None:
         last = self.cursor_in(connection, POSITION)[0]
-        rows = [self._row(connection, position, link) for position, link in enumerate(links, last + 1)]
+        references = partial(self._references, connection)
+        rows = [row_of(*link, position=position, references=references) for position, link in enumerate(links, last + 1)]
         _insert(connection, rows)
         self.advance(connection, POSITION, last + len(rows))
-        self._appended[id(connection)] = last + len(rows)
-
-    def _row(self, connection: Connection, position: int, link: Link) -> dict[str, Any]:
-        principal_ref, subject_ref = self._references(connection, link.message)
-        return {
-            **columns_of(link.message),
-            "position": position,
-            "principal_ref": principal_ref,
-            "subject_ref": subject_ref,
-            "record_hash": link.record_hash,
-            "payload": link.payload,
-        }
+        self._appended.setdefault(id(connection), []).extend(rows)
 
     def _references(self, connection: Connection, message: pb.AuditRecord) -> tuple[str, str]:
         """The keyed digests of who asked: of the id, and of its part behind the identity provider."""
         if not message.HasField("sealed"):
-            return self.principal_ref(message.principal.id), self.principal_ref(message.principal.subject)
+            principal = message.principal
+            return (self.principal_ref(principal.id), self.principal_ref(principal.subject)) if message.HasField("principal") else ("", "")
         opened = self._keyring.opened(message, partial(_read_wrapped, connection))
         if opened.HasField("principal"):
             return self.principal_ref(opened.principal.id), self.principal_ref(opened.principal.subject)
@@ -329,11 +339,11 @@ class _Waiter:
             self._loop.call_soon_threadsafe(self.event.set)
 
 
-def _insert(connection: Connection, rows: list[dict[str, Any]]) -> None:
+def _insert(connection: Connection, rows: Sequence[StoredRecord]) -> None:
     """All rows by one statement of the driver: nothing in them has to be converted, and looking at each for that costs a fifth."""
-    compiled = AUDIT_RECORD.insert().compile(dialect=connection.dialect)
-    names = getattr(compiled, "positiontup", None)
-    connection.exec_driver_sql(str(compiled), [tuple(row[name] for name in names) for row in rows] if names else rows)
+    mark = "%s" if connection.dialect.name == "postgresql" else "?"
+    marks = ", ".join([mark] * len(StoredRecord._fields))
+    connection.exec_driver_sql(f"INSERT INTO audit_record ({', '.join(StoredRecord._fields)}) VALUES ({marks})", list(rows))  # noqa: S608
 
 
 def _head(writer_id: str, row: Row[Any] | None) -> Head:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from sqlalchemy import Row
 
@@ -12,13 +12,14 @@ from extauthz.v1 import audit_pb2 as pb
 MAX_INTEGER = 2**63 - 1
 MAX_INDEXED = 600
 """Characters of a text by which records are found: PostgreSQL has no index of what is longer than 2,704 bytes."""
+References = Callable[[pb.AuditRecord], tuple[str, str]]
+"""The keyed digests of who asked: of the id, and of its part behind the identity provider."""
 _EVENT_PREFIX = "AUDIT_EVENT_"
 _DECISION_PREFIX = "AUDIT_DECISION_"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredRecord:
-    """One row of `audit_record`; times are microseconds since 1970, absent texts are empty.
+class StoredRecord(NamedTuple):
+    """One row of `audit_record`, its columns in their order; times are microseconds since 1970, absent texts are empty.
 
     `mcp_server` is "namespace/name". `principal_ref` and `subject_ref` are keyed digests (`AuditStore.principal_ref`); `record_hash` is the
     SHA-256 of `payload`, which is an AuditRecord as its writer wrote it.
@@ -48,31 +49,36 @@ class StoredRecord:
 
 
 def stored_record(row: Row[Any]) -> StoredRecord:
-    """The value of a row that was read with every column."""
-    return StoredRecord(**row._mapping)  # noqa: SLF001 - public by its documentation, in spite of its name
+    """The value of a row that was read with every column, in their order (`select(AUDIT_RECORD)`)."""
+    return StoredRecord._make(row)
 
 
-def columns_of(message: pb.AuditRecord) -> dict[str, Any]:
-    """What a record says openly, as columns; those of who asked, of its place and of its bytes are not among them."""
+def row_of(message: pb.AuditRecord, payload: bytes, record_hash: bytes, *, position: int, references: References) -> StoredRecord:
+    """The row of a record: what it says openly, its place, its bytes, and who asked, for which `references` may open the message."""
     server = f"{message.namespace}/{message.mcp_server}" if message.mcp_server else ""
-    return {
-        "writer_id": indexed_text(message.writer_id),
-        "sequence": message.sequence,
-        "at_unix_us": message.at_unix_us,
-        "event": event_name(message.event),
-        "decision": decision_name(message.decision),
-        "reason": indexed_text(message.reason),
-        "decision_id": indexed_text(message.decision_id),
-        "namespace": indexed_text(message.namespace),
-        "mcp_server": indexed_text(server),
-        "virtual_server": indexed_text(message.virtual_server),
-        "tool": indexed_text(message.tool),
-        "exposed_name": indexed_text(message.exposed_name),
-        "method": indexed_text(message.method),
-        "revision": min(message.revision, MAX_INTEGER),
-        "trace_id": indexed_text(message.trace_id),
-        "parent_decision_id": indexed_text(message.parent_decision_id),
-    }
+    revision, trace_id, parent_decision_id = min(message.revision, MAX_INTEGER), message.trace_id, message.parent_decision_id
+    return StoredRecord(
+        position,
+        indexed_text(message.writer_id),
+        message.sequence,
+        message.at_unix_us,
+        event_name(message.event),
+        decision_name(message.decision),
+        indexed_text(message.reason),
+        indexed_text(message.decision_id),
+        indexed_text(message.namespace),
+        indexed_text(server),
+        indexed_text(message.virtual_server),
+        indexed_text(message.tool),
+        indexed_text(message.exposed_name),
+        indexed_text(message.method),
+        *references(message),
+        revision,
+        indexed_text(trace_id),
+        indexed_text(parent_decision_id),
+        record_hash,
+        payload,
+    )
 
 
 def event_name(number: int) -> str:
@@ -90,7 +96,8 @@ def indexed_text(value: str) -> str:
 
     The record itself stays as it is.
     """
-    value = value[:MAX_INDEXED]
+    if len(value) > MAX_INDEXED:
+        value = value[:MAX_INDEXED]
     return value.replace("\x00", "\ufffd") if "\x00" in value else value
 
 

@@ -19,8 +19,9 @@ import controlplane.audit as package
 import controlplane.baseline.models
 import controlplane.usage.models  # noqa: F401 - tables of the same database
 from controlplane.audit.database import AUDIT_HEAD, AUDIT_SCHEMA, audit_database_url, open_audit_database
-from controlplane.audit.models import AuditTable
-from controlplane.audit.store import AuditStore
+from controlplane.audit.models import AUDIT_RECORD, AuditTable
+from controlplane.audit.store import POSITION, AuditStore
+from controlplane.audit.stored_record import StoredRecord
 from controlplane.baseline.models import ANOMALY
 from controlplane.database import open_database, sqlite_url
 from controlplane.registry.encryption import RegistryKey
@@ -170,6 +171,61 @@ def test_texts_of_callers_may_be_anything_that_a_message_holds(store: AuditStore
 
     assert (row.tool, row.revision, row.event) == ("a\ufffdb", 2**63 - 1, "unspecified")
     assert store.opened(row).tool == "a\x00b"
+
+
+def test_a_row_has_the_columns_of_the_table():
+    assert StoredRecord._fields == tuple(AUDIT_RECORD.c.keys())
+
+
+def test_what_was_appended_here_is_read_as_it_stands_in_the_database(database_url: str):
+    stores = [AuditStore(open_audit_database(database_url), KEY) for _ in range(2)]
+    one, two = Writer("one").add(6, namespace="demo", mcp_server="crm", tool="find"), Writer("two").add(3)
+    stores[0].append(one.batch(1, 2), "n")
+    stores[1].append(two.batch(1, 2), "n")  # between two of the other's: neither has all of it in memory
+    stores[0].append(one.batch(3, 4), "n")
+    stores[1].append(two.batch(3), "n")
+    stores[0].append(one.batch(5), "n")
+    written = AuditStore(open_audit_database(database_url), KEY)
+
+    for store in stores:
+        for after in range(10):
+            for limit in (1, 2, 3, 100):
+                assert store.rows(after, limit) == written.rows(after, limit)
+    for store in (*stores, written):
+        store.close()
+
+
+def test_what_is_in_memory_is_not_believed_against_the_database(store: AuditStore):
+    """It was restored, or a replica that lacks the newest records has taken over."""
+    writer = Writer().add(5)
+    store.append(writer.batch(1, 3), "n")
+    store.append(writer.batch(4), "n")
+    with store.transaction() as connection:
+        connection.execute(text("DELETE FROM audit_record WHERE position > 3"))
+        connection.execute(text("UPDATE audit_writer SET sequence = 3, record_hash = :hash"), {"hash": store.rows(2, 1)[0].record_hash})
+        store.advance(connection, POSITION, 3)
+
+    assert [row.position for row in store.rows(0, 100)] == [1, 2, 3]
+    assert store.rows(3, 100) == []
+    store.append(writer.batch(4), "n")
+    assert [row.sequence for row in store.rows(2, 100)] == [3, 4, 5]
+
+
+def test_nothing_is_read_that_was_not_committed(store: AuditStore):
+    writer = Writer().add(4)
+    store.append(writer.batch(1, 2), "n")
+
+    def break_off() -> None:
+        with store.transaction() as connection:
+            store.append_in(connection, writer.batch(3), "n")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        break_off()
+
+    assert [row.position for row in store.rows(0, 100)] == [1, 2]
+    store.append(writer.batch(3), "n")
+    assert [row.sequence for row in store.rows(1, 100)] == [2, 3, 4]
 
 
 def test_two_control_planes_number_without_a_gap(postgresql_url: str):  # noqa: F811 - the fixture

@@ -286,6 +286,7 @@ async def test_records_that_retention_has_deleted_are_passed_over(world: SinkWor
     world.fill(30)
     with world.store.transaction() as connection:
         connection.execute(AUDIT_RECORD.delete())
+    world.store.forget_rows()
     collector = OtlpCollector()
     async with collector.listening(), world.delivering():
         uid = world.apply(**otlp_spec(collector.url))
