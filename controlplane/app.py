@@ -227,7 +227,7 @@ async def _parts(
             audit_database_url=audit_database_url(settings.audit_database_url, settings.database_url),
             encryption_key_file=settings.encryption_key_file,
         )
-        books = GrantStore(store.engine, key=key)
+        books, rollup = GrantStore(store.engine, key=key), UsageRollup(store=record, read_prices=PriceHistory(store).book)
         routes = make_routes(
             service=service,
             store=store,
@@ -247,6 +247,7 @@ async def _parts(
             replays=ReplayRunner(replay_sources).answers,
             anomalies=partial(read_anomalies, record),
             usage=record,
+            catch_up_usage=rollup.catch_up,
             probe_now=lambda uid: any(prober.probe_now(uid) for prober in probers),
             proof=AuditProofRoutes(proving=proving, barrier=collector.barrier, retention=retention),
             sinks=AuditSinkRoutes(overview=SinkOverview(record, own.writer, state=lambda: live.state)),
@@ -274,7 +275,7 @@ async def _parts(
         background.append(asyncio.create_task(sinks.run()))
         observe_sinks(telemetry.metrics, sinks.statistics)
         background.append(asyncio.create_task(BaselineKeeper(record, announce=announce_by(record, own.writer)).run()))
-        background.append(asyncio.create_task(UsageRollup(store=record, read_prices=PriceHistory(store).book).run()))
+        background.append(asyncio.create_task(rollup.run()))
         await parts.enter_async_context(serving_api(application, settings.api_listen, link))
         await _first_of(_published(publisher), background)  # streams are not accepted before there is something to say
         discovery = AdsServer(listen=settings.xds_listen, cache=cache, rollout=rollout, identity=link, for_writers=(collector.handler,))

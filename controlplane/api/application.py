@@ -24,7 +24,7 @@ from controlplane.api.nodes import NodeRoutes, RolloutStatus
 from controlplane.api.openapi import OpenApiRoutes
 from controlplane.api.reviews import ProbeNow, ReviewRoutes, no_prober
 from controlplane.api.routes import Route, make_application
-from controlplane.api.usage import UsageRoutes
+from controlplane.api.usage import CatchUp, UsageRoutes
 from controlplane.api.what_if import Replays, WhatIfRoutes
 from controlplane.api.write_slots import WriteSlots
 from controlplane.audit.store import AuditStore
@@ -54,6 +54,7 @@ def make_routes(
     replays: Replays | None = None,
     anomalies: Anomalies | None = None,
     usage: AuditStore | None = None,
+    catch_up_usage: CatchUp | None = None,
     proof: AuditProofRoutes | None = None,
     sinks: AuditSinkRoutes | None = None,
     clock: Callable[[], float] = time.time,
@@ -81,7 +82,7 @@ def make_routes(
         *(proof.routes() if proof is not None else ()),
         *(sinks.routes() if sinks is not None else ()),
         *(AnomalyRoutes(anomalies=anomalies).routes() if anomalies is not None else ()),
-        *(UsageRoutes(store=usage, state=state).routes() if usage is not None else ()),
+        *(UsageRoutes(store=usage, state=state, catch_up=catch_up_usage).routes() if usage is not None else ()),
         *(WhatIfRoutes(service=service, replays=replays, clock=clock).routes() if replays is not None else ()),
         *(AuthorizationServerRoutes(oversight=oversight).routes() if oversight is not None else ()),
     ]

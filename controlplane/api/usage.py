@@ -37,13 +37,25 @@ _QUERY = {
 }
 
 
+_CATCH_UP_SECONDS = 1.0
+
+CatchUp = Callable[[float], None]
+"""Counts what is there, for so many seconds at most (`UsageRollup.catch_up`)."""
+
+
 class UsageRoutes:
-    """Reads of what was counted."""
+    """Reads of what was counted. `catch_up` counts before each of them what has come since."""
 
     def __init__(
-        self, *, store: AuditStore, state: Callable[[], RegistryState], clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        *,
+        store: AuditStore,
+        state: Callable[[], RegistryState],
+        catch_up: CatchUp | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._store = store
+        self._catch_up = catch_up
         self._state = state
         self._clock = clock
 
@@ -83,6 +95,8 @@ class UsageRoutes:
         )
 
     def _answer(self, question: Question) -> web.Response:
+        if self._catch_up is not None:
+            self._catch_up(_CATCH_UP_SECONDS)
         report = read_report(self._store, question)
         unknown = unknown_labels(question.by, report, _configured_labels(self._state()))
         if unknown and report.groups:

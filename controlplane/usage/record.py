@@ -9,9 +9,9 @@ a member. Where the first was passed on, those of the second kind are the calls,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
+from typing import NamedTuple
 
 from controlplane.audit.stored_record import indexed_text
 from controlplane.usage.price import Price, cost_of, tokens_of
@@ -58,8 +58,7 @@ PriceOf = Callable[[str, str, str, int], Price | None]
 """Namespace, server, tool, revision: `PriceBook.price_of`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageRecord:
+class UsageRecord(NamedTuple):
     """One call. Names that the registry did not know are empty: callers make them up."""
 
     decision_id: str
@@ -77,8 +76,7 @@ class UsageRecord:
     cost: Decimal
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageCaller:
+class UsageCaller(NamedTuple):
     """Who called, as far as reports tell. `agent`: the caller itself when it is an agent or workload, or who acts for a user."""
 
     user: str = ""

@@ -11,32 +11,36 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from decimal import Decimal
-from typing import Any
+from functools import cache
+from typing import NamedTuple
 
 import structlog
 from google.protobuf.message import DecodeError
-from sqlalchemy import Connection, Row, Table, delete, insert, select, text, update
+from sqlalchemy import Connection, delete, insert, select, text, update
 
 from controlplane.audit.models import AUDIT_RECORD, AUDIT_SUBJECT_KEY
 from controlplane.audit.store import AuditStore
-from controlplane.audit.stored_record import MAX_INTEGER, StoredRecord, stored_record
-from controlplane.usage.models import USAGE_CALL, USAGE_CALLER, USAGE_HOUR
-from controlplane.usage.price import EXACT, PriceBook, decimal_text
+from controlplane.audit.stored_record import StoredRecord, stored_record
+from controlplane.usage.models import USAGE_CALL, USAGE_CALLER
+from controlplane.usage.price import PriceBook, decimal_text
 from controlplane.usage.record import CallOutcome, UsageCaller, UsageRecord, best_outcome, caller_of, usage_of
+from controlplane.usage.sums import CountedCall, HourSums
 from extauthz.v1 import audit_pb2 as pb
 
 logger = structlog.get_logger(__name__)
 
 USAGE_CURSOR = "usage"
-BATCH = 1000
+BATCH = 4000
 KEPT_DAYS = 14
 """How long the row of a call is kept whose end nobody has seen."""
-GATHER_SECONDS = 1.0
-"""How long records are waited for that come with the first one: a step costs more than a record."""
+GATHER_SECONDS = 3.0
+"""How long records are waited for that come with the first one: a step costs more than a record, and a call that has its end in the same
+step costs half. Whoever asks what was used has everything counted first (`catch_up`)."""
 REMEMBERED_CALLERS = 4096
 UNENDED = frozenset({CallOutcome.OPEN, CallOutcome.MISSING})
 """Calls that have a row of their own: what comes later moves them."""
@@ -45,34 +49,13 @@ RETRY_SECONDS = 5.0
 
 _LOCK = 5_317_642_903  # pg_advisory_xact_lock: any constant that is ours
 _EVENTS = ("tool_call", "outcome", "outcome_missing")
-_KEY = ("hour_unix", "namespace", "mcp_server", "virtual_server", "tool", "caller_id", "outcome", "currency")
-_MEASURES = ("duration_us", "request_bytes", "response_bytes", "tokens")
-_OF_RECORD = tuple(f.name for f in fields(UsageRecord) if f.name != "cost")
+_IN_LIMIT = 1000
 
-HourKey = tuple[Any, ...]
 ReadPrices = Callable[[int], PriceBook]
 """A price book that knows every change up to this revision: `usage.price_history.PriceHistory.book`."""
 
 
 @dataclass(slots=True)
-class _Sum:
-    """What is added to one row of `usage_hour`."""
-
-    calls: int = 0
-    measures: list[int] = field(default_factory=lambda: [0] * len(_MEASURES))
-    cost: Decimal = Decimal(0)
-
-    def add(self, row: Mapping[str, Any], sign: int) -> None:
-        self.calls += sign
-        self.measures = [now + sign * int(row[name]) for now, name in zip(self.measures, _MEASURES, strict=True)]
-        self.cost = EXACT.add(self.cost, EXACT.multiply(Decimal(sign), Decimal(row["cost"])))
-
-    @property
-    def empty(self) -> bool:
-        return not self.calls and not any(self.measures) and not self.cost
-
-
-@dataclass(slots=True, kw_only=True)
 class _Facts:
     """The records of one decision id, as far as they are reached, in their order."""
 
@@ -99,8 +82,7 @@ class _Caller:
     agent_ref: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Count:
+class _Count(NamedTuple):
     """A call as it counts now. `caller` None: it was counted before; else read with the key `key_id` ("": nothing was sealed)."""
 
     call: UsageRecord
@@ -116,6 +98,7 @@ class UsageRollup:
         self._read_prices = read_prices
         self._clock = clock
         self._callers: dict[UsageCaller, _Caller] = {}
+        self._lock = threading.Lock()  # of one process only one counts at a time: the other's work would be for nothing
 
     async def run(self) -> None:
         """Count what comes, until cancelled."""
@@ -140,8 +123,21 @@ class UsageRollup:
             pass
         return self._store.cursor(USAGE_CURSOR)[0]
 
+    def catch_up(self, seconds: float) -> None:
+        """Count what is there, for so long at most, or as far as it can be counted now; what is left is `uncounted`. For readers."""
+        give_up_at = time.monotonic() + seconds
+        try:
+            while time.monotonic() < give_up_at and self.step():
+                pass
+        except Exception as error:  # noqa: BLE001 - what is counted can be read nonetheless
+            logger.error("usage cannot be counted now", error=type(error).__name__)
+
     def step(self, limit: int = BATCH) -> int:
         """Count up to `limit` records; how many they were. Safe to repeat, and safe beside another one."""
+        with self._lock:
+            return self._step(limit)
+
+    def _step(self, limit: int) -> int:
         after = self._store.cursor(USAGE_CURSOR)[0]
         rows = self._store.rows(after, limit)
         if not rows:
@@ -165,29 +161,33 @@ class UsageRollup:
         rows = [row for row in rows if row.event in _EVENTS and row.decision_id]
         facts = {row.decision_id: _Facts() for row in rows}
         if facts:
-            table = AUDIT_RECORD
-            wanted = (table.c.decision_id.in_(facts), table.c.event.in_(_EVENTS), table.c.position <= after)
-            with self._store.reading() as connection:
-                earlier = [stored_record(row) for row in connection.execute(select(table).where(*wanted).order_by(table.c.position))]
-            for row in (*earlier, *rows):
+            for row in (*self._earlier(list(facts), after), *rows):
                 facts[row.decision_id].add(row)
         return facts
+
+    def _earlier(self, decision_ids: Sequence[str], after: int) -> Iterator[StoredRecord]:
+        """What stands about these up to a position; of each in its order."""
+        table = AUDIT_RECORD
+        with self._store.reading() as connection:
+            for some in _pieces(decision_ids):
+                wanted = (table.c.decision_id.in_(some), table.c.event.in_(_EVENTS), table.c.position <= after)
+                yield from [stored_record(row) for row in connection.execute(select(table).where(*wanted).order_by(table.c.position))]
 
     def _counts(self, facts: Mapping[str, _Facts], after: int) -> list[_Count]:
         """What each of these decisions counts now; who called is looked up for those that were not counted before."""
         decisions = {decision_id: about.decision for decision_id, about in facts.items() if about.decision is not None}
         if not decisions:
             return []
-        book = self._read_prices(max(decision.revision for decision in decisions.values()))
+        price_of = cache(self._read_prices(max(decision.revision for decision in decisions.values())).price_of)
         counts: list[_Count] = []
         for decision_id, decision in decisions.items():
             try:
                 outcome = best_outcome([pb.AuditRecord.FromString(row.payload) for row in facts[decision_id].outcomes])
                 record = pb.AuditRecord.FromString(decision.payload)
-                call = usage_of(record, outcome, book.price_of)
+                call, key_id = usage_of(record, outcome, price_of), record.sealed.key_id
                 if call is not None:
-                    caller = self._caller(caller_of(self._store.opened(decision))) if decision.position > after else None
-                    counts.append(_Count(call=call, caller=caller, key_id=record.sealed.key_id))
+                    caller = self._caller(caller_of(self._store.opened_message(record))) if decision.position > after else None
+                    counts.append(_Count(call, caller, key_id))
             except (ArithmeticError, DecodeError, ValueError):  # whatever one record holds, it must not keep the others from being counted
                 logger.exception("a call could not be counted and is left out", position=decision.position)
         return counts
@@ -216,44 +216,45 @@ def _keep(connection: Connection, counts: Sequence[_Count], *, nobody: _Caller) 
     counts = _without_erased(connection, counts, nobody)
     open_calls = _open_calls(connection, [count.call.decision_id for count in counts if count.caller is None])
     caller_ids = _caller_ids(connection, {count.caller.digest: count.caller for count in counts if count.caller is not None})
-    sums: dict[HourKey, _Sum] = {}
-    opened, ended = [], []
+    sums, opened, ended = HourSums(), [], []
     for count in counts:
-        before = open_calls.get(count.call.decision_id)
+        name = count.call.decision_id
         if count.caller is not None:
-            row = _row_of(count.call, caller_ids[count.caller.digest])
-        elif before is not None:
-            row = _row_of(count.call, before["caller_id"])
-            sums.setdefault(_key_of(before), _Sum()).add(before, -1)
-            ended.append(count.call.decision_id)
+            call = _counted(count.call, caller_ids[count.caller.digest])
+        elif (before := open_calls.get(name)) is not None:
+            call = _counted(count.call, before.caller_id)
+            sums.add(before, sign=-1)
+            ended.append(name)
         else:
             continue  # it was counted as ended, or its row is pruned
-        sums.setdefault(_key_of(row), _Sum()).add(row, 1)
+        sums.add(call)
         if count.call.outcome in UNENDED:
-            opened.append(row)
-    if ended:
-        connection.execute(delete(USAGE_CALL).where(USAGE_CALL.c.decision_id.in_(ended)))
+            opened.append({"decision_id": name, **call._asdict(), "cost": decimal_text(call.cost)})
+    for some in _pieces(ended):
+        connection.execute(delete(USAGE_CALL).where(USAGE_CALL.c.decision_id.in_(some)))
     if opened:
         connection.execute(insert(USAGE_CALL), opened)
-    for key, total in sorted(sums.items()):
-        if not total.empty:
-            _add_to_hour(connection, key, total)
+    sums.write(connection)
 
 
 def _without_erased(connection: Connection, counts: Sequence[_Count], nobody: _Caller) -> list[_Count]:
     """Whose key was erased since the record was read is not written down now: erasing waits for us, or we for it (`_lock`)."""
     table = AUDIT_SUBJECT_KEY
-    key_ids = {count.key_id for count in counts if count.caller is not None and count.key_id}
-    held = set(connection.execute(select(table.c.key_id).where(table.c.key_id.in_(key_ids), table.c.wrapped != b"")).scalars())
-    erased = key_ids - held
-    return [replace(count, caller=nobody) if count.caller is not None and count.key_id in erased else count for count in counts]
+    erased = {count.key_id for count in counts if count.caller is not None and count.key_id}
+    for some in _pieces(sorted(erased)):
+        erased -= set(connection.execute(select(table.c.key_id).where(table.c.key_id.in_(some), table.c.wrapped != b"")).scalars())
+    if not erased:
+        return list(counts)
+    return [count._replace(caller=nobody) if count.caller is not None and count.key_id in erased else count for count in counts]
 
 
 def _caller_ids(connection: Connection, callers: Mapping[str, _Caller]) -> dict[str, int]:
     """By digest; rows are made for those who were not seen before."""
     table = USAGE_CALLER
-    known = connection.execute(select(table.c.digest, table.c.id).where(table.c.digest.in_(callers)))
-    found = {row.digest: int(row.id) for row in known}
+    found: dict[str, int] = {}
+    for some in _pieces(list(callers)):
+        known = connection.execute(select(table.c.digest, table.c.id).where(table.c.digest.in_(some)))
+        found.update({row.digest: int(row.id) for row in known})
     for digest in sorted(callers.keys() - found.keys()):
         made = connection.execute(insert(table).values(**asdict(callers[digest]))).inserted_primary_key
         assert made is not None  # noqa: S101 - a row was inserted
@@ -279,38 +280,31 @@ def _lock(connection: Connection) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
 
 
-def _open_calls(connection: Connection, decision_ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-    rows = connection.execute(select(USAGE_CALL).where(USAGE_CALL.c.decision_id.in_(decision_ids)))
-    return {row.decision_id: _mapping(row) for row in rows}
+def _open_calls(connection: Connection, decision_ids: Sequence[str]) -> dict[str, CountedCall]:
+    """What calls count whose end nobody had seen, by their decisions."""
+    found: dict[str, CountedCall] = {}
+    for some in _pieces(decision_ids):
+        rows = connection.execute(select(USAGE_CALL).where(USAGE_CALL.c.decision_id.in_(some)))
+        found.update({row.decision_id: CountedCall._make((*row[1:-1], Decimal(row.cost))) for row in rows})
+    return found
 
 
-def _row_of(call: UsageRecord, caller_id: int) -> dict[str, Any]:
-    values = {name: getattr(call, name) for name in _OF_RECORD}
-    return values | {"outcome": call.outcome.value, "caller_id": caller_id, "cost": decimal_text(call.cost)}
-
-
-def _key_of(row: Mapping[str, Any]) -> HourKey:
-    return tuple(row[name] for name in _KEY)
-
-
-def _add_to_hour(connection: Connection, key: HourKey, added: _Sum) -> None:
-    table: Table = USAGE_HOUR
-    where = [table.c[name] == value for name, value in zip(_KEY, key, strict=True)]
-    known = connection.execute(select(table).where(*where)).first()
-    if known is None:
-        total = added
-    else:
-        total = _Sum(calls=added.calls + known.calls, cost=EXACT.add(added.cost, Decimal(known.cost)))
-        now = _mapping(known)
-        total.measures = [int(now[name]) + more for name, more in zip(_MEASURES, added.measures, strict=True)]
-    total.measures = [min(measure, MAX_INTEGER) for measure in total.measures]
-    values = {**dict(zip(_MEASURES, total.measures, strict=True)), "calls": total.calls, "cost": decimal_text(total.cost)}
-    if total.empty and known is not None:
-        connection.execute(delete(table).where(*where))
-    elif known is None:
-        connection.execute(insert(table).values(**dict(zip(_KEY, key, strict=True)), **values))
-    else:
-        connection.execute(update(table).where(*where).values(**values))
+def _counted(call: UsageRecord, caller_id: int) -> CountedCall:
+    return CountedCall(
+        call.hour_unix,
+        call.namespace,
+        call.mcp_server,
+        call.virtual_server,
+        call.tool,
+        caller_id,
+        call.outcome.value,
+        call.currency,
+        call.duration_us,
+        call.request_bytes,
+        call.response_bytes,
+        call.tokens,
+        call.cost,
+    )
 
 
 def _storable(name: str) -> str:
@@ -318,8 +312,10 @@ def _storable(name: str) -> str:
     return name.replace("\x00", "\ufffd")
 
 
-def _mapping(row: Row[Any]) -> Mapping[str, Any]:
-    return row._asdict()
+def _pieces(values: Sequence[str]) -> Iterator[Sequence[str]]:
+    """As many as one statement takes."""
+    for start in range(0, len(values), _IN_LIMIT):
+        yield values[start : start + _IN_LIMIT]
 
 
 def uncounted(store: AuditStore) -> int:

@@ -29,6 +29,7 @@ from controlplane.usage.price import ModelChange, PriceBook
 from controlplane.usage.price_history import PriceHistory
 from controlplane.usage.report import Question, read_report, report_json
 from controlplane.usage.rollup import KEPT_DAYS, USAGE_CURSOR, UsageRollup, forget_caller, uncounted
+from controlplane.usage.sums import CountedCall
 from extauthz.audit.sealing import SubjectKeys, associated_data
 from extauthz.catalog.audit_policy import AuditSealingKey
 from extauthz.v1 import audit_pb2 as pb
@@ -479,9 +480,46 @@ def test_a_record_that_was_damaged_keeps_no_other_from_being_counted(store: Audi
     record(store, decision("a"), outcome("a"), decision("b"), outcome("b"))
     with store.transaction() as connection:
         connection.execute(update(AUDIT_RECORD).where(AUDIT_RECORD.c.position == 1).values(payload=b"\xff\xff"))
+    store.forget_rows()
 
     assert rollup(store).count_all() == 4
     assert report(store)["total"]["calls"] == 1
+
+
+def test_who_asks_has_counted_what_came_as_far_as_time_allows(store: AuditStore) -> None:
+    record(store, decision("a"), outcome("a"))
+    counting = rollup(store)
+
+    counting.catch_up(0.0)
+    assert uncounted(store) == 2
+    counting.catch_up(60.0)
+    assert uncounted(store) == 0
+    assert report(store)["total"]["calls"] == 1
+
+
+def test_sums_of_many_callers_are_those_of_each(store: AuditStore) -> None:
+    """More of them than one statement reads, in several steps, and moved by late ends."""
+    callers = [pb.AuditPrincipal(kind="User", id=f"local/u{number}") for number in range(150)]
+    calls = [decision(f"d{n}", "slow" if n % 3 else "search_contacts", principal=callers[n % 150]) for n in range(600)]
+    record(store, *calls)
+    counting = rollup(store)
+    while counting.step(limit=250):
+        pass
+    record(store, *[outcome(f"d{n}", duration_us=1000 * n) for n in range(600)], writer="late")
+    counting.count_all()
+
+    items = report(store, "user")["items"]
+    assert len(items) == 150
+    assert {item["user"]: item["duration_us"] for item in items} == {
+        f"local/u{u}": sum(1000 * n for n in range(u, 600, 150)) for u in range(150)
+    }
+    assert Decimal(report(store)["total"]["costs"]["EUR"]) == 20 + sum(Decimal("0.0003") * n for n in range(600) if n % 3)
+    with store.reading() as connection:
+        assert connection.execute(select(USAGE_CALL)).all() == []
+
+
+def test_an_open_call_has_the_columns_of_its_table() -> None:
+    assert ("decision_id", *CountedCall._fields) == tuple(USAGE_CALL.c.keys())
 
 
 async def test_it_counts_by_itself_what_comes(store: AuditStore) -> None:
