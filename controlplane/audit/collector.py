@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +41,10 @@ RequireWriter = Callable[[Context], str]
 
 MAX_WAITING = 64
 """Batches that wait to be kept, of all streams together; then streams are read no further."""
+GATHER_SECONDS = 0.5
+"""From one transaction to the next, where nobody waits: what is kept together costs less. Whoever reads asks for a barrier."""
+GATHER_BYTES = 1024 * 1024
+"""So much is not gathered any longer: shippers send on when what is under way is kept."""
 BARRIER_SECONDS = 1.0
 MISSED_SECONDS = 24 * 3600
 """For how long a writer is missed that was not closed and whose node does not come back."""
@@ -116,10 +122,11 @@ class Collector:
     async def run(self) -> None:
         """Keep what came, until cancelled."""
         self._refused = await asyncio.to_thread(self._store.refused_writers)
+        kept_at = -math.inf
         while True:
-            group = [await self._waiting.get()]
-            while not self._waiting.empty():
-                group.append(self._waiting.get_nowait())
+            group = await self._gather(kept_at + GATHER_SECONDS)
+            if any(waiting.request.batch.records for waiting in group):
+                kept_at = time.monotonic()
             acks = await self._keep([waiting for waiting in group if waiting.request.HasField("batch")])
             alarms = [
                 self._alarm(ack, waiting.stream.node_id) for waiting in group if (ack := acks.get(id(waiting))) and self._is_news(ack)
@@ -128,6 +135,24 @@ class Collector:
                 await self._record(alarms)
             for waiting in group:
                 self._answer(waiting, acks)
+
+    async def _gather(self, until: float) -> list[_Waiting]:
+        """What waits, and what comes until then; at once where somebody waits for an answer."""
+        group = [await self._waiting.get()]
+        size = 0
+        while True:
+            request = group[-1].request
+            size += sum(map(len, request.batch.records))
+            left = until - time.monotonic()
+            if left <= 0 or size >= GATHER_BYTES or _is_waited_for(request):
+                break
+            try:
+                group.append(await asyncio.wait_for(self._waiting.get(), left))
+            except TimeoutError:
+                break
+        while not self._waiting.empty():
+            group.append(self._waiting.get_nowait())
+        return group
 
     # streams
 
@@ -226,6 +251,11 @@ class Collector:
 async def _wait(answers: list[asyncio.Future[None]], timeout_seconds: float) -> None:
     if answers:
         await asyncio.wait(answers, timeout=timeout_seconds)
+
+
+def _is_waited_for(request: pb.ShipRequest) -> bool:
+    """A barrier, a question how far a writer is held, and the end of a writer; records are kept by who sends them until they are acked."""
+    return not request.batch.records or request.batch.closed
 
 
 def _not_its_own(waiting: _Waiting) -> pb.ShipAck | None:

@@ -28,20 +28,13 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 def tree_root(leaves: Iterable[bytes]) -> bytes:
-    """The root over leaf hashes, in their order. Reads them once and holds the logarithm of their number."""
-    peaks: list[tuple[int, bytes]] = []  # whole subtrees from the left: height, hash
-    for leaf in leaves:
-        height, current = 0, leaf
-        while peaks and peaks[-1][0] == height:
-            current = node_hash(peaks.pop()[1], current)
-            height += 1
-        peaks.append((height, current))
-    if not peaks:
-        return EMPTY_ROOT
-    root = peaks.pop()[1]
-    while peaks:
-        root = node_hash(peaks.pop()[1], root)
-    return root
+    """The root over leaf hashes, in their order. Level by level; one without a neighbour goes up as it is."""
+    level = list(leaves)
+    while len(level) > 1:
+        pairs = iter(level)
+        above = [node_hash(left, right) for left, right in zip(pairs, pairs, strict=False)]
+        level = [*above, level[-1]] if len(level) % 2 else above
+    return level[0] if level else EMPTY_ROOT
 
 
 def inclusion_path(leaves: Sequence[bytes], index: int) -> list[bytes]:

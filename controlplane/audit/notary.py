@@ -135,13 +135,13 @@ class Notary:
     def _interval(self, first: int) -> tuple[list[bytes], dict[str, WriterHead]]:
         """Hashes by position from `first` on, and the last record of each writer among them. A gap is never stated."""
         hashes: list[bytes] = []
-        heads: dict[str, WriterHead] = {}
+        last: dict[str, Any] = {}
         for row in self._hashed(first):
             if row.position != first + len(hashes):
                 raise SigningError(f"the record has a gap: positions {first + len(hashes)} to {row.position - 1} are missing")
             hashes.append(row.record_hash)
-            heads[row.writer_id] = WriterHead(sequence=row.sequence, record_hash=row.record_hash)
-        return hashes, heads
+            last[row.writer_id] = row
+        return hashes, {writer: WriterHead(sequence=row.sequence, record_hash=row.record_hash) for writer, row in last.items()}
 
     def _hashed(self, first: int) -> Iterable[Any]:
         """Rows with these columns, of the database; of wherever they are where some have left it before there was a key to state them."""

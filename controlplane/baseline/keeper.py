@@ -25,7 +25,7 @@ from extauthz.audit.record import AuditDecision, AuditEvent
 from extauthz.v1 import audit_pb2 as pb
 
 CURSOR = "baseline"
-BATCH = 2000
+BATCH = 4000
 FORGOTTEN_HOURS = 90 * 24
 """A caller who was not seen for so long starts anew."""
 KEPT_HOURS = 400 * 24
@@ -36,7 +36,9 @@ _AHEAD_US = 24 * HOUR_US
 """How far an authorizer's clock may be ahead of ours. What is later is not counted: it would close the hours of its caller until then."""
 _IN_LIMIT = 500
 _LOCK = 5_317_642_911  # pg_advisory_xact_lock: any constant that is ours
-_PAUSE_SECONDS = 1.0
+GATHER_SECONDS = 5.0
+"""How long records are waited for that come with the first one: profiles of all who called are read and written in each step."""
+RETRY_SECONDS = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -75,9 +77,10 @@ class BaselineKeeper:
             try:
                 position = await asyncio.to_thread(self.catch_up)
                 await self._store.wait(position)
+                await asyncio.sleep(GATHER_SECONDS)
             except Exception as error:  # noqa: BLE001 - baselines must never end a control plane
                 _log.error("baselines not kept", error=type(error).__name__)
-            await asyncio.sleep(_PAUSE_SECONDS)  # many calls become one transaction
+                await asyncio.sleep(RETRY_SECONDS)
 
     def catch_up(self) -> int:
         """Observe everything that there is; how far that is."""

@@ -11,6 +11,7 @@ import grpc
 import pytest
 from sqlalchemy import text
 
+from controlplane.audit import collector as collector_module
 from controlplane.certificates import write_certificates
 from controlplane.registry.audit_key import audit_key_id, audit_public_key
 from extauthz.audit.alarm import AlarmReason, alarm
@@ -120,6 +121,24 @@ async def test_a_barrier_brings_what_is_durable(world: RecordWorld):
             await log.append(record(number))
             assert await collector.barrier(timeout_seconds=60) == []
             assert store.last_position() == number
+    log.close()
+
+
+async def test_records_are_gathered_until_somebody_waits_for_them(world: RecordWorld, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(collector_module, "GATHER_SECONDS", 3600.0)
+    log = world.log("node-1")
+    async with world.control_plane() as (store, collector), world.shipping(log):
+        await log.append(record(1))
+        await until(lambda: store.last_position() == 1)  # the first is not held up
+        for number in range(2, 6):
+            await log.append(record(number))
+        assert store.last_position() == 1
+        assert await collector.barrier(timeout_seconds=60) == []
+        assert store.last_position() == 5
+
+        monkeypatch.setattr(collector_module, "GATHER_BYTES", 1)
+        await log.append(record(6))
+        await until(lambda: store.last_position() == 6)  # so much is not gathered
     log.close()
 
 
