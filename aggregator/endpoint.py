@@ -29,7 +29,7 @@ from aggregator.listening import Listener, Listening
 from aggregator.listing import KINDS, make_page
 from aggregator.observation import Observation, answered_with, described
 from aggregator.question import Questions, Remembered, SessionMemory, UnderWay
-from aggregator.recording import Answering, Nowhere, Recording, wanted
+from aggregator.recording import Answering, Nowhere, Recording, can_be_recorded, wanted
 from aggregator.refusal import CANCELLED, INTERNAL_ERROR, error_response, json_response, not_one_message, refused, result_message
 from aggregator.reply import HttpReply, one_event, unchanged
 from aggregator.search.sentence_model import SentenceModel
@@ -264,6 +264,8 @@ class Endpoint:
     async def _call(self, request: web.Request, asked: Asked) -> web.StreamResponse:
         """A modern client that goes away takes its call back; a legacy one has to say so."""
         mcp = asked.mcp
+        if not can_be_recorded(asked):
+            raise self._refused(Reason.NOT_READY, asked.context, mcp)
         params = inner_params(asked.params) if is_found_call(asked.front, mcp.method, asked.params) else asked.params
         call = make_call(asked.front, asked.client, mcp.method, params)
         names = Names(front=asked.front, mcp_server_id=call.member.id)

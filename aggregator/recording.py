@@ -22,7 +22,7 @@ from aggregator.result_record import needs_record, result_record
 from aggregator.upstream.failure import harmless_again
 from extauthz.audit.flood import Log
 from extauthz.audit.record import AuditRecord
-from extauthz.catalog.audit_policy import Treatment, result_treatment
+from extauthz.catalog.audit_policy import Keep, Treatment, result_treatment
 from extauthz.errors import AuditError
 
 logger = structlog.get_logger(__name__)
@@ -98,9 +98,15 @@ class Recording:
         return record
 
 
+def can_be_recorded(asked: Asked) -> bool:
+    """Whether it is known here what is to be kept of the answer, if anything is: not at a revision before that of the decision."""
+    return not asked.context.recorded or asked.front.state.revision >= asked.context.revision
+
+
 def wanted(asked: Asked, call: Call) -> Treatment | None:
-    """What is kept of the answer to a call; None: nothing."""
-    return result_treatment(asked.front.state.authorization, call.member.id, call.method, _tool_of(call))
+    """What is kept of the answer to a call; None: nothing. By a policy that has just ended, that there was one: the decision says so."""
+    treatment = result_treatment(asked.front.state.authorization, call.member.id, call.method, _tool_of(call))
+    return treatment if treatment is not None or not asked.context.recorded else Treatment(keep=Keep.OFF)
 
 
 def _tool_of(call: Call) -> str:

@@ -180,7 +180,7 @@ class Decider:
         # (4) as whom upstream; (5) is `_put_on_record`, for refusals too
         stream_ms = stream_limit_ms(principal.expires_at_unix, self._clock()) if request.streaming else 0
         if aggregated:
-            passage = self._to_aggregator(case, principal, request, verdict, stream_ms)
+            passage = self._to_aggregator(case, principal, request, verdict, stream_ms, recorded=results is not None)
         else:
             passage = await self._to_upstream(case, request, verdict, session, stream_ms)
         case.record.lane, case.record.cluster = passage.lane, passage.cluster
@@ -336,7 +336,9 @@ class Decider:
         except SessionError as error:
             raise Refused(error.reason) from error
 
-    def _to_aggregator(self, case: Case, principal: Principal, request: McpRequest, verdict: Verdict, stream_ms: int) -> Passage:
+    def _to_aggregator(
+        self, case: Case, principal: Principal, request: McpRequest, verdict: Verdict, stream_ms: int, *, recorded: bool
+    ) -> Passage:
         """(4) As nobody: the aggregator is told who asks, and comes back for each call of a member."""
         (state, place), now = case.entered(), self._clock()
         key = signing_key(state.context_keys, now)
@@ -351,6 +353,7 @@ class Decider:
             expires_at_unix=context_expiry(principal, now),
             caller_address=case.check.downstream_address,
             caller_era=request.era.value,
+            recorded=recorded,
         )
         mcp_server = verdict.mcp_server
         timeout_ms = mcp_server.timeout_ms if mcp_server is not None and len({one.mcp_server_id for one in verdict.asked}) <= 1 else 0

@@ -40,6 +40,8 @@ _MEMBERS: dict[str, type] = {
     "srv": str,
     "vsv": str,
 }
+_RECORDED = "res"
+"""The one member that may be missing; where it is there it is true."""
 _PRINCIPAL_MEMBERS = {
     "act": str,
     "att": list,
@@ -69,7 +71,7 @@ class EgressContext:
     """Who stands behind a call of ours. `mcp_server_id` empty = any server; `kind` "prober" = lists, and that they changed.
 
     A call is made through the virtual server `virtual_server_id`, or through none; `caller_address` and `caller_era` are of the request
-    that it is made for, since policies may ask for them.
+    that it is made for, since policies may ask for them. `recorded`: the decision says that what is answered will be on the record.
     """
 
     decision_id: str
@@ -82,6 +84,7 @@ class EgressContext:
     virtual_server_id: str = ""
     caller_address: str = ""
     caller_era: str = ""
+    recorded: bool = False
 
 
 def sign_egress_context(context: EgressContext, key: ContextKey) -> str:
@@ -101,6 +104,8 @@ def sign_egress_context(context: EgressContext, key: ContextKey) -> str:
         "srv": context.mcp_server_id,
         "vsv": context.virtual_server_id,
     }
+    if context.recorded:
+        payload[_RECORDED] = True
     body = base64url.encode(_canonical(payload))
     header = f"{body}.{base64url.encode(_mac(body, key))}"
     if len(header) > MAX_HEADER_BYTES:
@@ -140,6 +145,7 @@ def _context(payload: dict[str, Any]) -> EgressContext:
         virtual_server_id=payload["vsv"],
         caller_address=payload["adr"],
         caller_era=payload["era"],
+        recorded=_RECORDED in payload,
     )
 
 
@@ -236,6 +242,8 @@ def _parse(body: str) -> dict[str, Any]:
         raise _invalid("is malformed") from error
     if canonical != raw:
         raise _invalid("is not in its one canonical form")
+    if isinstance(payload, dict) and payload.get(_RECORDED) is True:
+        return {**_check_members({name: value for name, value in payload.items() if name != _RECORDED}, _MEMBERS), _RECORDED: True}
     return _check_members(payload, _MEMBERS)
 
 

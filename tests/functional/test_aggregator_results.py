@@ -191,6 +191,23 @@ async def test_an_aggregator_without_a_log_withholds_what_is_wanted(tmp_path: Pa
         assert (await search(world, CRM)).error["code"] == 50209
 
 
+async def test_no_call_is_made_at_a_revision_that_does_not_say_what_is_to_be_kept(tmp_path: Path) -> None:
+    async with recording_world(tmp_path, member=answering, policies=(policy(),)) as (world, log):
+        ahead = world.context(CRM, "ann", revision=world.revision + 1, recorded=True)
+        answer = await search(world, CRM, context=ahead)
+
+        assert (answer.status, answer.error["data"]["reason"]) == (503, "not_ready")
+        assert (world.asked, log.records) == ([], [])
+
+
+async def test_a_decision_that_says_so_has_a_record_of_the_answer_also_when_the_policy_has_just_ended(tmp_path: Path) -> None:
+    async with recording_world(tmp_path, member=answering, policies=(policy(),)) as (world, log):
+        answer = await search(world, CRM, context=world.context(CRM, "ann", recorded=True))
+
+        assert answer.status == 200
+        assert [(r.reason, r.result_kept, r.result_json, r.result_digest) for r in log.records] == [("answered", "off", "", "")]
+
+
 async def test_questions_and_tasks_are_answers_and_what_a_task_brings_is_one(tmp_path: Path) -> None:
     async def member(_request: web.Request, message: dict[str, Any]) -> dict[str, Any]:
         if message["method"] != "tools/call":

@@ -73,7 +73,7 @@ def payload_of(header: str) -> dict[str, Any]:
 
 
 def test_what_was_signed_is_what_is_read() -> None:
-    for one in (context(), context(principal=PROBER, kind="prober", mcp_server_id="")):
+    for one in (context(), context(principal=PROBER, kind="prober", mcp_server_id=""), context(recorded=True)):
         assert verify_egress_context(sign_egress_context(one, KEY), (NEXT, KEY), NOW) == one
 
 
@@ -135,6 +135,9 @@ def test_no_flipped_bit_passes(position: int, bit: int) -> None:
         {"prn": None},
         {"prn": {}},
         {"extra": 1},
+        {"res": False},
+        {"res": 1},
+        {"res": True, "extra": 1},
         {"kid": "unknown"},
     ],
     ids=str,

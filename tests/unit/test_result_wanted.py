@@ -21,6 +21,8 @@ from extauthz.catalog.audit_policy import (
     result_treatment,
 )
 from extauthz.catalog.name_glob import parse_globs
+from extauthz.decision import Decision
+from extauthz.egress_context import EgressContext, read_egress_context
 from tests.unit.test_virtual_decision import CRM, HANDSHAKE, OLD, SERVERS, State, decided, inner, message, tool
 
 WHOLE: tuple[PathStep, ...] = ()
@@ -72,6 +74,7 @@ async def test_a_call_whose_answer_is_wanted_passes_an_aggregator_and_no_other_c
     for path in ("/servers/demo/crm/mcp", "/virtual/demo/desk/mcp"):
         decision, record = await decided(tool("search", path=path), state)
         assert decision.passage is not None
+        assert context_of(decision).recorded
         assert (decision.passage.lane, record.lane, record.result_kept, record.event) == (
             "aggregate",
             "aggregate",
@@ -81,6 +84,18 @@ async def test_a_call_whose_answer_is_wanted_passes_an_aggregator_and_no_other_c
         decision, record = await decided(tool("copied", path=path), state)
         assert decision.passage is not None
         assert (decision.passage.lane, record.result_kept) == ("direct", "")
+
+
+def context_of(decision: Decision) -> EgressContext:
+    """What the aggregator is told."""
+    assert decision.passage is not None
+    return read_egress_context(dict(decision.passage.set_headers)["legation-context"])
+
+
+async def test_an_aggregator_is_not_told_that_it_will_be_recorded_what_nobody_wants() -> None:
+    decision, _ = await decided(message("tools/list"), wanting(keep=Keep.FULL))
+
+    assert not context_of(decision).recorded
 
 
 async def test_a_denied_call_is_denied_as_ever_and_nothing_is_wanted_of_it() -> None:
