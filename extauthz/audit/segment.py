@@ -1,6 +1,7 @@
-"""Writes groups of records to the files of one writer, durably and in one chain. Blocking; for one thread.
+"""Writes groups of records to the files of one writer, durably and in one chain: `prepare`, then `write`, which blocks.
 
-A group is on disk whole and its chain goes on behind it, or it is on no disk and nothing has changed:
+One group after the other: nothing is prepared while another group is written. A group is on disk whole and its chain goes on behind it,
+or it is on no disk and nothing has changed:
 
     write and sync ──▶ done
           │ fails
@@ -40,6 +41,10 @@ _UNKNOWN = frozenset({errno.EOPNOTSUPP, errno.EINVAL})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+_Prepared = tuple[bytes, Head, Iterable[SubjectKey]]
+"""Frames, the head behind them, and keys that are among them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Durable:
     """How far a writer is on disk: `end` of `path` and all of its earlier files are; behind it nothing may be believed yet."""
@@ -67,6 +72,7 @@ class SegmentWriter:
         self._path = directory
         self._end = 0
         self._suspect = False
+        self._prepared: _Prepared = (b"", self._head, ())
         self._identity = (0, 0)
         self._syncs_writes = hasattr(os, "RWF_DSYNC")
         self.written_bytes = 0
@@ -97,16 +103,20 @@ class SegmentWriter:
             return None
         return int(life), int(number)
 
-    def write(self, drafts: Sequence[Draft], sealing_key: AuditSealingKey | None = None) -> Durable:
-        """Put a group behind what is there; it is durable when this returns. Raises OSError, and then nothing of it is.
+    def prepare(self, drafts: Sequence[Draft], sealing_key: AuditSealingKey | None = None) -> None:
+        """Put a group behind what is there, for `write`. Only computes, and so may be done elsewhere than `write`.
 
         Personal values are sealed for `sealing_key`; once there was one they are never left open again.
         """
-        started = time.perf_counter()
         self._use(sealing_key)
+        self._prepared = self._frames(drafts)
+
+    def write(self) -> Durable:
+        """Write what was prepared; it is durable when this returns. Raises OSError, and then nothing of it is."""
+        started = time.perf_counter()
+        data, head, fresh = self._prepared
         if self._file < 0 or self._suspect or self._end >= self._segment_bytes:
             self._open_segment()
-        data, head, fresh = self._frames(drafts)
         try:
             self._write_all(data)
             self._require_in_place()
@@ -136,8 +146,8 @@ class SegmentWriter:
         except ValueError as error:  # nothing can be sealed for it; what was used before is used on
             logger.error("audit sealing key unusable", key_id=sealing_key.key_id, error=str(error))
 
-    def _frames(self, drafts: Sequence[Draft]) -> tuple[bytes, Head, Iterable[SubjectKey]]:
-        """The records behind the head, each key before the first of them that needs it; the head behind them; keys that are new."""
+    def _frames(self, drafts: Sequence[Draft]) -> _Prepared:
+        """The records behind the head, each key before the first of them that needs it."""
         linked, head = link(self._head, (*self._first_words(), *drafts), self._keys)
         parts: list[bytes] = []
         fresh: dict[str, SubjectKey] = {}

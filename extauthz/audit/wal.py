@@ -1,6 +1,7 @@
 """The write-ahead audit log of one authorizer: a record is on disk before its decision leaves the process.
 
-    append ──▶ what waits ──▶ one group ──▶ `audit.segment`, in a thread: numbered, chained, sealed, written and synced ──▶ all are answered
+    append ──▶ what waits ──▶ one group, numbered, chained, sealed ──▶ in a thread: written and synced ──▶ all are answered
+                                                             (`audit.segment`)
 
 Group commit: whatever is waiting is written and synced together, so a busy authorizer pays for one sync per group and
 an idle one for one per call. Records get their number when their group is written, one group after the other: a group that could not
@@ -160,7 +161,8 @@ class AuditLog:
         later, self._later = self._later, []
         if group or later:
             drafts = [*(draft for draft, _ in group), *later]
-            _settle(group, _fault_of(partial(self._segments.write, drafts, self._sealing_key())))
+            fault = _fault_of(partial(self._segments.prepare, drafts, self._sealing_key())) or _fault_of(self._segments.write)
+            _settle(group, fault)
             self._durable = self._segments.durable
         self._segments.close()
         self._closed = True
@@ -217,11 +219,16 @@ class AuditLog:
         count = LATER_IN_GROUP if not self._fault else 0 if group else 1
         later, self._later = self._later[:count], self._later[count:]
         drafts = [*(draft for draft, _ in group), *later]
-        self._thread.run(partial(self._write, drafts, self._sealing_key()), partial(self._written, group, later))
+        # here and not in the thread, where each step would wait for the interpreter while other calls are decided
+        fault = _fault_of(partial(self._segments.prepare, drafts, self._sealing_key()))
+        if fault:
+            self._written(group, later, fault)
+        else:
+            self._thread.run(self._write, partial(self._written, group, later))
 
-    def _write(self, drafts: list[Draft], sealing_key: AuditSealingKey | None) -> str:
+    def _write(self) -> str:
         before = self._segments.written_bytes
-        fault = _fault_of(partial(self._segments.write, drafts, sealing_key))
+        fault = _fault_of(self._segments.write)
         self._disk.add(self._segments.written_bytes - before)
         if self._disk.may_be_stale:
             self._disk.scan()
