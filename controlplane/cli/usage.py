@@ -14,7 +14,7 @@ import click
 from controlplane.cli.entry import namespace_option
 from controlplane.cli.invocation import Command, Invocation, pass_invocation
 from controlplane.cli.outcome import CommandError, Outcome
-from controlplane.cli.terminal import Cell, note, say, say_document, say_table
+from controlplane.cli.terminal import Cell, note, printable, say, say_document, say_table
 
 if TYPE_CHECKING:
     from controlplane.client import JsonObject
@@ -110,7 +110,10 @@ def _money(item: JsonObject, column: str, currency: str) -> str:
 
 
 def _csv(answer: JsonObject) -> str:
-    """RFC 4180; times are in the columns of `by` only. A text that a spreadsheet would calculate has an apostrophe before it."""
+    """RFC 4180; times are in the columns of `by` only. A text that a spreadsheet would calculate has an apostrophe before it.
+
+    What a terminal would obey is shown as an escape.
+    """
     names, money = _columns(answer)
     out = io.StringIO()
     writer = csv.writer(out)
@@ -122,7 +125,10 @@ def _csv(answer: JsonObject) -> str:
 
 
 def _cell(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    if not isinstance(value, str):
+        return value
+    shown = printable(value)
+    return f"'{shown}" if value.startswith(_FORMULA) else shown
 
 
 def _write_parquet(answer: JsonObject, file: Path) -> None:
