@@ -16,6 +16,13 @@ from extauthz.v1 import audit_pb2 as pb
 
 logger = structlog.get_logger(__name__)
 
+_OF_RECORD = ("writer_id", "sequence")
+_PERSONAL = frozenset(
+    ("principal", "workload", "labels", "downstream_address", "user_agent", "sentence", "mcp_resource_uri", "replay")
+    + ("arguments_json", "arguments_digest", "result_json", "result_digest")
+)
+"""What may be sealed (protos/extauthz/v1/audit.proto, AuditSealed)."""
+
 REMEMBERED_SECONDS = 30.0
 MAX_REMEMBERED = 8192
 
@@ -57,17 +64,36 @@ class SubjectKeyring:
 
     def opened(self, message: pb.AuditRecord, read: ReadWrapped) -> pb.AuditRecord:
         """The message with its sealed values in their places; as it is where their key is gone, or they were altered."""
-        if message.HasField("sealed"):
-            try:
-                return open_message(message, self.key(message.sealed.key_id, read))
-            except SealedValueError as error:
-                logger.error("sealed values cannot be opened", reason=str(error))
+        if not message.HasField("sealed"):
+            return message
+        key = self.key(message.sealed.key_id, read)
+        if key is None:
+            return message
+        try:
+            personal = _personal_of(message, key)
+        except SealedValueError as error:
+            logger.error("sealed values cannot be opened", reason=str(error))
+            return message
+        message.ClearField("sealed")
+        message.MergeFrom(personal)
         return message
 
     def forget(self) -> None:
         """Remember nothing: keys were erased."""
         with self._lock:
             self._remembered.clear()
+
+
+def _personal_of(message: pb.AuditRecord, key: bytes) -> pb.AuditRecord:
+    """What is sealed in a record. Raises `SealedValueError`, also where it would say again what the record says openly.
+
+    What is open was checked when the record came, says who may see it, and is what it is found by: nothing that is sealed goes before it.
+    """
+    opened = open_message(pb.AuditRecord(writer_id=message.writer_id, sequence=message.sequence, sealed=message.sealed), key)
+    other = {descriptor.name for descriptor, _ in opened.ListFields()} - _PERSONAL - set(_OF_RECORD)
+    if other or (opened.writer_id, opened.sequence) != (message.writer_id, message.sequence):
+        raise SealedValueError(f"the sealed values of record {message.sequence} of {message.writer_id} are not only personal")
+    return opened
 
 
 def subject_key_message(wrapped: bytes) -> pb.AuditSubjectKey | None:

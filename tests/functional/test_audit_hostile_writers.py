@@ -8,6 +8,7 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -22,10 +23,10 @@ from controlplane.audit.stored_record import indexed_text
 from controlplane.audit.writer import RecordWriter
 from controlplane.certificates import write_certificates
 from controlplane.database import sqlite_url
-from controlplane.registry.audit_key import audit_private_key
+from controlplane.registry.audit_key import audit_key_id, audit_private_key, audit_public_key
 from controlplane.registry.encryption import RegistryKey
 from extauthz.audit import sealing
-from extauthz.audit.sealing import SubjectKeys
+from extauthz.audit.sealing import SubjectKeys, associated_data
 from extauthz.audit.shipping import SHIP_METHOD
 from extauthz.catalog.audit_policy import AuditSealingKey
 from extauthz.mcp.request import MAX_NAME_CHARACTERS
@@ -202,3 +203,35 @@ async def test_an_aggregator_has_writers_of_its_own_and_no_say_in_those_of_autho
         assert [ack.sequence for ack in acks] == [0, 0, 0, 1]
         await until(lambda: store.open_nodes(3600) >= {"authorizer"})
         assert {row.writer_id for row in store.rows(0, 100)} == {"authorizer-1-1", "results-aggregator-1-1", OWN_NODE}
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"event": pb.AUDIT_EVENT_CHANGE, "change": pb.AuditChange(actor="corp/root")},
+        {"namespace": "other"},
+        {"decision": pb.AUDIT_DECISION_ALLOW},
+        {"at_unix_us": 2**63 - 1},
+        {"writer_id": OWN_NODE},
+        {"sequence": 7},
+        {"sealed": pb.AuditSealed(key_id="x")},
+    ],
+)
+def test_what_is_sealed_says_nothing_but_what_is_personal(store: AuditStore, claim: dict[str, Any]):
+    """Else whoever seals could show any record as another: as a change by somebody, or of a time that ends every page."""
+    keys = SubjectKeys(AuditSealingKey(key_id=audit_key_id(KEY), public_key=audit_public_key(KEY)))
+    key = keys.key_of("corp/ann", 0)
+    ann = pb.AuditPrincipal(id="corp/ann", subject="ann")
+    for number, more in enumerate(({}, claim), 1):
+        personal = pb.AuditRecord(principal=ann, **more).SerializeToString()
+        sealed = pb.AuditSealed.FromString(key.seal(personal, associated_data(f"w{number}", 1)))
+        batch = Writer(f"w{number}").add(decision=pb.AUDIT_DECISION_DENY, namespace="demo", sealed=sealed).batch()
+        batch.subject_keys.append(key.wrapped)
+        assert not ship(store, batch, "n").refused
+
+    good, forged = AuditQuery(store).newest(Filter(), readable=["demo"], limit=10).items
+
+    assert good["principal"]["id"] == "corp/ann"
+    assert {"principal", "change"}.isdisjoint(forged)
+    assert (forged["writer_id"], forged["sequence"], forged["event"], forged["decision"]) == ("w2", 1, "tool_call", "deny")
+    assert forged["namespace"] == "demo"
