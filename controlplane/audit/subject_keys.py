@@ -8,17 +8,20 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import structlog
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from google.protobuf.message import DecodeError
 
-from extauthz.audit.sealing import SealedValueError, open_message, open_subject_key
+from extauthz.audit.sealing import SealedValueError, associated_data, open_subject_key
 from extauthz.v1 import audit_pb2 as pb
 
 logger = structlog.get_logger(__name__)
 
-_OF_RECORD = ("writer_id", "sequence")
-_PERSONAL = frozenset(
-    ("principal", "workload", "labels", "downstream_address", "user_agent", "sentence", "mcp_resource_uri", "replay")
+_LENGTH_DELIMITED = 2
+_PERSONAL_TAGS = frozenset(
+    pb.AuditRecord.DESCRIPTOR.fields_by_name[name].number << 3 | _LENGTH_DELIMITED
+    for name in ("principal", "workload", "labels", "downstream_address", "user_agent", "sentence", "mcp_resource_uri", "replay")
     + ("arguments_json", "arguments_digest", "result_json", "result_digest")
 )
 """What may be sealed (protos/extauthz/v1/audit.proto, AuditSealed)."""
@@ -70,8 +73,8 @@ class SubjectKeyring:
         if key is None:
             return message
         try:
-            personal = _personal_of(message, key)
-        except SealedValueError as error:
+            personal = pb.AuditRecord.FromString(_personal_of(message, key))
+        except (SealedValueError, DecodeError) as error:
             logger.error("sealed values cannot be opened", reason=str(error))
             return message
         message.ClearField("sealed")
@@ -84,16 +87,43 @@ class SubjectKeyring:
             self._remembered.clear()
 
 
-def _personal_of(message: pb.AuditRecord, key: bytes) -> pb.AuditRecord:
+def _personal_of(message: pb.AuditRecord, key: bytes) -> bytes:
     """What is sealed in a record. Raises `SealedValueError`, also where it would say again what the record says openly.
 
     What is open was checked when the record came, says who may see it, and is what it is found by: nothing that is sealed goes before it.
     """
-    opened = open_message(pb.AuditRecord(writer_id=message.writer_id, sequence=message.sequence, sealed=message.sealed), key)
-    other = {descriptor.name for descriptor, _ in opened.ListFields()} - _PERSONAL - set(_OF_RECORD)
-    if other or (opened.writer_id, opened.sequence) != (message.writer_id, message.sequence):
-        raise SealedValueError(f"the sealed values of record {message.sequence} of {message.writer_id} are not only personal")
-    return opened
+    sealed, associated = message.sealed, associated_data(message.writer_id, message.sequence)
+    try:
+        personal = AESGCM(key).decrypt(sealed.nonce, sealed.ciphertext, associated)
+        if _tags_of(personal) <= _PERSONAL_TAGS:
+            return personal
+    except (InvalidTag, ValueError, IndexError) as error:
+        raise SealedValueError(f"the sealed values of record {message.sequence} of {message.writer_id} cannot be opened") from error
+    raise SealedValueError(f"the sealed values of record {message.sequence} of {message.writer_id} are not only personal")
+
+
+def _tags_of(message: bytes) -> set[int]:
+    """The tags of a serialised message whose fields are texts and messages (protobuf encoding). Raises ValueError or IndexError."""
+    found, at = set(), 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        length, at = _varint(message, at)
+        found.add(tag)
+        at += length
+    if at > len(message):
+        raise ValueError("it ends inside of a field")
+    return found
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """A number and where it ends."""
+    number, shift = 0, 0
+    while (byte := message[at]) & 0x80:
+        number |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if shift > 63:
+            raise ValueError("its number is too long")
+    return number | byte << shift, at + 1
 
 
 def subject_key_message(wrapped: bytes) -> pb.AuditSubjectKey | None:
