@@ -73,12 +73,11 @@ class SubjectKeyring:
         if key is None:
             return message
         try:
-            personal = pb.AuditRecord.FromString(_personal_of(message, key))
+            message.MergeFromString(_personal_of(message, key))
         except (SealedValueError, DecodeError) as error:
             logger.error("sealed values cannot be opened", reason=str(error))
             return message
         message.ClearField("sealed")
-        message.MergeFrom(personal)
         return message
 
     def forget(self) -> None:
