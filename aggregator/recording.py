@@ -19,7 +19,7 @@ from aggregator.asked import Asked
 from aggregator.call import Call, Json, RpcError
 from aggregator.calling import Names
 from aggregator.result_record import needs_record, result_record
-from aggregator.upstream.failure import harmless_again
+from aggregator.upstream.failure import WITHHELD, harmless_again
 from extauthz.audit.flood import Log
 from extauthz.audit.record import AuditRecord
 from extauthz.catalog.audit_policy import Keep, Treatment, result_treatment
@@ -27,7 +27,6 @@ from extauthz.errors import AuditError
 
 logger = structlog.get_logger(__name__)
 
-WITHHELD = 50209
 _TOOLS_CALL = "tools/call"
 
 
