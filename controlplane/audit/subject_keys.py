@@ -18,11 +18,9 @@ from extauthz.v1 import audit_pb2 as pb
 
 logger = structlog.get_logger(__name__)
 
-_LENGTH_DELIMITED = 2
-_PERSONAL_TAGS = frozenset(
-    pb.AuditRecord.DESCRIPTOR.fields_by_name[name].number << 3 | _LENGTH_DELIMITED
-    for name in ("principal", "workload", "labels", "downstream_address", "user_agent", "sentence", "mcp_resource_uri", "replay")
-    + ("arguments_json", "arguments_digest", "result_json", "result_digest")
+_PERSONAL = (
+    *("principal", "workload", "labels", "downstream_address", "user_agent", "sentence", "mcp_resource_uri", "replay"),
+    *("arguments_json", "arguments_digest", "result_json", "result_digest"),
 )
 """What may be sealed (protos/extauthz/v1/audit.proto, AuditSealed)."""
 
@@ -73,11 +71,12 @@ class SubjectKeyring:
         if key is None:
             return message
         try:
-            message.MergeFromString(_personal_of(message, key))
-        except (SealedValueError, DecodeError) as error:
+            personal = _personal_of(message, key)
+        except SealedValueError as error:
             logger.error("sealed values cannot be opened", reason=str(error))
             return message
         message.ClearField("sealed")
+        message.MergeFrom(personal)
         return message
 
     def forget(self) -> None:
@@ -86,43 +85,22 @@ class SubjectKeyring:
             self._remembered.clear()
 
 
-def _personal_of(message: pb.AuditRecord, key: bytes) -> bytes:
+def _personal_of(message: pb.AuditRecord, key: bytes) -> pb.AuditRecord:
     """What is sealed in a record. Raises `SealedValueError`, also where it would say again what the record says openly.
 
     What is open was checked when the record came, says who may see it, and is what it is found by: nothing that is sealed goes before it.
     """
     sealed, associated = message.sealed, associated_data(message.writer_id, message.sequence)
     try:
-        personal = AESGCM(key).decrypt(sealed.nonce, sealed.ciphertext, associated)
-        if _tags_of(personal) <= _PERSONAL_TAGS:
-            return personal
-    except (InvalidTag, ValueError, IndexError) as error:
+        content = AESGCM(key).decrypt(sealed.nonce, sealed.ciphertext, associated)
+        personal, rest = pb.AuditRecord.FromString(content), pb.AuditRecord.FromString(content)
+    except (InvalidTag, ValueError, DecodeError) as error:
         raise SealedValueError(f"the sealed values of record {message.sequence} of {message.writer_id} cannot be opened") from error
-    raise SealedValueError(f"the sealed values of record {message.sequence} of {message.writer_id} are not only personal")
-
-
-def _tags_of(message: bytes) -> set[int]:
-    """The tags of a serialised message whose fields are texts and messages (protobuf encoding). Raises ValueError or IndexError."""
-    found, at = set(), 0
-    while at < len(message):
-        tag, at = _varint(message, at)
-        length, at = _varint(message, at)
-        found.add(tag)
-        at += length
-    if at > len(message):
-        raise ValueError("it ends inside of a field")
-    return found
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """A number and where it ends."""
-    number, shift = 0, 0
-    while (byte := message[at]) & 0x80:
-        number |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if shift > 63:
-            raise ValueError("its number is too long")
-    return number | byte << shift, at + 1
+    for name in _PERSONAL:
+        rest.ClearField(name)
+    if rest.ByteSize():  # fields of newer releases are among them
+        raise SealedValueError(f"the sealed values of record {message.sequence} of {message.writer_id} are not only personal")
+    return personal
 
 
 def subject_key_message(wrapped: bytes) -> pb.AuditSubjectKey | None:

@@ -130,7 +130,7 @@ def caller_of(decision: pb.AuditRecord) -> UsageCaller:
         user=principal.id if is_user else "",
         agent=principal.actor if is_user else principal.id,
         client=f"{principal.provider}/{principal.oauth_client_id}" if principal.oauth_client_id else "",
-        labels=tuple(sorted((label.name, label.value) for label in decision.labels)),
+        labels=tuple(sorted([(label.name, label.value) for label in decision.labels])),
     )
 
 
