@@ -128,6 +128,16 @@ def read_later(path: Path = HERE / "later.yaml") -> tuple[LabelledTask, ...]:
     return tuple(_task(document["category"], **entry) for entry in document["tasks"])
 
 
+def read_practice(path: Path = HERE / "practice.yaml") -> tuple[LabelledTask, ...]:
+    """The requests to practise on, those of `is_for_checking` too. They belong to neither half, whatever `half` says of them."""
+    return read_later(path)
+
+
+def is_for_checking(request_id: str) -> bool:
+    """Whether only the total of a practice request counts and nobody reads it: a third, by SHA-256 over the id alone."""
+    return int.from_bytes(hashlib.sha256(request_id.encode()).digest()) % 3 == 0
+
+
 def _documents(directory: Path) -> list[dict[str, Any]]:
     return [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(directory.glob("*.yaml"))]
 

@@ -13,7 +13,18 @@ from aggregator.search.definition import read_definition
 from aggregator.search.index import Near, ToolIndex
 from aggregator.search.nearness import Nearness
 from aggregator.search.sentence_model import SentenceModel
-from bench.find_tool.labels import Half, LabelledTask, LabelledTool, read_later, read_tasks, read_tools, recall, solvable
+from bench.find_tool.labels import (
+    Half,
+    LabelledTask,
+    LabelledTool,
+    is_for_checking,
+    read_later,
+    read_practice,
+    read_tasks,
+    read_tools,
+    recall,
+    solvable,
+)
 
 Found = Sequence[tuple[LabelledTask, Sequence[str]]]
 
@@ -66,6 +77,11 @@ def found_by_task(fleet: Fleet, half: Half) -> Found:
 def found_later(fleet: Fleet) -> Found:
     """The same for the requests that were written later."""
     return _found(fleet, read_later())
+
+
+def found_in_practice(fleet: Fleet, *, checking: bool) -> Found:
+    """The same for the practice requests: the third that only totals are looked at of, or the others."""
+    return _found(fleet, [task for task in read_practice() if is_for_checking(task.id) is checking])
 
 
 def _found(fleet: Fleet, tasks: Sequence[LabelledTask]) -> Found:

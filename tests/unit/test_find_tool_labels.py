@@ -17,7 +17,9 @@ from bench.find_tool.labels import (
     LabelledTool,
     Need,
     half_of,
+    is_for_checking,
     read_later,
+    read_practice,
     read_tasks,
     read_tools,
     recall,
@@ -27,6 +29,7 @@ from bench.find_tool.labels import (
 TOOLS = read_tools()
 TASKS = read_tasks()
 LATER = read_later()
+PRACTICE = read_practice()
 TOOL_OF = {tool.id: tool for tool in TOOLS}
 COPIED_WORDS = 4
 
@@ -149,6 +152,25 @@ def test_what_was_written_later_keeps_the_same_rules_and_is_in_neither_half() ->
         for run in runs(task.text) & runs(text)
     }
     assert copied == set()
+
+
+def test_practice_keeps_the_same_rules_and_shares_no_four_words_in_a_row_with_a_task() -> None:
+    assert len(PRACTICE) >= 1_000
+    assert not {task.id for task in PRACTICE} & {task.id for task in (*TASKS, *LATER)}
+    assert repeated(task.id for task in PRACTICE) == []
+    written = {" ".join(sorted(words(task.text))) for task in (*TASKS, *LATER)}
+    assert [task.id for task in PRACTICE if " ".join(sorted(words(task.text))) in written] == []
+    assert {task.id: sorted(task.right - set(TOOL_OF)) for task in PRACTICE if not task.right <= set(TOOL_OF)} == {}
+    assert [task.id for task in PRACTICE if (task.need is Need.ONE) != (len(task.right) == 1)] == []
+    copied = {task.id for task in PRACTICE for id_ in task.right for text in told(TOOL_OF[id_]) if runs(task.text) & runs(text)}
+    assert copied == set()
+    of_tasks = {run for task in TASKS for run in runs(task.text)}
+    assert [task.id for task in PRACTICE if runs(task.text) & of_tasks] == []
+
+
+def test_a_third_of_practice_is_for_checking_by_the_id_alone() -> None:
+    assert [number for number in range(1, 13) if is_for_checking(f"pa-{number:03}")] == [1, 3, 5, 11, 12]
+    assert 0.28 <= sum(is_for_checking(task.id) for task in PRACTICE) / len(PRACTICE) <= 0.38
 
 
 def test_the_halves_are_balanced() -> None:
