@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from aggregator.search.index import IndexedTool
+from aggregator.search.word import split
 
 MAX_DESCRIPTION_CHARACTERS = 2_000
 MAX_ARGUMENTS = 64
 MAX_ARGUMENT_CHARACTERS = 200
 _MAX_DEPTH = 3
 _MAX_TAGS = 32
+_READING = frozenset(["get", "list", "search", "find", "read", "query", "describe", "fetch", "show", "lookup", "count"])
 
 
 def read_definition(name: str, document: bytes, server: str) -> IndexedTool:
@@ -26,8 +28,16 @@ def read_definition(name: str, document: bytes, server: str) -> IndexedTool:
         description=_text(definition.get("description"), MAX_DESCRIPTION_CHARACTERS),
         arguments=" ".join(_arguments(_object(definition.get("inputSchema")))),
         tags=" ".join(_tags(_object(definition.get("_meta")))),
-        read_only=annotations.get("readOnlyHint") is True,
+        read_only=_reads(name, server, annotations.get("readOnlyHint")),
     )
+
+
+def _reads(name: str, server: str, hint: object) -> bool:
+    """Whether a tool only reads: as it says itself or, where it says nothing, as its name begins. For ranking, and for nothing else."""
+    if isinstance(hint, bool):
+        return hint
+    of_server = {*split(server)}
+    return next((word in _READING for word in split(name) if word not in of_server), False)
 
 
 def _arguments(schema: Mapping[str, Any]) -> Iterator[str]:

@@ -4,9 +4,9 @@
 
 (1) words       the query as the index knows words: stems, the concepts they say or suggest, and near spellings of unknown ones
 (2) scores      each word adds its best match in a tool; rare ones count more, and a field that repeats a word counts little more
-(3) company     a tool whose neighbours of the same server match, too, is a little more likely
-(4) names       so is one whose whole name is said: what is to be done, and with what
-(5) questions   who asks for something to be told means tools that only read
+(3) company     a tool whose neighbours of the same server match, too, is more likely: the whole request says which server is meant
+(4) names       so is, a little, one whose whole name is said: what is to be done, and with what
+(5) questions   who asks to be told something means tools that only read, who does not, rather the others (`intent`)
 (6) meaning     where there is a sentence model, tools whose words mean nearly the same come further up (`nearness`)
 
 Tools that are not visible have no part in any of this: how rare a word is, which spellings are near and who the neighbours are, is
@@ -18,42 +18,38 @@ from __future__ import annotations
 
 import heapq
 import math
-import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from aggregator.search.concept import Concepts, general_concepts
+from aggregator.search.concept import Concepts, Found, general_concepts
+from aggregator.search.intent import wants_to_know
 from aggregator.search.word import STOPWORDS, shapes, split, stem, without_values
 
 MAX_QUERY_CHARACTERS = 1_000
-MAX_QUERY_WORDS = 48
+MAX_QUERY_WORDS = 64
 
-# Chosen with the tuning half of bench/find_tool; the measure hardly changes when any of them is halved or doubled.
+# Chosen with the tuning half of bench/find_tool and the practice requests; see README.md there. Changes of a third do not matter.
 _WEIGHTS: Mapping[str, float] = MappingProxyType(
     {"name": 3.0, "title": 1.5, "description": 1.0, "arguments": 0.4, "tags": 1.5, "server": 1.0}
 )
 _USUAL_WORDS: Mapping[str, int] = MappingProxyType({"name": 3, "title": 3, "description": 12, "arguments": 10, "tags": 3, "server": 1})
 _K1 = 2.0
 _B = 0.7
-_SHOWN, _SAID, _SUGGESTED = 1.2, 0.8, 0.5
+_SHOWN, _SAID, _SUGGESTED = 1.2, 0.8, 0.65
+_BY_A_PHRASE = 1.3
+_AMBIGUITY = 0.3
 _BY_A_COMMON_WORD = 0.5
 _NEAR_SPELLING = 0.8
-_COMPANY, _NEIGHBOURS = 0.3, 3
-_WHOLE_NAME, _NAMES_READ = 0.3, 100
-_TELLING = 1.4
+_COMPANY, _NEIGHBOURS = 0.6, 3
+_WHOLE_NAME, _NAMES_READ, _IN_A_NAME = 0.15, 100, 0.5
+_TELLING, _DOING = 1.4, 1.3
 _MIN_SPELLING = 5
 _MEANING = 12.0  # chosen with the requests that were written later; 10 and 15 do the same
 
 Near = Callable[[str, Collection[str]], Mapping[str, float]]
 """For a request and names of tools, how near each is to it, 0 to 1."""
-
-_ASKING = re.compile(
-    r"\s*(?:who|what|which|how|where|when|why|is|are|do|does|did|was|were|has|have|show|list|"
-    r"wer|was|welche\w*|wie|wo|wann|warum|quel\w*|combien|qui|quoi|où|pourquoi|cu[aá]\w+|qu[eé]|qui[eé]n|d[oó]nde)\b",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,9 +145,7 @@ class ToolIndex:
                 scores[position] += score
         self._add_company(scores)  # (3)
         self._raise_whole_names(scores, units, about)  # (4)
-        if asked.rstrip().endswith("?") or _ASKING.match(asked):  # (5)
-            for position in scores:
-                scores[position] *= _TELLING if self._tools[position].read_only else 1
+        self._prefer_by_intent(scores, asked)  # (5)
         if near is not None:  # (6)
             for name, nearness in near(asked, [self._tools[position].name for position in scores]).items():
                 scores[self._positions[name]] += _MEANING * nearness
@@ -161,16 +155,19 @@ class ToolIndex:
         return [named, *(name for name in names if name != named)] if self._positions.get(named) in about.visible else names
 
     def _units(self, query: str, about: _Query) -> list[dict[str, float]]:
-        """For each word that counts, the terms that it may stand for and how well."""
-        words = list(dict.fromkeys(split(without_values(query))))[:MAX_QUERY_WORDS]
-        units = [self._spelt(word, about) if _counts(word) and not word.isdigit() else {} for word in words]
-        for found in self._concepts.find(words, suggested=True):
-            weight = _SAID if found.said else _SUGGESTED
-            if not found.said and found.end == found.start + 1 and not _counts(words[found.start]):
-                weight *= _BY_A_COMMON_WORD
-            _put(units[found.start], f"@{found.concept}", weight)
+        """For each word that counts, the terms that it may stand for and how well. What is said twice counts once."""
+        words = split(without_values(query))[:MAX_QUERY_WORDS]
+        said: set[str] = set()
+        units: list[dict[str, float]] = []
+        for word in words:
+            units.append(self._spelt(word, about) if word not in said and _counts(word) and not word.isdigit() else {})
+            said.add(word)
+        found = {(each.concept, *words[each.start : each.end]): each for each in reversed(self._concepts.find(words, suggested=True))}
+        meanings = Counter((each.start, each.end) for each in found.values() if not each.said)
+        for each in found.values():
+            _put(units[each.start], f"@{each.concept}", _weight(each, words, meanings[each.start, each.end]))
         marks = (self._concepts.find([mark], suggested=True) for mark in shapes(query))
-        return [*units, *({f"@{found.concept}": _SHOWN for found in suggested} for suggested in marks)]
+        return [*units, *({f"@{each.concept}": _SHOWN for each in suggested} for suggested in marks)]
 
     def _spelt(self, word: str, about: _Query) -> dict[str, float]:
         """The word itself or, when nobody knows it, words that are one slip of the keyboard away."""
@@ -184,7 +181,10 @@ class ToolIndex:
         """Where a term stands in visible tools."""
         found = about.found.get(term)
         if found is None:
-            found = about.found[term] = [posting for posting in self._postings.get(term, ()) if posting[0] in about.visible]
+            found = self._postings.get(term, [])
+            if len(about.visible) < len(self._tools):
+                found = [posting for posting in found if posting[0] in about.visible]
+            about.found[term] = found
         return found
 
     def _best(self, unit: Mapping[str, float], about: _Query) -> Mapping[int, float]:
@@ -194,7 +194,9 @@ class ToolIndex:
             postings = self._about(term, about)
             rarity = weight * self._rarity(term, about)
             for position, saturated in postings:
-                best[position] = max(best.get(position, 0.0), rarity * saturated)
+                score = rarity * saturated
+                if score > best.get(position, 0.0):
+                    best[position] = score
         return best
 
     def _rarity(self, term: str, about: _Query) -> float:
@@ -212,11 +214,19 @@ class ToolIndex:
         for position in scores:
             scores[position] += company[self._tools[position].server]
 
+    def _prefer_by_intent(self, scores: dict[int, float], query: str) -> None:
+        to_be_told = wants_to_know(query)
+        if to_be_told is None:
+            return
+        for position in scores:
+            if self._tools[position].read_only is to_be_told:
+                scores[position] *= _TELLING if to_be_told else _DOING
+
     def _raise_whole_names(self, scores: dict[int, float], units: Iterable[Mapping[str, float]], about: _Query) -> None:
         said: dict[str, float] = {}
         for unit in units:
             for term, weight in unit.items():
-                _put(said, term, min(1.0, weight / _SUGGESTED))
+                _put(said, term, min(1.0, weight / _IN_A_NAME))
         for position in heapq.nlargest(_NAMES_READ, scores, key=scores.__getitem__):
             whole = covered = 0.0
             for terms in self._names[position]:
@@ -224,6 +234,16 @@ class ToolIndex:
                 whole += rarity
                 covered += rarity * max(said.get(term, 0.0) for term in terms)
             scores[position] *= 1 + _WHOLE_NAME * covered / whole if whole else 1
+
+
+def _weight(found: Found, words: Sequence[str], meanings: int) -> float:
+    """How well words say a concept. Words that suggest many things suggest each of them less, and a phrase is clearer than a word."""
+    if found.said:
+        return _SAID * (_BY_A_PHRASE if found.end > found.start + 1 else 1)
+    weight = _SUGGESTED / math.pow(meanings, _AMBIGUITY)
+    if found.end > found.start + 1:
+        return weight * _BY_A_PHRASE
+    return weight if _counts(words[found.start]) else weight * _BY_A_COMMON_WORD
 
 
 def _counts(word: str) -> bool:

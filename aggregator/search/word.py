@@ -23,7 +23,8 @@ SHAPES = (
     ("<channel>", re.compile(r"(?<![\w&])#(?!\d+\b)\w+")),
     ("<number>", re.compile(r"(?<![\w&])[#!]\d+\b")),
     ("<incident>", re.compile(r"\bINC-?\d+\b")),
-    ("<key>", re.compile(r"\b(?!INC-)[A-Z][A-Z0-9]{1,9}-\d+\b")),
+    ("<invoice>", re.compile(r"\b(?:INV|RE|RG|RN|FA|FAC|BILL)-?\s?\d{2,}\b")),
+    ("<key>", re.compile(r"\b(?!(?:INC|INV|RE|RG|RN|FA|FAC|BILL)-)[A-Z][A-Z0-9]{1,9}-\d+\b")),
     ("<percent>", re.compile(r"\d\s?(?:%|percent\b|per cent\b|pour cent\b|prozent\b|por ciento\b)", re.IGNORECASE)),
     ("<url>", re.compile(r"\bhttps?://")),
     ("<money>", re.compile(r"[$\u20ac\u00a3]\s?\d|\d\s?(?:[$\u20ac\u00a3]|(?:euros?|dollars?|pounds?|usd|eur|gbp|chf)\b)", re.IGNORECASE)),
@@ -35,6 +36,35 @@ SHAPES = (
     ("<time>", re.compile(r"\b\d{1,2}(?::\d\d|[.:]?\d{0,2}\s?(?:am|pm|uhr|o.clock)\b)|\b\d{1,2}\s?h\d{0,2}\b", re.IGNORECASE)),
     ("<slash>", re.compile(r"(?<![\w/:.-])[A-Za-z][\w-]+/[\w-][\w./-]*")),
     ("<path>", re.compile(r"\b[\w-]+/[\w./-]*\.\w{1,5}\b")),
+    ("<env>", re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")),
+    ("<identifier>", re.compile(r"(?<![\w.@/-])[a-z][a-z0-9]*(?:_[a-z0-9]+)+(?![\w@-])")),
+    ("<coupon>", re.compile(r"\b[A-Z]{4,16}\d{2}\b")),
+    ("<binary>", re.compile(r"\.(?:apk|ipa|msi|exe|dmg|deb|rpm|jar|war|whl|tgz|iso|bin)\b")),
+    ("<yaml>", re.compile(r"\.ya?ml\b")),
+    (
+        "<host>",
+        re.compile(
+            r"(?<![@\w.-])(?:\*\.)?(?:[a-z0-9-]+\.)+"
+            r"(?:com|net|org|io|dev|app|de|fr|es|eu|uk|co|ch|at|it|nl|example|internal|test)\b(?!@)"
+        ),
+    ),
+    ("<ip>", re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}\b")),
+    ("<s3>", re.compile(r"\b(?:s3|gs|az)://")),
+    ("<instance>", re.compile(r"\bi-[0-9a-f]{3,}\b|\bvm-[\w-]+")),
+    ("<volume>", re.compile(r"\bvol-\w+")),
+    ("<version>", re.compile(r"\bv\d+(?:\.\d+)+\b|(?<![\w.,])\d+\.\d+\.\d+(?![\w.])")),
+    ("<hex>", re.compile(r"\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{7,32}\b")),
+    (
+        "<group>",
+        re.compile(
+            r"(?<![\w-])(?:(?:grp|sg|gg|role)-[\w-]+|[a-z]+(?:-[a-z]+)*-(?:admins?|users|editors|readers|team|members|owners|all)\b)"
+        ),
+    ),
+    ("<login>", re.compile(r"(?<![\w.@])(?:[a-z]{1,2}\.[a-z]{3,}|[a-z]{3,}\.[a-z])(?![\w.@(])")),
+    ("<mailname>", re.compile(r"(?<![\w.-])[\w.-]+@(?=[\s,.;]|$)")),
+    ("<flagname>", re.compile("[\"'\u201c\u2018][a-z][a-z0-9]*(?:-[a-z0-9]+)+[\"'\u201d\u2019]")),
+    ("<route>", re.compile(r"\bfrom [A-Z][\w-]+(?: [A-Z]\w+)? to [A-Z]\w+|\b[A-Z]\w+ to [A-Z]\w+ (?:on|and|by|return)\b")),
+    ("<airports>", re.compile(r"\b[A-Z]{3}(?:\s?[-/\u2013]\s?|\sto\s)[A-Z]{3}\b|\b[A-Z]{3} [A-Z]{3}(?= \d)")),
 )
 """What a query shows without saying its kind: `#general` is a channel, `PAY-12` the key of an issue. Concepts may name these."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from jsonschema import Draft202012Validator
 from aggregator.search.concept import general_concepts, parse_concepts
 from aggregator.search.definition import MAX_ARGUMENTS, read_definition
 from aggregator.search.index import MAX_QUERY_CHARACTERS, IndexedTool, ToolIndex
+from aggregator.search.intent import wants_to_know
 from aggregator.search.tools import (
     DEFAULT_LIMIT,
     FULL_DEFINITIONS,
@@ -155,6 +158,55 @@ def test_questions_prefer_tools_that_only_read() -> None:
     assert names_of(found(of, "who is the owner of the page?"))[0] == "show_owner"
 
 
+def test_who_wants_something_done_gets_tools_that_do_it_first_however_politely() -> None:
+    of = documents(
+        {"name": "a_owner", "description": "Owner of a page", "annotations": {"readOnlyHint": True}},
+        {"name": "b_owner", "description": "Owner of a page"},
+    )
+
+    assert names_of(found(of, "could you please make Kim owner of the page?"))[0] == "b_owner"
+    assert names_of(found(of, "could you tell me the owner of the page?"))[0] == "a_owner"
+
+
+@pytest.mark.parametrize(
+    ("text", "to_be_told"),
+    [
+        ("who is on call?", True),
+        ("show me the log", True),
+        ("Hi, could you please find the page about VPN?", True),
+        ("status of build 7", True),
+        ("I want to know why it failed", True),
+        ("Quelles factures sont ouvertes ?", True),
+        ("could you cancel it?", False),
+        ("Kannst du das bitte stornieren?", False),
+        ("the invoice has to go out today", False),
+        ("", False),
+        ("what is it? could you delete it?", None),
+    ],
+)
+def test_the_form_of_sentences_tells_questions_from_orders(text: str, to_be_told: bool | None) -> None:
+    assert wants_to_know(text) is to_be_told
+
+
+@pytest.mark.parametrize(
+    ("name", "server", "hint", "reads"),
+    [
+        ("GetAccount", "demo/crm", None, True),
+        ("crm_list_deals", "demo/crm", None, True),
+        ("getaway", "demo/crm", None, False),
+        ("create_list", "demo/crm", None, False),
+        ("get_account", "demo/crm", False, False),
+        ("create_list", "demo/crm", True, True),
+    ],
+)
+def test_a_tool_that_does_not_say_whether_it_only_reads_is_taken_at_its_name(
+    name: str, server: str, hint: bool | None, reads: bool
+) -> None:
+    annotations = {} if hint is None else {"readOnlyHint": hint}
+
+    assert read_definition(name, json.dumps({"name": name, "annotations": annotations}).encode(), server).read_only is reads
+
+
 def test_equal_tools_are_in_the_order_of_their_names() -> None:
     of = documents(*({"name": name, "description": "Owner"} for name in ("b", "c", "a")))
 
@@ -277,6 +329,13 @@ HOSTILE = [
     "1-" * 500,
     "a@" * 500,
     "a/" * 500,
+    "a-" * 500,
+    "a_" * 500,
+    "A_" * 500,
+    "a." * 500,
+    "from A to " * 100,
+    "please, " * 120,
+    "? " * 500,
     "x." * 500,
 ]
 
@@ -379,6 +438,26 @@ def test_forms_of_a_word_have_one_stem(one: str, other: str) -> None:
         ("at 10:30", "<time>"),
         ("plan.docx", "<file>"),
         ("setup.cfg", "<source>"),
+        ("INV-0417 is lost", "<invoice>"),
+        ("SENTRY_DSN is empty", "<env>"),
+        ("whose is users_raw", "<identifier>"),
+        ("code LISTEN10", "<coupon>"),
+        ("the out/app.apk", "<binary>"),
+        ("git.acme.fr must lead to it", "<host>"),
+        ("on 10.1.1.5", "<ip>"),
+        ("to s3://drop/shops", "<s3>"),
+        ("stop i-0ab3", "<instance>"),
+        ("grow vol-12", "<volume>"),
+        ("cut v1.2", "<version>"),
+        ("4bf92f3577b34da6", "<hex>"),
+        ("grp-sales", "<group>"),
+        ("domain-admins", "<group>"),
+        ("k.dorn is away", "<login>"),
+        ("press@ does not exist", "<mailname>"),
+        ("turn 'new-nav' off", "<flagname>"),
+        ("from Munich to Dublin", "<route>"),
+        ("LHR-JFK", "<airports>"),
+        ("apply web.yaml", "<yaml>"),
     ],
 )
 def test_a_query_shows_what_it_is_about(text: str, mark: str) -> None:
@@ -397,6 +476,26 @@ def test_the_table_of_concepts_holds_together() -> None:
 def test_a_damaged_table_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         parse_concepts(text)
+
+
+def test_the_table_names_only_marks_that_a_query_can_show() -> None:
+    named = set(re.findall(r"<\w+>", files("aggregator.search").joinpath("concepts.txt").read_text(encoding="utf-8")))
+
+    assert named <= {mark for mark, _ in SHAPES}
+
+
+def test_a_word_that_suggests_many_things_suggests_each_of_them_less() -> None:
+    tools = [IndexedTool(name=name, server=name, description=text) for name, text in (("a", "page"), ("b", "invoice"))]
+    concepts = parse_concepts("bill: invoice ~ owe\npage: page ~ thing\nx: x ~ thing\ny: y ~ thing")
+
+    assert ToolIndex(tools, concepts).rank("owe thing", {"a", "b"}) == ["b", "a"]
+
+
+def test_a_phrase_is_found_although_one_of_its_words_was_said_before() -> None:
+    concepts = parse_concepts("cancel: cancel ~ call off the")
+    tools = [IndexedTool(name="a", server="s", description="cancel")]
+
+    assert ToolIndex(tools, concepts).rank("the boss wants to call off the meeting", {"a"}) == ["a"]
 
 
 def test_words_that_suggest_a_concept_count_in_queries_only() -> None:
