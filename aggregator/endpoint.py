@@ -31,12 +31,13 @@ from aggregator.observation import Observation, answered_with, described
 from aggregator.question import Questions, Remembered, SessionMemory, UnderWay
 from aggregator.recording import Answering, Nowhere, Recording, can_be_recorded, wanted
 from aggregator.refusal import CANCELLED, INTERNAL_ERROR, error_response, json_response, not_one_message, refused, result_message
-from aggregator.reply import HttpReply, one_event, unchanged
+from aggregator.reply import HttpReply, one_event, sent, unchanged
 from aggregator.search.sentence_model import SentenceModel
 from aggregator.search.tools import inner_params
 from aggregator.searching import Searching, is_found_call, is_search
 from aggregator.session import Session, open_session, seal_session
 from aggregator.subscription import Subscription
+from aggregator.upstream.room import until_answered
 from extauthz.catalog.server import McpServer
 from extauthz.check_input import EGRESS_CONTEXT_HEADER
 from extauthz.egress_context import EgressContext, read_egress_context
@@ -208,7 +209,8 @@ class Endpoint:
                 found = await self._searching.find(asked.front, asked.viewer, asked.params, era=mcp.era, now_unix=self._clock())
                 return json_response(result_message(dumped(found), mcp.id_json))
             if mcp.method in _CALLS:
-                return await self._call(request, asked)
+                with until_answered():
+                    return await sent(request, await self._call(request, asked))
             message = result_message(self._from_memory(asked), mcp.id_json)
             return one_event(request, message) if mcp.era is Era.LEGACY and mcp.method in KINDS else json_response(message)
         except RpcError as error:

@@ -149,6 +149,14 @@ async def ask(stream: EventStream, questions: Questions, whose: str, token: str,
             raise
 
 
+async def sent(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    """The answer, when its client has read it, but for what the connection holds; what goes away before does not count."""
+    with contextlib.suppress(ConnectionError):
+        await response.prepare(request)
+        await response.write_eof()
+    return response
+
+
 async def ended(stream: EventStream) -> web.StreamResponse:
     """The end of a stream."""
     response = await stream.begin()

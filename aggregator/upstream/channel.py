@@ -21,9 +21,11 @@ import aiohttp
 import structlog
 
 from aggregator.call import Client
+from aggregator.upstream.caller import caller_of
 from aggregator.upstream.failure import REFUSED, ChannelError, SessionGoneError
 from aggregator.upstream.limits import UpstreamLimits
 from aggregator.upstream.message import AnswerError, MemberMessage, MemberResponse, Members, parse_messages
+from aggregator.upstream.room import AnswerRoom, Share
 from extauthz.catalog.server import McpServer
 from extauthz.mcp.event_stream import EventStreamParser, EventTooLargeError
 from extauthz.telemetry.span import outgoing
@@ -40,8 +42,9 @@ _BOTH = "application/json, text/event-stream"
 class Exchange:
     """One HTTP request and its answer, as far as it has come."""
 
-    def __init__(self, response: aiohttp.ClientResponse, limits: UpstreamLimits) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, limits: UpstreamLimits, share: Share) -> None:
         self._response = response
+        self._share = share
         self._limits = limits
         self._parser = EventStreamParser(max_event_bytes=limits.max_event_bytes)
         self.refusal_text = ""  # of a refusal that is no JSON-RPC error, for us to look at and not to be passed on
@@ -76,7 +79,7 @@ class Exchange:
         try:
             body = await self._body(_MAX_REFUSAL_BYTES)
             self.refusal_text = body[:1000].decode("utf-8", "replace")
-            messages = parse_messages(body)
+            messages = self._parsed(body)
         except AnswerError:
             pass
         if len(messages) == 1 and isinstance(messages[0], MemberResponse) and messages[0].error is not None:
@@ -97,7 +100,7 @@ class Exchange:
             return
         if self._response.content_type != "application/json":
             raise AnswerError("it is neither JSON nor an event stream")
-        for message in parse_messages(body):
+        for message in self._parsed(body):
             yield message
 
     async def _events(self, *, endless: bool) -> AsyncIterator[MemberMessage]:
@@ -106,13 +109,19 @@ class Exchange:
             total += len(chunk)
             if total > self._limits.max_answer_bytes and not endless:
                 raise AnswerError(f"it is larger than {self._limits.max_answer_bytes} bytes")
+            self._share.hold(self._parser.held_bytes + len(chunk))
             try:
                 events = self._parser.feed(chunk)
             except EventTooLargeError as error:
                 raise AnswerError(str(error)) from error
             for data in events:
-                for message in parse_messages(data):
+                for message in self._parsed(data, self._parser.held_bytes + sum(map(len, events))):
                     yield message
+            self._share.hold(self._parser.held_bytes)
+
+    def _parsed(self, document: bytes, beside: int = 0) -> list[MemberMessage]:
+        """The messages of a document, for which there is room, `beside` so many bytes more."""
+        return parse_messages(document, lambda size: self._share.hold(size + beside))
 
     async def _body(self, limit: int) -> bytes:
         pieces, size = [], 0
@@ -120,6 +129,7 @@ class Exchange:
             size += len(chunk)
             if size > limit:
                 raise AnswerError(f"it is larger than {limit} bytes")
+            self._share.hold(size)
             pieces.append(chunk)
         return b"".join(pieces)
 
@@ -138,6 +148,7 @@ class EgressChannel:
         self._address = address
         self._ssl_context = ssl_context
         self.limits = limits
+        self.room = AnswerRoom(limits.answers_bytes)
         self._session: aiohttp.ClientSession | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._prefix = secrets.token_hex(6)
@@ -188,7 +199,9 @@ class EgressChannel:
     async def exchange(
         self, http_method: str, client: Client, member: McpServer, headers: Mapping[str, str], body: bytes | None = None
     ) -> AsyncIterator[Exchange]:
-        """One request on behalf of `client`, from its headers on; raises `ChannelError`."""
+        """One request on behalf of `client`, from its headers on; raises `ChannelError`.
+
+        What was read of it last has its room until the client is answered."""
         if self._session is None:
             raise RuntimeError("the channel is not open")
         sent = {"accept": _STREAM if http_method == "GET" else _BOTH, CONTEXT_HEADER: client.context_header, **headers}
@@ -202,9 +215,11 @@ class EgressChannel:
             raise ChannelError("there is no connection to the gateway", sent=False) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise ChannelError("the connection broke off", sent=True) from error
+        share = self.room.share(f"caller {caller_of(client, member)}", f"member {member.id}")
         try:
-            yield Exchange(response, self.limits)
+            yield Exchange(response, self.limits, share)
         finally:
+            share.end()
             if response.content.at_eof():
                 response.release()
             else:

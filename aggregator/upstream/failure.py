@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from aggregator.call import Call, RpcError
+from aggregator.upstream.message import AnswerError
+from aggregator.upstream.room import NoRoomError
 from extauthz.catalog.server import Effect
 
 INVALID_PARAMS = -32602
@@ -17,6 +19,7 @@ UNREACHABLE = 50200
 INVALID_ANSWER = 50205
 TIMED_OUT = 50400
 TOO_MANY = 42901
+NO_ROOM = 50307
 REFUSED = 50206
 WITHHELD = 50209
 STATE_UNKNOWN = 40402
@@ -57,10 +60,13 @@ def timed_out(call: Call) -> RpcError:
     return RpcError(TIMED_OUT, "The MCP server did not answer in time.", {"reason": "upstream_timeout", "retryable": harmless_again(call)})
 
 
-def invalid_answer(call: Call, sentence: str) -> RpcError:
-    """The answer cannot be passed on."""
+def invalid_answer(call: Call, error: AnswerError) -> RpcError:
+    """The answer cannot be passed on, or not now."""
+    if isinstance(error, NoRoomError):
+        data = {"reason": "answers_too_large", "retryable": harmless_again(call)}
+        return RpcError(NO_ROOM, f"The answer of the MCP server cannot be passed on now: {error}. The call was made.", data)
     data = {"reason": "upstream_answer_invalid", "retryable": harmless_again(call)}
-    return RpcError(INVALID_ANSWER, f"The answer of the MCP server cannot be passed on: {sentence}.", data)
+    return RpcError(INVALID_ANSWER, f"The answer of the MCP server cannot be passed on: {error}.", data)
 
 
 def too_many(sentence: str) -> RpcError:

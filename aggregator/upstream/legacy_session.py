@@ -102,7 +102,7 @@ class LegacySession:
         except (ChannelError, SessionGoneError) as error:
             raise failure.lost(call, ChannelError(str(error) or "it ended the session at once", sent=False)) from error
         except AnswerError as error:
-            raise failure.invalid_answer(call, str(error)) from error
+            raise failure.invalid_answer(call, error) from error
         return session
 
     @classmethod
@@ -150,7 +150,7 @@ class LegacySession:
             raise failure.lost(call, error) from error
         except AnswerError as error:
             self._tell_cancelled(call.client, request_id)
-            raise failure.invalid_answer(call, str(error)) from error
+            raise failure.invalid_answer(call, error) from error
         finally:
             self._progress.pop(request_id, None)
 

@@ -65,25 +65,26 @@ class LegacyToModern:
             if kind == COMPLETE:
                 return result
             if kind != INPUT_REQUIRED:
-                raise failure.invalid_answer(call, "it is of a kind that clients of this protocol version do not know")
+                raise failure.invalid_answer(call, AnswerError("it is of a kind that clients of this protocol version do not know"))
             try:
                 questions = input_requests(result)
             except AnswerError as error:
-                raise failure.invalid_answer(call, str(error)) from error
+                raise failure.invalid_answer(call, error) from error
             if not questions:
                 await asyncio.sleep(_PAUSE_SECONDS * (number + 1))  # it only wants to be asked again
             state = result.get("requestState")
             responses = await self._answers(call, questions, reply)
             asked = asked.with_params({**first, "inputResponses": responses, **({"requestState": state} if isinstance(state, str) else {})})
-        raise failure.invalid_answer(call, "it asks again and again")
+        raise failure.invalid_answer(call, AnswerError("it asks again and again"))
 
     async def _answers(self, call: Call, questions: Mapping[str, tuple[str, Json]], reply: Reply) -> dict[str, Any]:
         """The client's answers to all questions, asked at once; raises `RpcError` when one of them is an error."""
         if len(questions) > self._channel.limits.questions_per_call:
-            raise failure.invalid_answer(call, "it asks too many questions at once")
+            raise failure.invalid_answer(call, AnswerError("it asks too many questions at once"))
         for method, _ in questions.values():
             if _CAPABILITY_OF.get(method) not in call.client.capabilities:
-                raise failure.invalid_answer(call, f"it asks for {method[:64]}, which the client did not say that it can do")
+                what = f"it asks for {method[:64]}, which the client did not say that it can do"
+                raise failure.invalid_answer(call, AnswerError(what))
         tasks = {key: asyncio.create_task(self._answer(call, method, params, reply)) for key, (method, params) in questions.items()}
         try:
             return {key: await task for key, task in tasks.items()}

@@ -13,6 +13,8 @@ class UpstreamLimits:
     """Of everything that belongs to one request, notifications included."""
     max_event_bytes: int = 16 * 1024 * 1024
     """Of one event of a stream; a single answer must fit in."""
+    answers_bytes: int = 512 * 1024 * 1024
+    """Of all answers under way together, in memory (`aggregator.upstream.room`); of those of one caller or one member, half of it."""
     call_seconds: float = 3600
     """Of one request, where the member has no `timeoutMs`; Envoy's own limits come first."""
     open_seconds: float = 2

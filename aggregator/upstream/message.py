@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import jiter
 
 MAX_MESSAGES = 1000
+MAX_VALUES = 200_000
+"""Of one document: objects, lists, texts, numbers and the names of members. A request of a client may hold a tenth of it."""
+_VALUE_BYTES = 256
+"""What a value takes in memory at most, beside the characters of a text (measured: an object with one member 250)."""
 _MAX_ID_CHARACTERS = 1024
 _LARGEST_ID = 2**63
 
@@ -50,8 +55,14 @@ class MemberResponse:
 MemberMessage = MemberRequest | MemberNotification | MemberResponse
 
 
-def parse_messages(body: bytes) -> list[MemberMessage]:
-    """The message, or the batch of them that servers of 2025-03-26 may send; raises `AnswerError`."""
+def parse_messages(body: bytes, hold: Callable[[int], None] | None = None) -> list[MemberMessage]:
+    """The message, or the batch of them that servers of 2025-03-26 may send; raises `AnswerError`.
+
+    `hold` is told before anything is read how many bytes of memory that may take, the document itself included, until it is written again.
+    """
+    values = _values_of(body)
+    if hold is not None:
+        hold(_size_of(body, values))
     try:
         document: object = jiter.from_json(body, allow_inf_nan=False, cache_mode="none", catch_duplicate_keys=True)
     except (ValueError, RecursionError) as error:
@@ -60,6 +71,27 @@ def parse_messages(body: bytes) -> list[MemberMessage]:
     if len(documents) > MAX_MESSAGES:
         raise AnswerError(f"it holds more than {MAX_MESSAGES} messages")
     return [_message(one) for one in documents]
+
+
+def _values_of(body: bytes) -> int:
+    """How many values a document has, or more, counted in some hundred milliseconds at most and without reading it; raises `AnswerError`.
+
+    What is no JSON has some number, too: the parser refuses it. Signs within texts do not count.
+    """
+    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    texts = plain.count(b'"') // 2
+    if texts <= MAX_VALUES:
+        outside = b"".join(plain.split(b'"')[::2])
+        values = 1 + texts + sum(outside.count(sign) for sign in (b"[", b"{", b","))
+        if values <= MAX_VALUES:
+            return values
+    raise AnswerError(f"it holds more than {MAX_VALUES} values")
+
+
+def _size_of(body: bytes, values: int) -> int:
+    """As it came, as it is read and as it is written again; texts with letters beyond ASCII take up to four bytes for each of theirs."""
+    width = 1 if body.isascii() and b"\\u" not in body else 4
+    return len(body) * (2 + 2 * width) + values * _VALUE_BYTES
 
 
 def _message(document: object) -> MemberMessage:

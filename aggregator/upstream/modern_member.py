@@ -55,7 +55,7 @@ async def request(channel: EgressChannel, asked: ModernRequest, notify: Notify) 
     except ChannelError as error:
         raise failure.lost(call, error) from error
     except AnswerError as error:
-        raise failure.invalid_answer(call, str(error)) from error
+        raise failure.invalid_answer(call, error) from error
 
 
 async def _answer(asked: ModernRequest, exchange: Exchange, request_id: str, token: object, notify: Notify) -> Json:
@@ -146,7 +146,7 @@ async def subscribe(
     except ChannelError as error:
         raise failure.lost(call, error) from error
     except AnswerError as error:
-        raise failure.invalid_answer(call, str(error)) from error
+        raise failure.invalid_answer(call, error) from error
 
 
 def _announced(message: MemberNotification | MemberRequest, subscription_id: str) -> tuple[str, Json]:

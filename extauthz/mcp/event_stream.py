@@ -30,6 +30,11 @@ class EventStreamParser:
         self.last_event_id = ""
         self.retry_ms: int | None = None
 
+    @property
+    def held_bytes(self) -> int:
+        """How much of what came waits for the end of its event."""
+        return self._size
+
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of the events that `chunk` completes; raises `EventTooLargeError`."""
         if not chunk:

@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from aggregator.recording import Recording
+from aggregator.upstream.room import AnswerRoom
 from extauthz.audit.loss import Losses
 from extauthz.audit.record import AuditRecord
 from extauthz.errors import AuditError
@@ -160,6 +161,34 @@ async def test_a_stream_that_has_begun_ends_with_the_error(tmp_path: Path) -> No
 
         assert [one.get("method", "error" in one) for one in answer.messages] == ["notifications/progress", True]
         assert (answer.error["code"], "Ann" in answer.text) == (50209, False)
+
+
+async def test_an_answer_for_which_there_is_no_room_is_told_and_recorded(tmp_path: Path) -> None:
+    async def talkative(_request: web.Request, _message: dict[str, Any]) -> dict[str, Any]:
+        return {"content": [{"type": "text", "text": "x" * 100_000}]}
+
+    async with recording_world(tmp_path, member=talkative) as (world, log):
+        room = world.endpoint._upstream._channel.room = AnswerRoom(1_000_000)  # type: ignore[attr-defined]
+        log.open.clear()
+        first = asyncio.create_task(search(world))
+        await asyncio.wait_for(log.coming.wait(), 60)
+        assert room.used_bytes > 400_000  # as long as its client waits for it
+        second = asyncio.create_task(search(world))
+        log.coming.clear()
+        await asyncio.wait_for(log.coming.wait(), 60)
+        log.open.set()
+
+        refused = await second
+        assert (refused.status, refused.error["code"], refused.error["data"]) == (
+            503,
+            50307,
+            {"reason": "answers_too_large", "retryable": False},
+        )
+        assert (await first).status == 200
+        assert (await search(world)).status == 200
+        assert room.used_bytes == 0
+        codes = [record.result.rpc_error_code for record in log.records if record.result is not None]
+        assert sorted(codes) == ["", "", "50307"]
 
 
 async def test_available_passes_on_what_cannot_be_recorded_and_counts_it(tmp_path: Path) -> None:

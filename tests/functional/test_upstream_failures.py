@@ -68,6 +68,17 @@ HOSTILE: dict[str, Callable[[web.Request, dict[str, Any]], Any]] = {
 
 
 @pytest.mark.parametrize(("client_era", "member_era"), COMBINATIONS)
+async def test_an_answer_of_very_many_values_is_not_read(short_directory, client_era, member_era):
+    def hostile(_request: web.Request, message: dict[str, Any]) -> bytes:
+        return answer_to(message, "").replace(b'"text": ""', b'"text": [' + b"[]," * 5_000_000 + b"[]]")
+
+    async with scripted(short_directory, hostile) as (bridge, _):
+        error = await failed(bridge, tool_call(client_of(client_era), member_of(member_era), "read"))
+
+    assert (error.code, "more than 200000 values" in error.message) == (50205, True)
+
+
+@pytest.mark.parametrize(("client_era", "member_era"), COMBINATIONS)
 @pytest.mark.parametrize("kind", HOSTILE)
 async def test_a_hostile_answer_is_not_passed_on(short_directory, client_era, member_era, kind):
     async with scripted(short_directory, HOSTILE[kind], SMALL) as (bridge, _):
