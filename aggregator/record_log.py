@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -21,7 +19,7 @@ from aggregator.settings import AggregatorSettings
 from extauthz.audit.loss import Losses
 from extauthz.audit.record import AuditRecord
 from extauthz.audit.shipper import RecordShipper
-from extauthz.audit.shipping import RESULTS
+from extauthz.audit.shipping import RESULTS, new_writer_id
 from extauthz.audit.wal import AuditLog
 from extauthz.catalog.audit_policy import AuditSealingKey
 from extauthz.discovery import open_channel
@@ -69,7 +67,7 @@ async def running_record_log(
         return
     log = AuditLog(
         directory=directory,
-        writer_id=f"{RESULTS}{settings.node_id}-{time.time_ns() // 1_000_000:013d}-{os.getpid()}",
+        writer_id=new_writer_id(f"{RESULTS}{settings.node_id}"),
         max_bytes=settings.audit_max_bytes,
         sealing_key=sealing_key,
     )

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
-import time
 from functools import partial
 
 import structlog
@@ -24,6 +22,7 @@ from extauthz.audit.outcome import outcome_log_beside
 from extauthz.audit.outcome_line import OutcomeLogReader
 from extauthz.audit.outcome_log import OutcomeLog
 from extauthz.audit.shipper import RecordShipper
+from extauthz.audit.shipping import new_writer_id
 from extauthz.audit.wal import AuditLog
 from extauthz.authorizer_settings import AuthorizerSettings
 from extauthz.check_server import make_check_server
@@ -70,7 +69,7 @@ async def run(settings: AuthorizerSettings) -> None:
         )
         audit = AuditLog(
             directory=settings.audit_dir,
-            writer_id=f"{settings.node_id}-{time.time_ns() // 1_000_000:013d}-{os.getpid()}",
+            writer_id=new_writer_id(settings.node_id),
             max_bytes=settings.audit_max_bytes,
             sealing_key=subscription.audit_sealing_key,
         )

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from extauthz.audit.shipping import node_of_writer
+
 RecordJson = Mapping[str, Any]
 
 
@@ -28,5 +30,5 @@ class SentRecord:
 
     @property
     def node(self) -> str:
-        """The node that wrote it: the writer's name without its start and process id."""
-        return self.writer_id.rsplit("-", 2)[0] or self.writer_id
+        """The node that wrote it: its name within the writer's."""
+        return node_of_writer(self.writer_id)
