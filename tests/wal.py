@@ -15,7 +15,7 @@ from extauthz.v1 import audit_pb2 as pb
 def written_records(directory: Path, key: RegistryKey | None = None) -> list[dict[str, object]]:
     """Every record of every writer, in the order of time. Sealed values are opened with the key of the registry, where it is given."""
     records: list[dict[str, object]] = []
-    opened: dict[str, bytes] = {}
+    opened: dict[str, pb.AuditSubject] = {}
     for path in sorted(path for path in directory.iterdir() if writer_of(path)) if directory.is_dir() else []:
         for frame in read_frames(path):
             if not frame.is_key:
@@ -23,5 +23,5 @@ def written_records(directory: Path, key: RegistryKey | None = None) -> list[dic
                 records.append(record_to_json(frame.payload, opened.get(sealed.key_id)))
             elif key is not None:
                 message = pb.AuditSubjectKey.FromString(frame.payload)
-                opened[message.key_id] = open_subject_key(message, audit_private_key(key)).key
+                opened[message.key_id] = open_subject_key(message, audit_private_key(key))
     return sorted(records, key=lambda record: str(record["at"]))

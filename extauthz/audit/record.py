@@ -159,13 +159,13 @@ class AuditRecord:
     needed: bool = True
 
 
-def record_to_json(payload: bytes, key: bytes | None = None) -> dict[str, object]:
+def record_to_json(payload: bytes, subject: pb.AuditSubject | None = None) -> dict[str, object]:
     """One written record as JSON-ready values: field names as in the message, times in RFC 3339, empty fields left out.
 
-    `key` opens its sealed values (`audit.sealing`); without it they are left out, and `erased` says so. Raises `SealedValueError` for a
-    wrong one.
+    `subject` has the key of its sealed values (`audit.sealing`); without it they are left out, and `erased` says so. Raises
+    `SealedValueError` for a wrong one.
     """
-    return message_to_json(open_record(payload, key), hashlib.sha256(payload).digest())
+    return message_to_json(open_record(payload, subject), hashlib.sha256(payload).digest())
 
 
 def message_to_json(message: pb.AuditRecord, record_hash: bytes) -> dict[str, object]:

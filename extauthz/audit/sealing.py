@@ -2,7 +2,7 @@
 
     writer:          SubjectKeys.key_of(principal, day) ──▶ SubjectKey.seal(personal part) ──▶ AuditSealed, in the record
                      SubjectKey.wrapped ──▶ AuditSubjectKey, in the log before the first record that needs it
-    control plane:   open_subject_key(message, private key) ──▶ AuditSubject ──▶ open_record(payload, its key)
+    control plane:   open_subject_key(message, private key) ──▶ AuditSubject ──▶ open_record(payload, it)
 
 A key is made by a writer for one principal and one UTC day, and wrapped for the control plane's public key: X25519, HKDF-SHA256
 (RFC 5869), AES-256-GCM. One exchange serves all keys of a writer; HKDF makes another wrapping key for each of them. Whoever reads the
@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from extauthz.audit.wire_field import content_field, content_tag, varint
 from extauthz.catalog.audit_policy import AuditSealingKey
@@ -35,8 +36,15 @@ _DAY_US = 86_400_000_000
 _KEY_ID, _NONCE, _CIPHERTEXT = (content_tag(pb.AuditSealed.DESCRIPTOR, name) for name in ("key_id", "nonce", "ciphertext"))
 
 
+PERSONAL = frozenset(
+    ("principal", "workload", "labels", "downstream_address", "user_agent", "sentence", "mcp_resource_uri", "replay")
+    + ("arguments_json", "arguments_digest", "result_json", "result_digest")
+)
+"""What may be sealed, and nothing else of a record (protos/extauthz/v1/audit.proto, AuditSealed)."""
+
+
 class SealedValueError(ValueError):
-    """A sealed value or its key was altered, or is for somebody else."""
+    """A sealed value or its key was altered, is for somebody else, or says what it has no say in."""
 
 
 class SubjectKey:
@@ -119,26 +127,43 @@ def open_subject_key(message: pb.AuditSubjectKey, private_key: X25519PrivateKey)
     return subject
 
 
-def open_record(payload: bytes, key: bytes | None) -> pb.AuditRecord:
-    """The record with its personal values in their places. Without a key it is as it was written, `sealed` included.
+def open_record(payload: bytes, subject: pb.AuditSubject | None) -> pb.AuditRecord:
+    """The record with its personal values in their places. Without its key it is as it was written, `sealed` included.
 
-    Raises `SealedValueError` when the key is another, or the values were altered; google.protobuf's DecodeError for what is no record.
+    Raises `SealedValueError` when the key is another, or the values are not to be shown; google.protobuf's DecodeError for what is no
+    record.
     """
-    return open_message(pb.AuditRecord.FromString(payload), key)
+    return open_message(pb.AuditRecord.FromString(payload), subject)
 
 
-def open_message(message: pb.AuditRecord, key: bytes | None) -> pb.AuditRecord:
-    """`open_record` of a message that was read already; that message is changed."""
-    if key is None or not message.HasField("sealed"):
+def open_message(message: pb.AuditRecord, subject: pb.AuditSubject | None) -> pb.AuditRecord:
+    """`open_record` of a message that was read already; that message is changed, but not when it raises.
+
+    Whoever writes records can seal anything, so what is sealed is believed as far as it can do no harm. It is only personal: what is
+    open was checked when the record came, says who may see it, and is what it is found by. It says nothing again that is open. And it
+    is of the principal whose key it is under: else it would be shown as somebody's who could not have it erased.
+    """
+    if subject is None or not message.HasField("sealed"):
         return message
+    sealed, associated = message.sealed, associated_data(message.writer_id, message.sequence)
     try:
-        associated = associated_data(message.writer_id, message.sequence)
-        personal = AESGCM(key).decrypt(message.sealed.nonce, message.sealed.ciphertext, associated)
-        message.ClearField("sealed")
-        message.MergeFromString(personal)
+        personal = pb.AuditRecord.FromString(AESGCM(subject.key).decrypt(sealed.nonce, sealed.ciphertext, associated))
     except (InvalidTag, ValueError, DecodeError) as error:
-        raise SealedValueError(f"the sealed values of record {message.sequence} of {message.writer_id} cannot be opened") from error
+        raise SealedValueError(f"{_said(message)} cannot be opened") from error
+    names = {field.name for field, _ in personal.ListFields()}
+    if not names <= PERSONAL or len(UnknownFieldSet(personal)):
+        raise SealedValueError(f"{_said(message)} are not only personal")
+    if not names.isdisjoint(field.name for field, _ in message.ListFields()):
+        raise SealedValueError(f"{_said(message)} say again what it says openly")
+    if any(said.HasField("principal") and said.principal.id != subject.principal_id for said in (message, personal)):
+        raise SealedValueError(f"{_said(message)} are under the key of another principal")
+    message.ClearField("sealed")
+    message.MergeFrom(personal)
     return message
+
+
+def _said(message: pb.AuditRecord) -> str:
+    return f"the sealed values of record {message.sequence} of {message.writer_id}"
 
 
 def associated_data(writer_id: str, sequence: int) -> bytes:

@@ -235,3 +235,24 @@ def test_what_is_sealed_says_nothing_but_what_is_personal(store: AuditStore, cla
     assert {"principal", "change"}.isdisjoint(forged)
     assert (forged["writer_id"], forged["sequence"], forged["event"], forged["decision"]) == ("w2", 1, "tool_call", "deny")
     assert forged["namespace"] == "demo"
+
+
+def test_what_is_under_the_key_of_another_is_nobodys(store: AuditStore):
+    """Else who seals Ann's values under Bob's key, or under that of strangers, keeps them when Ann is erased."""
+    keys = SubjectKeys(AuditSealingKey(key_id=audit_key_id(KEY), public_key=audit_public_key(KEY)))
+    for number, owner in enumerate(("corp/bob", "", "corp/ann"), 1):
+        key = keys.key_of(owner, 0)
+        ann = pb.AuditRecord(principal=pb.AuditPrincipal(id="corp/ann", subject="ann"), user_agent="of ann")
+        sealed = pb.AuditSealed.FromString(key.seal(ann.SerializeToString(), associated_data(f"w{number}", 1)))
+        batch = Writer(f"w{number}").add(namespace="demo", sealed=sealed).batch()
+        batch.subject_keys.append(key.wrapped)
+        assert not ship(store, batch, "n").refused
+
+    query = AuditQuery(store)
+    ann, bob = (store.principal_ref(name) for name in ("corp/ann", "corp/bob"))
+    assert [(row.writer_id, row.principal_ref) for row in store.rows(0, 10)] == [("w1", bob), ("w2", ""), ("w3", ann)]
+    assert "of ann" in json.dumps(query.newest(Filter(), readable=None, limit=10).items)
+    with store.transaction() as connection:
+        assert store.erase_in(connection, "corp/ann") == 1
+    store.forget_keys()
+    assert "of ann" not in json.dumps(query.newest(Filter(), readable=None, limit=10).items)

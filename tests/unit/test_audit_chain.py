@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from functools import cache
+from typing import Any
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from extauthz.audit.chain import Head
 from extauthz.audit.draft import draft_of, encode_record
 from extauthz.audit.frames import frame_bytes, read_frames
 from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord, Replay, record_to_json
-from extauthz.audit.sealing import SealedValueError, SubjectKeys, open_record, open_subject_key
+from extauthz.audit.sealing import SealedValueError, SubjectKeys, associated_data, open_message, open_record, open_subject_key
 from extauthz.audit.wal import AuditLog
 from extauthz.catalog.audit_policy import AuditSealingKey
 from extauthz.identity.principal import Principal, PrincipalKind
@@ -193,7 +194,7 @@ def test_keys_that_are_too_many_are_forgotten_and_values_stay_readable() -> None
     for number, payload in enumerate(payloads):
         key_id = pb.AuditRecord.FromString(payload).sealed.key_id
         subject = open_subject_key(pb.AuditSubjectKey.FromString(wrapped[key_id]), private_key)
-        assert open_record(payload, subject.key).principal.id == f"p/{number % 5}"
+        assert open_record(payload, subject).principal.id == f"p/{number % 5}"
 
 
 @cache
@@ -239,7 +240,7 @@ def test_any_record_opens_to_what_was_written_and_a_flipped_bit_is_seen(one: Aud
     linked = link_one(head, draft_of(one), SubjectKeys(sealing_key))
     key = None
     if linked.key is not None:
-        key = open_subject_key(pb.AuditSubjectKey.FromString(linked.key.wrapped), private_key).key
+        key = open_subject_key(pb.AuditSubjectKey.FromString(linked.key.wrapped), private_key)
 
     opened = open_record(linked.payload, key)
 
@@ -264,7 +265,7 @@ def test_sealed_values_belong_to_their_record() -> None:
     first = link_one(Head("a-1"), draft_of(record(1, principal=ANN)), keys)
     second = link_one(first.head, draft_of(record(2, principal=ANN)), keys)
     assert first.key is not None
-    key = open_subject_key(pb.AuditSubjectKey.FromString(first.key.wrapped), private_key).key
+    key = open_subject_key(pb.AuditSubjectKey.FromString(first.key.wrapped), private_key)
     moved = pb.AuditRecord.FromString(second.payload)
     moved.sealed.CopyFrom(pb.AuditRecord.FromString(first.payload).sealed)
 
@@ -294,3 +295,37 @@ def test_frames_end_before_what_is_none(tmp_path: Path) -> None:
     assert [frame.payload for frame in read_frames(path, end=frames[1].end)] == [b"one", b"key"]
     assert [frame.payload for frame in read_frames(path, end=frames[1].end + 1)] == [b"one", b"key"]
     assert list(read_frames(tmp_path / "absent.000001.wal")) == []
+
+
+@pytest.mark.parametrize(
+    ("claim", "openly", "why"),
+    [
+        ({"namespace": "other"}, {}, "are not only personal"),
+        ({"decision": pb.AUDIT_DECISION_ALLOW}, {}, "are not only personal"),
+        ({"sealed": pb.AuditSealed(key_id="x")}, {}, "are not only personal"),
+        ({"user_agent": "curl"}, {"user_agent": "mcp"}, "say again what it says openly"),
+        ({"principal": pb.AuditPrincipal(id="okta/bob")}, {}, "are under the key of another principal"),
+        ({"arguments_json": "{}"}, {"principal": pb.AuditPrincipal(id="okta/bob")}, "are under the key of another principal"),
+    ],
+)
+def test_what_is_sealed_is_personal_and_of_the_principal_whose_key_it_is_under(
+    claim: dict[str, Any], openly: dict[str, Any], why: str
+) -> None:
+    private_key, sealing_key = sealing_pair()
+    key = SubjectKeys(sealing_key).key_of("okta/ann", NOON)
+    subject = open_subject_key(pb.AuditSubjectKey.FromString(key.wrapped), private_key)
+
+    def sealed(personal: bytes) -> pb.AuditRecord:
+        made = pb.AuditSealed.FromString(key.seal(personal, associated_data("w", 1)))
+        return pb.AuditRecord(writer_id="w", sequence=1, sealed=made, **openly)
+
+    forged = sealed(pb.AuditRecord(**claim).SerializeToString())
+    before = forged.SerializeToString()
+    with pytest.raises(SealedValueError, match=why):
+        open_message(forged, subject)
+    assert forged.SerializeToString() == before
+    with pytest.raises(SealedValueError, match="are not only personal"):
+        open_message(sealed(b"\xfa\xff\x01\x01a"), subject)  # a field that this release does not know
+    if not openly:
+        hers = sealed(pb.AuditRecord(principal=pb.AuditPrincipal(id="okta/ann")).SerializeToString())
+        assert open_message(hers, subject).principal.id == "okta/ann"

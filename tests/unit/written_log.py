@@ -33,7 +33,7 @@ class WrittenLog:
         if private_key is None or not message.HasField("sealed"):
             return message
         subject = open_subject_key(self.keys[writer][message.sealed.key_id], private_key)
-        return open_record(payload, subject.key)
+        return open_record(payload, subject)
 
 
 class OneLinked(NamedTuple):
