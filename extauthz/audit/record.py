@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -160,7 +161,8 @@ class AuditRecord:
 
 
 def record_to_json(payload: bytes, subject: pb.AuditSubject | None = None) -> dict[str, object]:
-    """One written record as JSON-ready values: field names as in the message, times in RFC 3339, empty fields left out.
+    """One written record as JSON-ready values: field names as in the message, times in RFC 3339, empty fields left out,
+    a number that is none null.
 
     `subject` has the key of its sealed values (`audit.sealing`); without it they are left out, and `erased` says so. Raises
     `SealedValueError` for a wrong one.
@@ -196,6 +198,8 @@ def _json_value(name: str, value: object) -> object:
         return _members(value)
     if isinstance(value, bytes):
         return value.hex()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no such number; a text in its place would be refused by receivers that expect one
     if isinstance(value, bool | int | float | str):
         return value
     return [_json_value("", item) for item in value]  # type: ignore[attr-defined]

@@ -237,6 +237,17 @@ def test_what_is_sealed_says_nothing_but_what_is_personal(store: AuditStore, cla
     assert forged["namespace"] == "demo"
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_a_number_that_json_does_not_have_is_null(store: AuditStore, number: float):
+    made = Writer().add(namespace="demo", replay=pb.AuditReplay(issued_at_unix=number)).add(replay=pb.AuditReplay(issued_at_unix=1.5))
+    assert not ship(store, made.batch(), "n").refused
+
+    items = AuditQuery(store).newest(Filter(), readable=None, limit=10).items
+
+    json.dumps(items, allow_nan=False)
+    assert sorted(str(item["replay"]) for item in items) == ["{'issued_at_unix': 1.5}", "{'issued_at_unix': None}"]
+
+
 def test_what_is_under_the_key_of_another_is_nobodys(store: AuditStore):
     """Else who seals Ann's values under Bob's key, or under that of strangers, keeps them when Ann is erased."""
     keys = SubjectKeys(AuditSealingKey(key_id=audit_key_id(KEY), public_key=audit_public_key(KEY)))

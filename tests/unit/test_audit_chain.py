@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from functools import cache
-from typing import Any
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
