@@ -10,6 +10,8 @@ from google.protobuf.message import DecodeError
 from extauthz.audit.chain import Head
 from extauthz.v1 import audit_pb2 as pb
 
+OWN_NODE = "control-plane"
+"""The node of writers that append to the store themselves and ship nothing; its writer has the same name, and nobody ships under it."""
 MAX_AT_UNIX_US = 253_370_764_800_000_000
 """9999-01-01: what is later has no date in the calendars of those who read the record."""
 MAX_WRITER_BYTES = 255

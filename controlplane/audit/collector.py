@@ -25,8 +25,8 @@ import structlog
 from google.protobuf.message import DecodeError
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from controlplane.audit.chain import MAX_WRITER_BYTES, is_writer_name
-from controlplane.audit.store import OWN_NODE, AuditStore
+from controlplane.audit.chain import MAX_WRITER_BYTES, OWN_NODE, is_writer_name
+from controlplane.audit.store import AuditStore
 from controlplane.audit.writer import RecordWriter
 from extauthz.audit.alarm import AlarmReason, alarm
 from extauthz.audit.draft import Draft, draft_of

@@ -61,6 +61,10 @@ class Evidence:
                 found.setdefault(cold.position, KeptRecord(**{name: getattr(cold, name) for name in _KEPT}))
         return [found[position] for position in sorted(found)]
 
+    def last_position(self) -> int:
+        """Of the newest record."""
+        return self._store.last_position()
+
     def hashes(self, first: int, last: int) -> list[tuple[int, bytes]]:
         """Position and record hash of `first` to `last`, as far as they are there."""
         return [(kept.position, kept.record_hash) for kept in self.records(first, last)]

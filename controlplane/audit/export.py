@@ -16,6 +16,7 @@ from controlplane.audit.bundle import (
     SIGNATURE,
     STATEMENTS,
     BundleFile,
+    KeptRecord,
     Manifest,
     pack_signature,
     records_name,
@@ -58,7 +59,9 @@ def export_bundle(
     exported_at = int(now.timestamp() * 1_000_000)
     files = _Files(at=int(now.timestamp()))
     first, last = evidence.interval(from_unix_us, to_unix_us)
-    yield from _records(evidence, files, first, last)
+    kept = _Kept(evidence, first, last, to_the_end=to_unix_us is None)
+    yield from _records(kept, files)
+    last = kept.last
     lines: list[bytes] = []
     known: dict[str, StatementKey] = {}
     for stored in evidence.statements(first, last):
@@ -87,10 +90,26 @@ def export_bundle(
     yield _END_OF_TAR
 
 
-def _records(evidence: Evidence, files: _Files, first: int, last: int) -> Iterator[bytes]:
+class _Kept:
+    """The records from `first` to `last`. `to_the_end`: and what came meanwhile, since what was deleted meanwhile has its record there."""
+
+    def __init__(self, evidence: Evidence, first: int, last: int, *, to_the_end: bool) -> None:
+        self._evidence = evidence
+        self._first = first
+        self._to_the_end = to_the_end and first <= last
+        self.last = last
+
+    def __iter__(self) -> Iterator[KeptRecord]:
+        yield from self._evidence.records(self._first, self.last)
+        if self._to_the_end:
+            behind, self.last = self.last, self._evidence.last_position()
+            yield from self._evidence.records(behind + 1, self.last)
+
+
+def _records(kept: _Kept, files: _Files) -> Iterator[bytes]:
     number, parts, size = 1, [RECORDS_HEADER], 0
-    for kept in evidence.records(first, last):
-        frame = kept.frame()
+    for record in kept:
+        frame = record.frame()
         parts.append(frame)
         size += len(frame)
         if size >= _FILE_BYTES:

@@ -16,6 +16,7 @@ class FindingCode(StrEnum):
     ANCHOR_MISSING = "anchor_missing"
     ANCHOR_UNREADABLE = "anchor_unreadable"
     CHAIN_BROKEN = "chain_broken"
+    DELETION_UNRECORDED = "deletion_unrecorded"
     FILE_CHANGED = "file_changed"
     FILE_MISSING = "file_missing"
     FILE_UNEXPECTED = "file_unexpected"

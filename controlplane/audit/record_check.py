@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from google.protobuf.message import DecodeError
 
 from controlplane.audit.bundle import KIND_DELETED, KIND_RECORD, BundleError, Frame, KeptRecord, parse_deleted
+from controlplane.audit.deletion import DeletionCheck
 from controlplane.audit.finding import FindingCode, Place, Report
 from controlplane.audit.statement import MAX_RECORDS, Statement, WriterHead, record_root
 from extauthz.v1 import audit_pb2 as pb
@@ -27,8 +28,11 @@ class _Seen:
 class RecordCheck:
     """Takes the frames in the order of the files, and says what is wrong with them."""
 
-    def __init__(self, report: Report, *, first_position: int) -> None:
+    def __init__(self, report: Report, *, first_position: int, whole: bool) -> None:
+        """`whole`: to the end of the record as it was at the export, so that the record of every deletion is there."""
         self._report = report
+        self._whole = whole
+        self._deletions = DeletionCheck()
         self._first = first_position
         self._next = first_position  # 0: not known, the first frame says it
         self._writers: dict[str, _Seen] = {}
@@ -57,6 +61,10 @@ class RecordCheck:
             self._pending.pop(next(iter(self._pending)))
         self._pending[kept.position] = (kept.record_hash, kept.writer_id, kept.sequence)
         self._count(kept)
+        if message is None:
+            self._deletions.deleted(kept.position, kept.at_unix_us)
+        elif message.event == pb.AUDIT_EVENT_CHANGE:
+            self._deletions.recorded(message)
 
     def compare(self, statement: Statement) -> None:
         """The root and the heads of a statement with the records of its interval."""
@@ -96,8 +104,23 @@ class RecordCheck:
             unstated = f"positions {self._stated_to + 1} to {self._next - 1}"
             what = f"{unstated} are not stated yet: only their writers' chains speak for them"
             report.notes.append(what)
-        if report.deleted:
-            report.notes.append(f"{report.deleted} records were deleted by retention; their hashes and their places are proven")
+        unrecorded = self._check_deletions()
+        if report.deleted > unrecorded:
+            count = report.deleted - unrecorded
+            report.notes.append(f"{count} records were deleted by retention, as the record says; their hashes and their places are proven")
+
+    def _check_deletions(self) -> int:
+        """How many records are gone of which nothing here says that retention deleted them."""
+        count = 0
+        for first, last in self._deletions.unrecorded():
+            count += last - first + 1
+            if self._whole:
+                what = f"{last - first + 1} records are gone, and no record says that retention deleted them"
+                self._report.add(FindingCode.DELETION_UNRECORDED, what, Place(position=first, last_position=last))
+        if count and not self._whole:
+            said = f"{count} records are said to be deleted by retention, which is not judged: the record of that is not in this period"
+            self._report.notes.append(f"{said}, and may stand behind it (export without --to)")
+        return count
 
     def _in_order(self, position: int, place: Place) -> bool:
         if self._next == 0:

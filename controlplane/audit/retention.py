@@ -3,8 +3,8 @@
     audit_record ─(hotDays)─▶ Parquet by namespace and day ─(keepDays)─▶ place and hash only (audit_deleted)
 
 What is deleted leaves its position and its hash, so that statements, chains and the proof of every other record stay whole; that it was
-deleted, and by which rule, is a record itself. Nothing is moved or deleted that is not stated yet, or that a reader of the record (sinks,
-usage, baselines, outcomes) has not had.
+deleted, and by which rule, is a record itself (`controlplane.audit.deletion`), which stays for ever. Nothing is moved or deleted that is
+not stated yet, or that a reader of the record (sinks, usage, baselines, outcomes) has not had.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
+from operator import attrgetter
 
 import structlog
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, func, or_, select, text
 from sqlalchemy.exc import DBAPIError
 
 from controlplane.audit.archive import Archive, Partition, day_of, require_archive_extra, start_of
 from controlplane.audit.archive_store import ArchiveError
 from controlplane.audit.change_record import change_draft
+from controlplane.audit.deletion import ACTOR, EVENT, MAX_POSITIONS, OP, named_positions
 from controlplane.audit.legal_hold import LegalHolds
 from controlplane.audit.models import AUDIT_ARCHIVE, AUDIT_CURSOR, AUDIT_DELETED, AUDIT_RECORD, AUDIT_STATEMENT
 from controlplane.audit.store import AuditStore
@@ -32,12 +34,11 @@ from controlplane.registry.audit_policy_spec import RetentionSpec
 from controlplane.registry.audit_rules import EVERY_EVENT, audit_policy_of, retention_of
 from controlplane.registry.state import RegistryState
 from controlplane.settings import ControlPlaneSettings
+from extauthz.audit.draft import Draft
 from extauthz.errors import AuditError, ConfigurationError
 
 logger = structlog.get_logger(__name__)
 
-ACTOR = "system/retention"
-OP = "records-deleted"
 READERS = ("baseline", "outcomes-of-calls", "outcomes-of-streams", "usage")
 """Cursors of those who read every record; a test compares them with their owners. Beside them stands each AuditSink."""
 
@@ -47,6 +48,8 @@ _RETRY_SECONDS = 60.0
 _LONGEST_SECONDS = 604_800
 _DAY_US = 86_400_000_000
 _SINK = "sink/"
+_OTHER_RECORDS = or_(AUDIT_RECORD.c.event != EVENT, AUDIT_RECORD.c.reason != OP)
+"""All but those of deletions, which stay where they are."""
 _RETENTION_LOCK = 5_317_642_904  # pg_try_advisory_lock: any constant that is ours
 
 
@@ -138,13 +141,13 @@ class Retention:
         found: list[tuple[str, date]] = []
         end = due.earliest(hot=self._archive.writable)
         with self._store.reading() as connection:
-            oldest = connection.execute(select(func.min(record.at_unix_us))).scalar()
+            oldest = connection.execute(select(func.min(record.at_unix_us)).where(_OTHER_RECORDS)).scalar()
             day = day_of(oldest) if oldest is not None else end
             while day < end:
                 start = start_of(day)
-                named = select(record.namespace).distinct().where(record.at_unix_us >= start, record.at_unix_us < start + _DAY_US)
+                named = select(record.namespace).distinct().where(record.at_unix_us.between(start, start + _DAY_US - 1), _OTHER_RECORDS)
                 found += [(namespace, day) for namespace in connection.execute(named.order_by(record.namespace)).scalars()]
-                following = select(func.min(record.at_unix_us)).where(record.at_unix_us >= start + _DAY_US)
+                following = select(func.min(record.at_unix_us)).where(record.at_unix_us >= start + _DAY_US, _OTHER_RECORDS)
                 later = connection.execute(following).scalar()
                 day = day_of(later) if later is not None else end
         return found
@@ -160,6 +163,7 @@ class Retention:
                 record.event.in_(sorted(events)),
                 record.position > after,
                 record.position <= free,
+                _OTHER_RECORDS,
             )
             return [stored_record(row) for row in connection.execute(wanted.order_by(record.position).limit(limit))]
 
@@ -168,7 +172,7 @@ class Retention:
         named = select(record.event).distinct()
         with self._store.reading() as connection:
             found = connection.execute(
-                named.where(record.at_unix_us >= start, record.at_unix_us < start + _DAY_US, record.namespace == namespace)
+                named.where(record.at_unix_us.between(start, start + _DAY_US - 1), record.namespace == namespace, _OTHER_RECORDS)
             )
             return list(found.scalars())
 
@@ -227,12 +231,17 @@ class Retention:
     # what both need
 
     def _leave(self, connection: Connection, gone: Sequence[StoredRecord], namespace: str, day: date) -> None:
-        """Place and hash of each, and a record of the deletion."""
+        """Place and hash of each, and records of the deletion."""
         if not gone:
             return
         left = ("position", "writer_id", "sequence", "at_unix_us", "record_hash")
         connection.execute(AUDIT_DELETED.insert(), [{name: getattr(row, name) for name in left} for row in gone])
-        draft = change_draft(
+        ordered = sorted(gone, key=attrgetter("position"))
+        parts = (ordered[first : first + MAX_POSITIONS] for first in range(0, len(ordered), MAX_POSITIONS))
+        self._writer.append_in(connection, [self._deletion(part, namespace, day) for part in parts])
+
+    def _deletion(self, gone: Sequence[StoredRecord], namespace: str, day: date) -> Draft:
+        return change_draft(
             decision_id="",
             at=self._clock(),
             actor=ACTOR,
@@ -244,12 +253,10 @@ class Retention:
             after={
                 "day": day.isoformat(),
                 "events": dict(sorted(Counter(row.event for row in gone).items())),
-                "first_position": gone[0].position,
-                "last_position": gone[-1].position,
+                "positions": named_positions([row.position for row in gone]),
                 "records": len(gone),
             },
         )
-        self._writer.append_in(connection, [draft])
 
     def _came_before(self, day: date) -> int:
         """The last position that had come before that day, as statements know; where none are made, every position."""
@@ -292,7 +299,7 @@ class _Due:
 
     def is_deleted(self, row: StoredRecord, day: date) -> bool:
         """Whether `keepDays` is over for a record, and no hold keeps it. A clock that was wrong then deletes nothing early."""
-        if not self.is_over(row.namespace, row.event, day) or self._holds.holding(row):
+        if not self.is_over(row.namespace, row.event, day) or (row.event, row.reason) == (EVENT, OP) or self._holds.holding(row):
             return False
         keep_days = self._rule(row.namespace, row.event)[1]
         return row.position <= self._came_before(self.today - timedelta(days=keep_days - 1))

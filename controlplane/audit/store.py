@@ -23,7 +23,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, select, text
 
-from controlplane.audit.chain import Link, is_writer_name, links_behind
+from controlplane.audit.chain import OWN_NODE, Link, is_writer_name, links_behind
 from controlplane.audit.models import AUDIT_CURSOR, AUDIT_RECORD, AUDIT_SUBJECT_KEY, AUDIT_WRITER
 from controlplane.audit.stored_record import StoredRecord, row_of, stored_record
 from controlplane.audit.subject_keys import SubjectKeyring, subject_key_message
@@ -38,9 +38,6 @@ from extauthz.v1 import audit_pb2 as pb
 POLL_SECONDS = 0.5
 POSITION = "position"
 """The cursor that counts all records; those of readers have names of their own."""
-
-OWN_NODE = "control-plane"
-"""The node of writers that append here themselves and ship nothing; its writer has the same name, and nobody ships under it."""
 
 _REF_PURPOSE = b"legation/v1/audit-principal"
 _REF_BYTES = 16

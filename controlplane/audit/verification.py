@@ -72,7 +72,8 @@ def verify_bundle(directory: Path, *, anchors: Sequence[Path] = (), keys: Sequen
     first_position = manifest.first_position if manifest is not None else 0
     statements = StatementCheck(report, keys, first_position=first_position)
     stated = _Stated(statements.read(directory / STATEMENTS))
-    records = RecordCheck(report, first_position=first_position)
+    whole = manifest is not None and manifest.to_unix_us is None
+    records = RecordCheck(report, first_position=first_position, whole=whole)
     for name in sorted(name for name in names if name.startswith("records/")):
         said = manifest.files.get(name) if manifest is not None else None
         _check_records(directory, name, records, stated, max_bytes=_MAX_UNSAID_BYTES + (said.size_bytes if said is not None else 0))

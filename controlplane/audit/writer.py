@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from controlplane.audit.store import OWN_NODE, AuditStore
+from controlplane.audit.chain import OWN_NODE
+from controlplane.audit.store import AuditStore
 from controlplane.registry.audit_key import audit_key_id, audit_public_key
 from controlplane.registry.encryption import RegistryKey
 from extauthz.audit.chain import link

@@ -13,12 +13,12 @@ from typing import Any
 import grpc
 import pytest
 
-from controlplane.audit.chain import MAX_AT_UNIX_US
+from controlplane.audit.chain import MAX_AT_UNIX_US, OWN_NODE
 from controlplane.audit.cursor import cursor_of
 from controlplane.audit.database import open_audit_database
 from controlplane.audit.filter import Filter
 from controlplane.audit.query import AuditQuery
-from controlplane.audit.store import OWN_NODE, AuditStore
+from controlplane.audit.store import AuditStore
 from controlplane.audit.stored_record import indexed_text
 from controlplane.audit.writer import RecordWriter
 from controlplane.certificates import write_certificates

@@ -16,11 +16,12 @@ from sqlalchemy import func, select, text
 from controlplane.audit import reconciler
 from controlplane.audit.archive import Archive
 from controlplane.audit.archive_store import ArchiveError, ArchiveStore, DirectoryArchive, open_archive
+from controlplane.audit.deletion import ACTOR, OP, deleted_positions
 from controlplane.audit.evidence import Evidence
 from controlplane.audit.inclusion import NotProvableError, prove, verify_proof
 from controlplane.audit.models import AUDIT_ARCHIVE, AUDIT_DELETED, AUDIT_RECORD
 from controlplane.audit.notary import Notary
-from controlplane.audit.retention import ACTOR, OP, READERS, Retention, RetentionRun
+from controlplane.audit.retention import READERS, Retention, RetentionRun
 from controlplane.audit.sinks.sinks import cursor_name
 from controlplane.audit.verification import verify_bundle
 from controlplane.audit.writer import RecordWriter
@@ -165,6 +166,84 @@ def test_a_deletion_is_a_record_itself(world: RetainedWorld):
     assert (record.event, record.change.actor, record.change.op, record.change.namespace) == (CHANGE, ACTOR, OP, "crm")
     assert '"records":4' in record.change.after_json
     assert '"events":{"tool_call":4}' in record.change.after_json
+
+
+def _deleted_by_hand(world: RetainedWorld, *positions: int) -> None:
+    """As whoever has the database can make it look."""
+    with world.store.transaction() as connection:
+        for row in connection.execute(select(AUDIT_RECORD).where(AUDIT_RECORD.c.position.in_(positions))).all():
+            left = {name: getattr(row, name) for name in ("position", "writer_id", "sequence", "at_unix_us", "record_hash")}
+            connection.execute(AUDIT_DELETED.insert().values(**left))
+        connection.execute(AUDIT_RECORD.delete().where(AUDIT_RECORD.c.position.in_(positions)))
+    world.store.forget_rows()
+
+
+def _deletions(world: RetainedWorld) -> list[tuple[int, int]]:
+    report = verify_bundle(world.export(f"at-{world.now.timestamp()}"), keys=[world.keys.signer().key])
+    assert {finding.code for finding in report.findings} <= {"deletion_unrecorded"}
+    return [(finding.place.position, finding.place.last_position) for finding in report.findings]
+
+
+def test_a_deletion_that_poses_as_retention_is_found(unarchived: RetainedWorld):
+    world = unarchived
+    _some(world)
+    world.write("three", 4)
+    world.state()
+    world.later(14)
+    world.retention.apply()
+    world.state()
+    (named,) = (deleted_positions(pb.AuditRecord.FromString(row.payload)) for row in world.store.rows(12, 20))
+    assert named is not None
+    assert named[1] == [1, 2, 3, 4, 9, 10, 11, 12]
+    assert _deletions(world) == []
+
+    _deleted_by_hand(world, 6, 7)  # between others that were deleted rightly
+    assert _deletions(world) == [(6, 7)]
+    _deleted_by_hand(world, 13)  # and the record of the deletion
+    assert _deletions(world) == [(1, 4), (6, 7), (9, 13)]
+
+
+def test_where_the_record_of_a_deletion_may_stand_behind_the_period_nothing_is_judged(unarchived: RetainedWorld):
+    world = unarchived
+    _some(world)
+    ended = world.now
+    world.later(14)
+    world.retention.apply()
+    world.state()
+
+    report = verify_bundle(world.export("november", to=ended), keys=[world.keys.signer().key])
+
+    assert report.findings == []
+    assert "4 records are said to be deleted by retention, which is not judged" in "".join(report.notes)
+
+
+def test_records_of_deletions_stay_for_ever(world: RetainedWorld):
+    _some(world)
+    for _ in range(3):
+        world.later(600)
+        world.retention.apply()
+        world.state()
+
+    assert _deletions(world) == []
+    assert (world.archived(), world.deleted()) == (0, 8)
+    assert {row.reason for row in world.store.rows(0, 100)} == {OP}
+
+
+def test_what_is_deleted_while_it_is_exported_has_its_record_in_the_export(unarchived: RetainedWorld):
+    world = unarchived
+    _some(world)
+    world.later(14)
+    read = world.evidence.records
+
+    def deleting(first: int, last: int) -> Iterator[Any]:
+        world.retention.apply()
+        return read(first, last)
+
+    world.evidence.records = deleting  # type: ignore[method-assign]
+
+    report = verify_bundle(world.export(), keys=[world.keys.signer().key])
+
+    assert (report.findings, report.deleted, report.records) == ([], 4, 5)
 
 
 def test_without_an_archive_records_stay_in_the_database_until_they_are_deleted(unarchived: RetainedWorld):
