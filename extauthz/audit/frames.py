@@ -3,7 +3,8 @@
     length (4 bytes) | CRC-32 of the payload (4 bytes) | payload                                  big-endian
 
 The payload is an AuditRecord, or, where the top bit of the length is set, an AuditSubjectKey: the key of sealed values, before the
-first record that needs it. A torn last frame (power loss) is what nobody was answered for, and readers end before it.
+first record that needs it. A torn last frame (power loss) is what nobody was answered for, and readers end before it. No payload is
+empty: zeros are room for more.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def read_frames(path: Path, offset: int = 0, *, end: int | None = None) -> Itera
                 return
             length, checksum = HEADER.unpack(header)
             is_key, length = bool(length & _KEY_BIT), length & ~_KEY_BIT
-            if length > MAX_PAYLOAD_BYTES:
+            if not 0 < length <= MAX_PAYLOAD_BYTES:
                 return
             payload = file.read(length)
             if len(payload) < length or crc32(payload) != checksum:

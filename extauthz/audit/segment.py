@@ -37,6 +37,9 @@ from extauthz.v1 import audit_pb2 as pb
 logger = structlog.get_logger(__name__)
 
 SEGMENT_BYTES = 64 * 1024 * 1024
+ROOM_BYTES = 256 * 1024
+"""Zeros that are written ahead. To write over them changes nothing of the file but these bytes: without them a file system that keeps a
+journal writes there, too, for each sync."""
 _UNKNOWN = frozenset({errno.EOPNOTSUPP, errno.EINVAL})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -71,10 +74,13 @@ class SegmentWriter:
         self._file = -1
         self._path = directory
         self._end = 0
+        self._room_end = 0  # up to there the file has zeros behind `_end`
         self._suspect = False
         self._prepared: _Prepared = (b"", self._head, ())
         self._identity = (0, 0)
         self._syncs_writes = hasattr(os, "RWF_DSYNC")
+        self.makes_room = False
+        """Whether zeros are written ahead (`ROOM_BYTES`)."""
         self.written_bytes = 0
         self.last_sync_seconds = 0.0
 
@@ -118,6 +124,7 @@ class SegmentWriter:
         if self._file < 0 or self._suspect or self._end >= self._segment_bytes:
             self._open_segment()
         try:
+            self._make_room(len(data))
             self._write_all(data)
             self._require_in_place()
         except OSError as error:
@@ -132,10 +139,15 @@ class SegmentWriter:
         return self.durable
 
     def close(self) -> None:
-        """Close the file. Idempotent."""
+        """Close the file, which then ends with its last record. Idempotent."""
         if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+            with contextlib.suppress(OSError):  # readers end before zeros, too
+                os.ftruncate(self._file, self._end)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        os.close(self._file)
+        self._file = -1
 
     def _use(self, sealing_key: AuditSealingKey | None) -> None:
         if sealing_key is None or sealing_key == self._sealing_key:
@@ -167,6 +179,15 @@ class SegmentWriter:
         sentence = f"The log of {ended.writer_id} could not be gone on with behind record {ended.sequence}; this one follows it."
         return [draft_of(alarm(AlarmReason.WRITER_ENDED, sentence, said))]
 
+    def _make_room(self, size: int) -> None:
+        if not self.makes_room or self._end + size <= self._room_end:
+            return
+        start = max(self._end, self._room_end)
+        zeros = bytes(self._end + size + ROOM_BYTES - start)
+        with contextlib.suppress(OSError):  # where there is no room for more than the records, they are written without
+            self._room_end = start + os.pwrite(self._file, zeros, start)
+            os.fdatasync(self._file)
+
     def _write_all(self, data: bytes) -> None:
         """Write behind what is durable, and sync: in one call where the system has one, since each gives up the interpreter."""
         view, offset = memoryview(data), self._end
@@ -186,6 +207,7 @@ class SegmentWriter:
         """A half-written frame must never be followed by a whole one, and what nobody was answered for must not stay."""
         try:
             os.ftruncate(self._file, self._end)
+            self._room_end = self._end
             os.fdatasync(self._file)
             self._require_in_place()
         except OSError:
@@ -194,7 +216,7 @@ class SegmentWriter:
         self._suspect = error.errno not in _FULL  # the place may be bad: another file is somewhere else
 
     def _end_writer(self) -> None:
-        self.close()
+        self._let_go()
         if self._head.sequence:
             self._ended = self._head
         self._lives += 1
@@ -224,7 +246,7 @@ class SegmentWriter:
         self.close()  # only now: a writer that lives has the lock of its newest file
         self._number += 1
         self._identity = opened.st_dev, opened.st_ino  # nobody else's while the file is open
-        self._file, self._path, self._end, self._suspect = file, path, 0, False
+        self._file, self._path, self._end, self._room_end, self._suspect = file, path, 0, 0, False
 
 
 def is_being_written(path: Path) -> bool:

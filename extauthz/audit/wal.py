@@ -27,7 +27,7 @@ from extauthz.audit.disk import DiskBudget, DiskLevel
 from extauthz.audit.draft import Draft, draft_of
 from extauthz.audit.frames import MAX_PAYLOAD_BYTES
 from extauthz.audit.record import AuditEvent, AuditRecord
-from extauthz.audit.segment import SEGMENT_BYTES, Durable, SegmentWriter
+from extauthz.audit.segment import ROOM_BYTES, SEGMENT_BYTES, Durable, SegmentWriter
 from extauthz.authorizer_settings import DEFAULT_AUDIT_BYTES
 from extauthz.catalog.audit_policy import AuditSealingKey
 from extauthz.errors import AuditError
@@ -41,6 +41,8 @@ GATHER_SECONDS = 0.003
 RETRY_SECONDS = 1.0
 LATER_SECONDS = 0.05
 LATER_IN_GROUP = 500
+SMALL_BYTES = 64 * ROOM_BYTES
+"""Where no more than this can be kept there is no place for zeros."""
 MAX_DRAFT_BYTES = MAX_PAYLOAD_BYTES - 1024
 """What a place in the chain and the seal add is less than the difference."""
 
@@ -105,6 +107,7 @@ class AuditLog:
             raise AuditError(f"the audit directory {self._directory} cannot be written: {error.strerror}") from error
         self._durable = self._segments.durable
         self._disk.scan()
+        self._segments.makes_room = self._disk.capacity_bytes >= SMALL_BYTES
 
     async def append(self, record: AuditRecord) -> None:
         """Write one record; it is durable when this returns."""

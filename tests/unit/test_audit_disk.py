@@ -15,8 +15,8 @@ from extauthz.audit.alarm import AlarmReason
 from extauthz.audit.disk import DiskBudget, DiskLevel
 from extauthz.audit.frames import read_frames, writer_of
 from extauthz.audit.record import AuditEvent, AuditRecord
-from extauthz.audit.segment import is_being_written
-from extauthz.audit.wal import AuditLog
+from extauthz.audit.segment import ROOM_BYTES, is_being_written
+from extauthz.audit.wal import SMALL_BYTES, AuditLog
 from extauthz.errors import AuditError
 from extauthz.v1 import audit_pb2 as pb
 from tests.unit.written_log import sealing_pair, written_log
@@ -275,7 +275,7 @@ async def test_statistics_and_watchers_say_how_far_it_is(tmp_path: Path) -> None
     await log.append(record(1))
     await asyncio.wait_for(heard.wait(), PATIENCE)
 
-    assert log.durable_end(first) == first.stat().st_size == log.durable.end
+    assert log.durable_end(first) == log.durable.end > 0
     await log.append(record(2))
     second = log.durable.path
     assert (second.name, log.durable_end(first), is_being_written(first)) == ("a-1.000002.wal", None, False)
@@ -284,10 +284,41 @@ async def test_statistics_and_watchers_say_how_far_it_is(tmp_path: Path) -> None
     assert log.durable_end(tmp_path / "b-1.000009.wal") is None
     statistics = log.statistics()
     assert (statistics.sequence, statistics.durable_sequence, statistics.waiting, statistics.failures) == (2, 2, 0, 0)
-    assert statistics.bytes == sum(path.stat().st_size for path in tmp_path.glob("*.wal")) == statistics.used_bytes
     assert statistics.last_sync_seconds > 0
     log.close()
+    assert statistics.bytes == sum(path.stat().st_size for path in tmp_path.glob("*.wal")) == statistics.used_bytes
     assert (is_being_written(second), log.durable_end(second)) == (False, None)
+
+
+async def test_zeros_that_are_written_ahead_are_no_records(tmp_path: Path) -> None:
+    """They are there so that a sync need not change what the file system knows of the file; a killed process leaves them."""
+    log = AuditLog(directory=tmp_path, writer_id="a-1")
+    log.open()
+    numbers = range(40)
+
+    for number in numbers:
+        await log.append(record(number, sentence="y" * 20_000))
+
+    path, end = log.durable.path, log.durable.end
+    written = path.read_bytes()
+    assert len(written) > end > 2 * ROOM_BYTES
+    assert not any(written[end:])
+    left = tmp_path / "left" / path.name
+    left.parent.mkdir()
+    left.write_bytes(written)
+    assert [message.decision_id for message in written_log(left.parent).records()] == [f"d{number}" for number in numbers]
+    log.close()
+    assert path.read_bytes() == written[:end]
+
+
+async def test_a_directory_that_may_not_be_large_has_no_room_for_zeros(tmp_path: Path) -> None:
+    log = AuditLog(directory=tmp_path, writer_id="a-1", max_bytes=SMALL_BYTES - 1)
+    log.open()
+
+    await log.append(record(1))
+
+    assert log.durable.path.stat().st_size == log.durable.end
+    log.close()
 
 
 async def test_a_record_that_no_reader_would_take_is_refused_alone(tmp_path: Path) -> None:
