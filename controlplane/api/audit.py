@@ -6,7 +6,9 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -32,6 +34,7 @@ from extauthz.errors import ConfigurationError
 AGAIN_SECONDS = 1.0
 """So often a stream looks whether its reader may still read, where nothing comes."""
 _MAX_FOLLOWERS = 50
+_MAX_FOLLOWERS_OF_ONE = 10
 
 _QUERY = {
     "limit": "at most this many records (1 to 1000)",
@@ -80,7 +83,7 @@ class AuditRoutes:
         self._erasure = audit.erasure
         self._authentication = authentication
         self._clock = clock
-        self._followers = asyncio.Semaphore(_MAX_FOLLOWERS)
+        self._followers: Counter[str] = Counter()  # open streams, by operator
 
     def routes(self) -> list[Route]:
         """One read in two forms, one of a decision, one write."""
@@ -94,7 +97,7 @@ class AuditRoutes:
                 answer="AuditRecordList",
                 query=_QUERY,
                 permission=_WHERE,
-                statuses=(400, 401, 403, 503),
+                statuses=(400, 401, 403, 429, 503),
             ),
             Route(
                 method="GET",
@@ -170,9 +173,10 @@ class AuditRoutes:
             raise _no_archive(error) from error
 
     async def _follow(self, request: web.Request, operator: Operator, wanted: Filter, after: str, limit: int) -> web.StreamResponse:
-        if self._followers.locked():
-            raise web.HTTPServiceUnavailable(reason="too many streams of the audit log are open")
-        async with self._followers:
+        if self._followers.total() >= _MAX_FOLLOWERS or self._followers[operator.id] >= _MAX_FOLLOWERS_OF_ONE:
+            detail = f"{_MAX_FOLLOWERS_OF_ONE} streams of yours or {_MAX_FOLLOWERS} of all operators are open; ask again when one has ended"
+            raise ApiError(429, ProblemCode.TOO_MANY_REQUESTS, "Too many streams", detail)
+        with self._following(operator.id):
             await self._barrier()
             page = await self._page(operator, wanted, limit, after=after)
             response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
@@ -192,6 +196,16 @@ class AuditRoutes:
             except (ConnectionResetError, asyncio.CancelledError):
                 pass  # the reader has gone, or we stop
             return response
+
+    @contextmanager
+    def _following(self, operator_id: str) -> Iterator[None]:
+        self._followers[operator_id] += 1
+        try:
+            yield
+        finally:
+            self._followers[operator_id] -= 1
+            if not self._followers[operator_id]:
+                del self._followers[operator_id]
 
     async def _something_behind(self, cursor: str) -> None:
         """Return when there is something behind the cursor, or in a moment."""

@@ -49,6 +49,8 @@ BARRIER_SECONDS = 1.0
 MISSED_SECONDS = 24 * 3600
 """For how long a writer is missed that was not closed and whose node does not come back."""
 _REFUSED_REMEMBERED = 10_000
+ALARMS_A_MINUTE = 50
+_ALARM_SECONDS = 60.0
 AGGREGATOR = "aggregator"
 _OF_AGGREGATORS = frozenset({pb.AUDIT_EVENT_RESULT, pb.AUDIT_EVENT_ALARM})
 
@@ -80,6 +82,7 @@ class Collector:
         self._streams: set[_Stream] = set()
         self._numbers = itertools.count(1)
         self._refused: dict[str, str] = {}  # what was said already, by writer
+        self._alarms_until, self._alarms_left, self._alarms_dropped = -math.inf, 0, 0
 
     def handler(self, require_writer: RequireWriter) -> grpc.GenericRpcHandler:
         """Serves under the service's name; `require_writer` gives its role, and raises `PermissionError` for other peers."""
@@ -128,10 +131,8 @@ class Collector:
             if any(waiting.request.batch.records for waiting in group):
                 kept_at = time.monotonic()
             acks = await self._keep([waiting for waiting in group if waiting.request.HasField("batch")])
-            alarms = [
-                self._alarm(ack, waiting.stream.node_id) for waiting in group if (ack := acks.get(id(waiting))) and self._is_news(ack)
-            ]
-            if alarms:
+            news = [(ack, waiting.stream.node_id) for waiting in group if (ack := acks.get(id(waiting))) and self._is_news(ack)]
+            if alarms := self._alarms(news):
                 await self._record(alarms)
             for waiting in group:
                 self._answer(waiting, acks)
@@ -235,6 +236,23 @@ class Collector:
         before, self._refused[ack.writer_id] = self._refused.get(ack.writer_id), ack.refused
         return before != ack.refused
 
+    def _alarms(self, news: list[tuple[pb.ShipAck, str]]) -> list[Draft]:
+        """An alarm for each, as many as a minute has; of the rest how many there were, in one of a later minute.
+
+        The names of writers are made up by who sends: without a bound the record could be filled with them.
+        """
+        alarms: list[Draft] = []
+        now = time.monotonic()
+        if now >= self._alarms_until:
+            self._alarms_until, self._alarms_left = now + _ALARM_SECONDS, ALARMS_A_MINUTE
+            if self._alarms_dropped:
+                alarms.append(_dropped_alarm(self._alarms_dropped))
+                self._alarms_dropped = 0
+        alarms += [self._alarm(ack, node_id) for ack, node_id in news[: self._alarms_left]]
+        self._alarms_dropped += max(len(news) - self._alarms_left, 0)
+        self._alarms_left -= min(len(news), self._alarms_left)
+        return alarms
+
     def _alarm(self, ack: pb.ShipAck, node_id: str) -> Draft:
         writer = ack.writer_id[:MAX_WRITER_BYTES]
         logger.error("audit chain refused", writer=writer, node=node_id, held_to=ack.sequence, reason=ack.refused)
@@ -276,6 +294,15 @@ def _not_its_own(waiting: _Waiting) -> pb.ShipAck | None:
 
 def _refusal(batch: pb.ShipBatch, error: Exception) -> pb.ShipAck:
     return pb.ShipAck(writer_id=batch.writer_id, sequence=max(batch.first_sequence - 1, 0), refused=f"cannot be kept: {_first_line(error)}")
+
+
+def _dropped_alarm(count: int) -> Draft:
+    logger.error("more audit chains refused than have an alarm of their own", count=count)
+    record = alarm(
+        AlarmReason.CHAIN_REFUSED, f"Records of {count} more writers were not taken, none of which has an alarm.", pb.AuditAlarm()
+    )
+    record.suppressed = count
+    return draft_of(record)
 
 
 def _is_about_what_came(error: OperationalError) -> bool:

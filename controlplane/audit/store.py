@@ -36,6 +36,8 @@ from extauthz.audit.record import message_to_json
 from extauthz.v1 import audit_pb2 as pb
 
 POLL_SECONDS = 0.5
+MAX_SUBJECT_KEYS = 4000
+"""Of one batch: shippers put 256 KiB into one, which are 1,900 at most (`extauthz.audit.writer_log`)."""
 POSITION = "position"
 """The cursor that counts all records; those of readers have names of their own."""
 
@@ -237,6 +239,9 @@ class AuditStore:
             return pb.ShipAck(writer_id=batch.writer_id, refused="this is the control plane's own writer")
         if not is_writer_name(batch.writer_id):
             return pb.ShipAck(writer_id=batch.writer_id, refused="no writer has such a name")
+        if len(batch.subject_keys) > MAX_SUBJECT_KEYS:  # each costs an exchange of keys and two statements, while nobody else writes
+            refused = f"it brings more than {MAX_SUBJECT_KEYS} keys of sealed values"
+            return pb.ShipAck(writer_id=batch.writer_id, sequence=max(batch.first_sequence - 1, 0), refused=refused)
         return self.append_in(connection, batch, node_id, shipped=True)
 
     def _writer(self, connection: Connection, writer_id: str) -> Row[Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 from collections.abc import AsyncIterator
@@ -311,6 +312,21 @@ async def test_audit_can_be_followed_and_ends_with_the_permission(api: Api):
 
     assert (first["tool"], second["tool"], end) == ("old", "new", b"")
     assert response.headers["Content-Type"] == "application/x-ndjson"
+
+
+async def test_one_operator_cannot_take_every_stream(api: Api):
+    await api.apply(binding("demo", "auditors", "legation:auditor", "aude"))
+    _write(api, _record("demo", "old"))
+    hers = {"Authorization": f"Bearer {api.token('aude')}"}
+    async with contextlib.AsyncExitStack() as open_streams:
+        for _ in range(10):
+            response = await open_streams.enter_async_context(api.client.get("/v1/audit?follow=true", headers=hers))
+            assert response.status == 200
+        refused = await api.call("GET", "/v1/audit?follow=true", token=api.token("aude"))
+        assert (refused.status, refused.body["code"]) == (429, "too_many_requests")
+        mine = {"Authorization": f"Bearer {api.token()}"}
+        async with api.client.get("/v1/audit?follow=true", headers=mine) as response:
+            assert response.status == 200
 
 
 async def test_a_decision_is_shown_with_what_it_caused_to_who_may_see_it(api: Api):

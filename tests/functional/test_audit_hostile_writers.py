@@ -12,13 +12,16 @@ from typing import Any
 
 import grpc
 import pytest
+from sqlalchemy import select
 
 from controlplane.audit.chain import MAX_AT_UNIX_US, OWN_NODE
+from controlplane.audit.collector import ALARMS_A_MINUTE
 from controlplane.audit.cursor import cursor_of
 from controlplane.audit.database import open_audit_database
 from controlplane.audit.filter import Filter
+from controlplane.audit.models import AUDIT_SUBJECT_KEY
 from controlplane.audit.query import AuditQuery
-from controlplane.audit.store import AuditStore
+from controlplane.audit.store import MAX_SUBJECT_KEYS, AuditStore
 from controlplane.audit.stored_record import indexed_text
 from controlplane.audit.writer import RecordWriter
 from controlplane.certificates import write_certificates
@@ -167,6 +170,49 @@ async def test_a_shipper_has_a_name_that_can_be_shown(tmp_path: Path, node_id: s
             await call.read()
         assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
         assert collector.nodes == []
+
+
+async def test_names_that_are_made_up_do_not_fill_the_record_with_alarms(tmp_path: Path):
+    world = make_world(tmp_path)
+
+    async def shipped(*batches: pb.ShipBatch) -> list[pb.ShipAck]:
+        async with grpc.aio.insecure_channel(world.address) as channel, asyncio.timeout(60):
+            call = channel.stream_stream(
+                SHIP_METHOD, request_serializer=pb.ShipRequest.SerializeToString, response_deserializer=pb.ShipResponse.FromString
+            )()
+            await call.write(pb.ShipRequest(hello=pb.ShipHello(node_id="node")))
+            for batch in batches:
+                await call.write(pb.ShipRequest(batch=batch))
+            acks = [(await call.read()).ack for _ in batches]
+            call.cancel()
+            return acks
+
+    async with world.control_plane() as (store, collector):
+        junk = [pb.ShipBatch(writer_id=f"made-up-{number}", first_sequence=1, records=[b"junk"]) for number in range(80)]
+        assert all(ack.refused for ack in await shipped(*junk))
+        assert store.last_position() == ALARMS_A_MINUTE
+
+        collector._alarms_until = 0.0  # a minute later
+        assert not (await shipped(Writer("honest").add().batch()))[0].refused
+        await until(lambda: store.last_position() == ALARMS_A_MINUTE + 2)
+        alarms = [store.opened(row) for row in store.rows(0, 100) if row.event == "alarm"]
+        assert [said.suppressed for said in alarms if said.suppressed] == [80 - ALARMS_A_MINUTE]
+
+
+def test_a_batch_brings_a_bounded_number_of_keys(store: AuditStore):
+    keys = SubjectKeys(AuditSealingKey(key_id=audit_key_id(KEY), public_key=audit_public_key(KEY)))
+    wrapped = keys.key_of("corp/ann", 0).wrapped
+    made = Writer().add()
+
+    batch = made.batch()
+    batch.subject_keys.extend([wrapped] * (MAX_SUBJECT_KEYS + 1))
+    ack = ship(store, batch, "n")
+    assert (ack.sequence, ack.refused) == (0, "it brings more than 4000 keys of sealed values")
+    batch = made.batch()
+    batch.subject_keys.extend([b"junk", *[wrapped] * (MAX_SUBJECT_KEYS - 1)])
+    assert ship(store, batch, "n").refused == ""
+    with store.reading() as connection:
+        assert list(connection.execute(select(AUDIT_SUBJECT_KEY.c.wrapped)).scalars()) == [wrapped]
 
 
 async def test_an_aggregator_has_writers_of_its_own_and_no_say_in_those_of_authorizers(tmp_path: Path):
