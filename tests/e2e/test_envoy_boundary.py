@@ -34,11 +34,17 @@ HARMFUL_ANSWER = {
     "set-cookie": "session=evil",
     "set-cookie2": "session=evil",
     "strict-transport-security": "max-age=0",
+    "surrogate-control": "max-age=86400",
+    "x-accel-expires": "86400",
+    "x-accel-redirect": "/private/passwords",
+    "x-reproxy-url": "http://inner.example/",
+    "x-send-file": "/etc/passwd",
+    "x-sendfile": "/etc/passwd",
     "x-envoy-immediate-health-check-fail": "1",
     "x-envoy-ratelimited": "1",
     "x-legation-anything": "forged",
 }
-HARMLESS_ANSWER = {"server-timing": "db;dur=5", "x-own": "kept"}
+HARMLESS_ANSWER = {"server-timing": "db;dur=5", "x-accel-buffering": "no", "x-own": "kept"}
 HARMFUL_REQUEST = {
     "cookie2": "a=b",
     "dpop": "proof",

@@ -91,6 +91,10 @@ _NOT_FOR_CLIENTS = [
     *("accept-ch", "alt-svc", "clear-site-data", "critical-ch", "expect-ct", "link", "nel", "public-key-pins"),
     *("public-key-pins-report-only", "refresh", "report-to", "reporting-endpoints", "service-worker-allowed"),
     *("strict-transport-security", "trailer", "via"),
+    # what a proxy in front of the gateway obeys: it would send files of its own, ask within its own network, or keep the answer for others
+    *("cdn-cache-control", "edge-control", "surrogate-control", "x-accel-charset", "x-accel-expires", "x-accel-limit-rate"),
+    *("x-accel-redirect", "x-lighttpd-send-file", "x-lighttpd-send-tempfile", "x-litespeed-cache-control", "x-litespeed-location"),
+    *("x-reproxy-file", "x-reproxy-url", "x-send-file", "x-sendfile", "x-sendfile2"),
 ]
 _NOT_FOR_CLIENTS_PREFIXES = ("access-control-", "legation-", "x-envoy-", "x-legation-")
 
