@@ -35,7 +35,7 @@ from controlplane.registry.change_log import read_logged_changes
 from controlplane.registry.encryption import RegistryKey
 from controlplane.registry.permissions import Operator, Permission, require
 from controlplane.registry.refusal import EntryNotFoundError
-from extauthz.audit.record import Draft
+from extauthz.audit.draft import Draft
 from extauthz.errors import AuthenticationError, ConfigurationError, Reason
 from extauthz.v1 import audit_pb2 as pb
 from tests.functional.postgresql import postgresql_server, postgresql_url  # noqa: F401
