@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
-
 from extauthz.audit.keeping import kept_content, replayed_arguments
 from extauthz.audit.record import AuditEvent, AuditRecord, Replay
 from extauthz.catalog.audit_policy import AuditMode, policy_for
 from extauthz.check_input import CheckInput
+from extauthz.decision_id import new_decision_id
 from extauthz.mcp.request import McpRequest
 from extauthz.policy.model import Caller, ResourceKind
 from extauthz.state import AuthorizationState
@@ -19,9 +18,10 @@ _SHORTEST_CREDENTIAL = 12
 def open_record(check: CheckInput, now_unix: float) -> AuditRecord:
     """A record of what is known before anything is decided; it says "denied" until something else is decided."""
     credential = check.first("authorization").rpartition(" ")[2]
+    at_unix_us = int(now_unix * 1_000_000)
     return AuditRecord(
-        decision_id=secrets.token_urlsafe(16),
-        at_unix_us=int(now_unix * 1_000_000),
+        decision_id=new_decision_id(at_unix_us),
+        at_unix_us=at_unix_us,
         http_method=check.http_method[:16],
         path=_without(credential, check.path.partition("?")[0])[:500],
         downstream_address=check.downstream_address,

@@ -7,7 +7,6 @@ operators too; what has no record of its own is counted in the next one.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Callable
 
@@ -19,6 +18,7 @@ from extauthz.audit.draft import draft_of
 from extauthz.audit.flood import BURST, PER_SECOND, TokenBucket
 from extauthz.audit.foreign_text import printable
 from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord
+from extauthz.decision_id import new_decision_id
 from extauthz.errors import AuditError
 from extauthz.identity.principal import Principal
 
@@ -93,9 +93,10 @@ class ApiRefusals:
             self._is_failing = False
 
     def _record(self, reason: str) -> AuditRecord:
+        at_unix_us = int(self._clock() * 1_000_000)
         return AuditRecord(
-            decision_id=secrets.token_urlsafe(16),
-            at_unix_us=int(self._clock() * 1_000_000),
+            decision_id=new_decision_id(at_unix_us),
+            at_unix_us=at_unix_us,
             event=AuditEvent.API_REFUSED,
             decision=AuditDecision.DENY,
             reason=reason,

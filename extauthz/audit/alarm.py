@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from enum import StrEnum
 
 from extauthz.audit.record import AuditDecision, AuditEvent, AuditRecord
+from extauthz.decision_id import new_decision_id
 from extauthz.v1 import audit_pb2 as pb
 
 
@@ -25,9 +25,10 @@ class AlarmReason(StrEnum):
 
 def alarm(reason: AlarmReason, sentence: str, said: pb.AuditAlarm, *, namespace: str = "") -> AuditRecord:
     """The record of an alarm, of now."""
+    at_unix_us = time.time_ns() // 1000
     return AuditRecord(
-        decision_id=secrets.token_urlsafe(16),
-        at_unix_us=time.time_ns() // 1000,
+        decision_id=new_decision_id(at_unix_us),
+        at_unix_us=at_unix_us,
         event=AuditEvent.ALARM,
         decision=AuditDecision.ERROR,
         reason=reason.value,

@@ -9,12 +9,12 @@ either, and a record of its own says the count when no other comes (reference: d
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Callable
 from typing import Protocol
 
 from extauthz.audit.record import AuditRecord
+from extauthz.decision_id import new_decision_id
 from extauthz.errors import AuditError, Reason
 
 PER_SECOND = 50.0
@@ -80,7 +80,8 @@ class FloodGuard:
     async def flush(self) -> None:
         """Write the count now, if there is one."""
         if self._suppressed:
-            record = AuditRecord(decision_id=secrets.token_urlsafe(16), at_unix_us=time.time_ns() // 1000, reason="suppressed")
+            at_unix_us = time.time_ns() // 1000
+            record = AuditRecord(decision_id=new_decision_id(at_unix_us), at_unix_us=at_unix_us, reason="suppressed")
             record.sentence = "Requests of nobody or of revoked callers that have no record of their own."
             try:
                 await self._append_with_count(record)
