@@ -1,8 +1,9 @@
 """What people call one thing in several ways: `concepts.txt`, read once.
 
 A line is `concept: words that say it ~ words that suggest it`. Words that say it count in definitions and in queries, words that suggest
-it in queries only. An entry may be several words; `*` at the end of a word stands for any ending. The table holds the general
-vocabulary of work with software, in English and its commonest words in German, French and Spanish; docs/search.md says how it was made.
+it in queries only. An entry may be several words; `*` at the end of a word stands for any ending, `_` after the first word for any one
+word. The table holds the general vocabulary of work with software, in English and its commonest words in German, French and Spanish;
+docs/search.md says how it was made.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from importlib.resources import files
 
 from aggregator.search.word import split, stem
 
+_ANY_WORD = "_"
 _BUCKET = 3
 _MAX_KNOWN = 20_000
 
@@ -119,6 +121,10 @@ def _entry(concept: str, text: str, *, said: bool) -> Entry:
         if token.startswith("<"):
             words.append(token)
             open_.append(False)
+            continue
+        if token == _ANY_WORD and words:
+            words.append("")
+            open_.append(True)
             continue
         parts = split(token.removesuffix("*"))
         if len(parts) != 1:

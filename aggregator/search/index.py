@@ -3,7 +3,8 @@
     definitions ──▶ ToolIndex ──rank(query, visible)──▶ names, best first
 
 (1) words       the query as the index knows words: stems, the concepts they say or suggest, and near spellings of unknown ones
-(2) scores      each word adds its best match in a tool; rare ones count more, and a field that repeats a word counts little more
+(2) scores      each word adds its best match in a tool; rare ones count more, and a field that repeats a word counts little more;
+                tools that suit one clause best get something for that: a request may have several steps, or a story before it
 (3) company     a tool whose neighbours of the same server match, too, is more likely: the whole request says which server is meant
 (4) names       so is, a little, one whose whole name is said: what is to be done, and with what
 (5) questions   who asks to be told something means tools that only read, who does not, rather the others (`intent`)
@@ -25,7 +26,7 @@ from types import MappingProxyType
 
 from aggregator.search.concept import Concepts, Found, general_concepts
 from aggregator.search.intent import wants_to_know
-from aggregator.search.word import STOPWORDS, shapes, split, stem, without_values
+from aggregator.search.word import STOPWORDS, clauses, shapes, split, stem, without_values
 
 MAX_QUERY_CHARACTERS = 1_000
 MAX_QUERY_WORDS = 64
@@ -42,6 +43,7 @@ _BY_A_PHRASE = 1.3
 _AMBIGUITY = 0.3
 _BY_A_COMMON_WORD = 0.5
 _NEAR_SPELLING = 0.8
+_BEST_OF_A_CLAUSE, _NEARLY_BEST, _SHAPES_OF_ALL = 0.2, 0.8, -1
 _COMPANY, _NEIGHBOURS = 0.6, 3
 _WHOLE_NAME, _NAMES_READ, _IN_A_NAME = 0.15, 100, 0.5
 _TELLING, _DOING = 1.4, 1.3
@@ -138,11 +140,8 @@ class ToolIndex:
         """
         asked = query[:MAX_QUERY_CHARACTERS]
         about = _Query(frozenset(self._positions[name] for name in visible if name in self._positions))
-        scores: dict[int, float] = defaultdict(float)
         units = self._units(asked, about)  # (1)
-        for unit in units:
-            for position, score in self._best(unit, about).items():  # (2)
-                scores[position] += score
+        scores = self._add_up(units, _clause_of_each_word(asked), about)  # (2)
         self._add_company(scores)  # (3)
         self._raise_whole_names(scores, units, about)  # (4)
         self._prefer_by_intent(scores, asked)  # (5)
@@ -186,6 +185,22 @@ class ToolIndex:
                 found = [posting for posting in found if posting[0] in about.visible]
             about.found[term] = found
         return found
+
+    def _add_up(self, units: Sequence[Mapping[str, float]], clause_of: Sequence[int], about: _Query) -> dict[int, float]:
+        """The sum over all units and, for the tools that a clause is most about, some of what that clause adds."""
+        scores: dict[int, float] = defaultdict(float)
+        by_clause: dict[int, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+        for place, unit in enumerate(units):
+            of_clause = by_clause[clause_of[place] if place < len(clause_of) else _SHAPES_OF_ALL]
+            for position, score in self._best(unit, about).items():
+                of_clause[position] += score
+        for clause, found in by_clause.items():
+            best = max(found.values(), default=0.0)
+            for position, score in found.items():
+                scores[position] += score
+                if score >= _NEARLY_BEST * best and clause != _SHAPES_OF_ALL:
+                    scores[position] += _BEST_OF_A_CLAUSE * score * (score / best) ** 2
+        return scores
 
     def _best(self, unit: Mapping[str, float], about: _Query) -> Mapping[int, float]:
         """The best match of one word in each tool."""
@@ -244,6 +259,11 @@ def _weight(found: Found, words: Sequence[str], meanings: int) -> float:
     if found.end > found.start + 1:
         return weight * _BY_A_PHRASE
     return weight if _counts(words[found.start]) else weight * _BY_A_COMMON_WORD
+
+
+def _clause_of_each_word(query: str) -> list[int]:
+    """For each word that counts of a query the number of its clause, in the order of `_units`."""
+    return [number for number, clause in enumerate(clauses(without_values(query))) for _ in split(clause)][:MAX_QUERY_WORDS]
 
 
 def _counts(word: str) -> bool:

@@ -68,6 +68,8 @@ SHAPES = (
 )
 """What a query shows without saying its kind: `#general` is a channel, `PAY-12` the key of an issue. Concepts may name these."""
 
+_CLAUSE = re.compile(r"(?<=[.!?;:,])\s+|\s[\u2013-]\s|\s(?=(?:and|then|but|und|et|y) )")
+
 _VALUES = frozenset({"<address>", "<channel>", "<number>", "<incident>", "<key>", "<url>", "<file>", "<source>", "<path>"})
 
 STOPWORDS = frozenset(
@@ -106,6 +108,11 @@ def split(text: str) -> list[str]:
         if len(parts) > 1:
             found.append("".join(parts).casefold()[:MAX_WORD])
     return found
+
+
+def clauses(text: str) -> list[str]:
+    """A text in its clauses, as far as signs and the commonest conjunctions tell; together they have the words of the text."""
+    return _CLAUSE.split(text)
 
 
 def shapes(text: str) -> list[str]:

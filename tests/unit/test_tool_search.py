@@ -26,7 +26,7 @@ from aggregator.search.tools import (
     make_index,
     tool_documents,
 )
-from aggregator.search.word import SHAPES, shapes, split, stem
+from aggregator.search.word import SHAPES, clauses, shapes, split, stem
 from bench.find_tool.recall import read_fleet
 from extauthz.catalog.server import Effect
 
@@ -504,3 +504,30 @@ def test_words_that_suggest_a_concept_count_in_queries_only() -> None:
 
     assert ToolIndex(tools, concepts).rank("owe", {"a", "b"}) == ["b", "a"]
     assert ToolIndex(tools, concepts).rank("invoice", {"a", "b"}) == ["a"]
+
+
+def test_an_entry_may_leave_one_word_open() -> None:
+    tools = [IndexedTool(name="take_out", server="x", title="revoke"), IndexedTool(name="read", server="x", title="read")]
+    index = ToolIndex(tools, parse_concepts("revoke: revoke ~ kick _ out"))
+
+    assert index.rank("kick ivana out", ["take_out", "read"])[:1] == ["take_out"]
+    assert index.rank("kick the ball", ["take_out", "read"]) == []
+
+
+def test_an_entry_does_not_begin_with_an_open_word() -> None:
+    with pytest.raises(ValueError, match="not one word"):
+        parse_concepts("revoke: revoke ~ _ out")
+
+
+def test_clauses_have_all_words_of_a_text_together() -> None:
+    text = "Mr Ihle rang: his printer jams, write that up and tell Ruth \u2013 then close it. Danke und tsch\u00fcs"
+
+    assert len(clauses(text)) == 7
+    assert [word for clause in clauses(text) for word in split(clause)] == split(text)
+
+
+def test_who_has_two_words_of_one_clause_comes_before_who_has_one_of_each() -> None:
+    index = ToolIndex([IndexedTool(name="a", server="x", title="red green"), IndexedTool(name="b", server="y", title="blue black")])
+
+    assert index.rank("red, blue, black, green", ["a", "b"]) == ["a", "b"]
+    assert index.rank("red blue black, green", ["a", "b"]) == ["b", "a"]
