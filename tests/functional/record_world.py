@@ -101,9 +101,7 @@ class RecordWorld:
         collector, cache = Collector(store, RecordWriter(store, KEY)), ViewCache()
         keeping = asyncio.create_task(collector.run())
         rollout, identity = Rollout(cache=cache), link or LinkIdentity()
-        server = AdsServer(
-            listen=listen or self.address, cache=cache, rollout=rollout, identity=identity, for_writers=(collector.handler,)
-        )
+        server = AdsServer(listen=listen or self.address, cache=cache, rollout=rollout, identity=identity, for_writers=(collector.handler,))
         try:
             async with server:
                 if listen:
