@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
 BIN = Path(sys.executable).parent
 HOSTS = "control-plane|authorizer|aggregator|envoy|crm|engineering-db|postgresql"
-VOLUMES = ("certificates", "data", "audit", "cache", "edge", "secrets")
+VOLUMES = ("certificates", "data", "audit", "cache", "edge", "results", "secrets")
 
 pytestmark = [pytest.mark.envoy, pytest.mark.timeout(600)]
 
