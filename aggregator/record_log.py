@@ -15,6 +15,7 @@ from pathlib import Path
 
 import structlog
 
+from aggregator.recording import Nowhere
 from aggregator.settings import AggregatorSettings
 from extauthz.audit.loss import Losses
 from extauthz.audit.record import AuditRecord
@@ -23,14 +24,12 @@ from extauthz.audit.shipping import RESULTS, new_writer_id
 from extauthz.audit.wal import AuditLog
 from extauthz.catalog.audit_policy import AuditSealingKey
 from extauthz.discovery import open_channel
-from extauthz.errors import AuditError
 from extauthz.observation import observe_audit, observe_shipping
 from extauthz.telemetry.metric import MetricRegistry
 from extauthz.transport import LinkIdentity
 
 logger = structlog.get_logger(__name__)
 
-SETTING = "LEGATION_AGGREGATOR_AUDIT_DIR"
 SHIP_GRACE_SECONDS = 1.0
 _LOOK_SECONDS = 0.2
 
@@ -38,14 +37,12 @@ _LOOK_SECONDS = 0.2
 class OpenedLate:
     """An `AuditLog` that makes its directory and its first file when there is something to write; tries again each time that fails."""
 
-    def __init__(self, log: AuditLog | None) -> None:
+    def __init__(self, log: AuditLog) -> None:
         self._log = log
         self._is_open = False
 
     async def append(self, record: AuditRecord) -> None:
         """Returns when the record is durable; raises `AuditError`."""
-        if self._log is None:
-            raise AuditError(f"{SETTING} is not set: this aggregator has no place for answers of tools")
         if not self._is_open:
             self._log.open()
             self._is_open = True
@@ -62,7 +59,7 @@ async def running_record_log(
     """Where answers are recorded until the block ends: what is needed is durable or `AuditError`, of the rest what is lost is counted."""
     directory = settings.audit_dir
     if directory is None:
-        async with _running(Losses(OpenedLate(None), OpenedLate(None))) as losses:
+        async with _running(Losses(Nowhere(), Nowhere())) as losses:
             yield losses
         return
     log = AuditLog(
@@ -77,6 +74,7 @@ async def running_record_log(
         node_id=settings.node_id,
         open_channel=partial(open_channel, settings.xds_address, link.channel_credentials(settings.xds_address)),
         durable_end=log.durable_end,
+        results=True,
     )
     shipping = asyncio.create_task(_ship(shipper, directory))
     try:

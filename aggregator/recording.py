@@ -35,7 +35,7 @@ class Nowhere:
 
     async def append(self, _record: AuditRecord) -> None:
         """Raises `AuditError`."""
-        raise AuditError("there is no log here")
+        raise AuditError("LEGATION_AGGREGATOR_AUDIT_DIR is not set: this aggregator has no place for answers of tools")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from extauthz.audit.outcome import outcome_log_beside
 from extauthz.audit.outcome_line import OutcomeLogReader
 from extauthz.audit.outcome_log import OutcomeLog
 from extauthz.audit.shipper import RecordShipper
-from extauthz.audit.shipping import new_writer_id
+from extauthz.audit.shipping import RESULTS, new_writer_id
 from extauthz.audit.wal import AuditLog
 from extauthz.authorizer_settings import AuthorizerSettings
 from extauthz.check_server import make_check_server
@@ -30,6 +30,7 @@ from extauthz.credentials import CredentialSource
 from extauthz.decision import Decider
 from extauthz.discovery import DiscoveryClient, StagedResources, open_channel
 from extauthz.door import Door
+from extauthz.errors import ConfigurationError
 from extauthz.grpcio_server import GrpcioServer
 from extauthz.identity.jwks import KeySource
 from extauthz.metrics_site import serving_metrics
@@ -69,7 +70,7 @@ async def run(settings: AuthorizerSettings) -> None:
         )
         audit = AuditLog(
             directory=settings.audit_dir,
-            writer_id=new_writer_id(settings.node_id),
+            writer_id=new_writer_id(_node_id(settings)),
             max_bytes=settings.audit_max_bytes,
             sealing_key=subscription.audit_sealing_key,
         )
@@ -174,3 +175,10 @@ class LastGoodKeeper:
                 except OSError as error:
                     logger.warning("last good copy not written", error=str(error))
             await asyncio.sleep(self._interval_seconds)
+
+
+def _node_id(settings: AuthorizerSettings) -> str:
+    """Raises `ConfigurationError` for one whose log nobody would ship."""
+    if settings.node_id.startswith(RESULTS):
+        raise ConfigurationError(f"LEGATION_NODE_ID: an authorizer's name must not begin with {RESULTS}, as logs of aggregators do")
+    return settings.node_id

@@ -22,13 +22,13 @@ import structlog
 from extauthz.audit.file_lock import take_lock
 from extauthz.audit.frames import writer_of
 from extauthz.audit.ship_stream import Call, ShipStream
-from extauthz.audit.shipping import SHIP_METHOD
+from extauthz.audit.shipping import RESULTS, SHIP_METHOD
 from extauthz.audit.writer_log import DurableEnd, WriterLog
 from extauthz.v1 import audit_pb2 as pb
 
 logger = structlog.get_logger(__name__)
 
-LOCK_FILE = "shipper.lock"
+LOCK_FILE, RESULTS_LOCK_FILE = "shipper.lock", "results-shipper.lock"
 SCAN_SECONDS = 1.0
 FIRST_BACKOFF_SECONDS = 0.1
 LAST_BACKOFF_SECONDS = 1.0
@@ -37,7 +37,7 @@ _LOOK_SECONDS = 0.02
 
 class RecordShipper:
     """Follows a directory for ever. `open_channel` leads to the control plane; `durable_end` bounds what is read of segments that this
-    process writes.
+    process writes. `results`: it ships what aggregators wrote, and nothing else; without, all but that. So both may have one directory.
     """
 
     def __init__(
@@ -47,7 +47,9 @@ class RecordShipper:
         node_id: str,
         open_channel: Callable[[], grpc.aio.Channel],
         durable_end: DurableEnd = lambda _: None,
+        results: bool = False,
     ) -> None:
+        self._results = results
         self._directory = directory
         self._node_id = node_id
         self._open_channel = open_channel
@@ -117,7 +119,7 @@ class RecordShipper:
 
     def _lock(self, stack: contextlib.ExitStack) -> bool:
         try:
-            return take_lock(self._directory / LOCK_FILE, stack)
+            return take_lock(self._directory / (RESULTS_LOCK_FILE if self._results else LOCK_FILE), stack)
         except OSError as error:
             logger.warning("audit records are not shipped", reason=str(error))
             return False
@@ -126,14 +128,14 @@ class RecordShipper:
         """Take note of new segments; once in a second when nobody waits."""
         if hurried or time.monotonic() >= self._scanned_at + SCAN_SECONDS:
             self._scanned_at = time.monotonic()
-            for path in await asyncio.to_thread(_segments, self._directory):
+            for path in await asyncio.to_thread(_segments, self._directory, self._results):
                 writer_id = writer_of(path)
                 log = self._writers.setdefault(writer_id, WriterLog(writer_id, self._durable_end))
                 log.add(path)
 
 
-def _segments(directory: Path) -> list[Path]:
+def _segments(directory: Path, results: bool) -> list[Path]:
     try:
-        return sorted(path for path in directory.iterdir() if writer_of(path))
+        return sorted(path for path in directory.iterdir() if (writer := writer_of(path)) and writer.startswith(RESULTS) is results)
     except FileNotFoundError:
         return []  # it was taken away; the log says so

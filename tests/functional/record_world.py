@@ -78,15 +78,15 @@ class RecordWorld:
 
     @contextlib.asynccontextmanager
     async def shipping(
-        self, *logs: AuditLog, node_id: str = "node", credentials: grpc.ChannelCredentials | None = None
+        self, *logs: AuditLog, node_id: str = "node", credentials: grpc.ChannelCredentials | None = None, results: bool = False
     ) -> AsyncIterator[RecordShipper]:
-        """A shipper of the directory; `logs` are those of its own process."""
+        """A shipper of the directory, of an aggregator with `results`; `logs` are those of its own process."""
 
         def durable_end(path: Path) -> int | None:
             return next((end for log in logs if (end := log.durable_end(path)) is not None), None)
 
         opened = partial(open_channel, self.address, credentials)
-        shipper = RecordShipper(directory=self.audit_dir, node_id=node_id, open_channel=opened, durable_end=durable_end)
+        shipper = RecordShipper(directory=self.audit_dir, node_id=node_id, open_channel=opened, durable_end=durable_end, results=results)
         running = asyncio.create_task(shipper.run())
         try:
             yield shipper

@@ -251,7 +251,7 @@ async def test_an_aggregator_ships_answers_of_tools_and_alarms_and_nothing_else(
     await lying.append(replace(record(3), event=AuditEvent.TOOL_CALL))
     async with world.control_plane(link=identity("control-plane"), listen="localhost:0") as (store, _):
         credentials = identity("aggregator").channel_credentials(world.address)
-        async with world.shipping(honest, lying, node_id="aggregator", credentials=credentials):
+        async with world.shipping(honest, lying, node_id="aggregator", credentials=credentials, results=True):
             await until(lambda: store.last_position() == 3)
             await until(lambda: "is not an aggregator's to write" in capfd.readouterr().out)
 
@@ -263,6 +263,20 @@ async def test_an_aggregator_ships_answers_of_tools_and_alarms_and_nothing_else(
         ]
     honest.close()
     lying.close()
+
+
+async def test_an_authorizer_and_an_aggregator_that_were_given_one_directory_ship_what_is_their_own(world: RecordWorld):
+    decisions, answers = world.log("authorizer-1"), world.log("results-aggregator-1")
+    await decisions.append(record(1))
+    await answers.append(replace(record(2), event=AuditEvent.RESULT))
+    async with world.control_plane() as (store, _):
+        async with world.shipping(answers, node_id="aggregator", results=True):
+            await until(lambda: store.last_position() == 1)
+            async with world.shipping(decisions, node_id="authorizer"):
+                await until(lambda: store.last_position() == 2)
+        assert [row.writer_id for row in store.rows(0, 10)] == ["results-aggregator-1", "authorizer-1"]
+    decisions.close()
+    answers.close()
 
 
 async def test_a_database_that_is_away_holds_records_up_and_loses_none(world: RecordWorld):
