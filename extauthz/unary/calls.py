@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 import structlog
 
@@ -20,6 +21,7 @@ from extauthz.unary.outbox import Outbox
 from extauthz.unary.request_head import RequestHead
 from extauthz.unary.status import CallRefused, Status, answer_http_status, answer_refusal
 from extauthz.unary.stream import Memory, Stream
+from extauthz.unary.turns import Turns
 
 logger = structlog.get_logger(__name__)
 
@@ -40,6 +42,7 @@ class Calls:
         loop: asyncio.AbstractEventLoop,
         methods: Mapping[str, Method],
         memory: Memory,
+        turns: Turns,
         write: Callable[[bytes], None],
         watch: Callable[[float], None],
         idle: Callable[[], None],
@@ -51,6 +54,7 @@ class Calls:
         self._loop = loop
         self._methods = methods
         self._memory = memory
+        self._turns = turns
         self._watch = watch
         self._idle = idle
         self._resets = FrameBudget("resets", burst=20_000, per_second=5_000)
@@ -96,7 +100,7 @@ class Calls:
             if stream.head.content_length not in {None, stream.held}:
                 self.reset(stream.id, ErrorCode.PROTOCOL_ERROR)
                 return
-            stream.task = self._loop.create_task(self._serve(stream, message))
+            self._turns.wait(partial(self._begin, stream, message))
 
     def reset_by_peer(self, stream_id: int) -> None:
         """The peer wants no answer any more."""
@@ -118,12 +122,21 @@ class Calls:
 
     # -- what we do ------------------------------------------------------------------------------------------------------
 
+    def _begin(self, stream: Stream, message: bytes) -> bool:
+        """Its turn has come, unless the stream is over."""
+        if self.streams.get(stream.id) is not stream:
+            return False
+        stream.task = self._loop.create_task(self._serve(stream, message))
+        return True
+
     async def _serve(self, stream: Stream, message: bytes) -> None:
         """The task of a call."""
         if stream.head.traceparent:
             arriving.set(stream.head.traceparent)
         try:
-            answer = await self._methods[stream.head.path](message)
+            answering = self._methods[stream.head.path](message)
+            del message  # whoever waits for its record should hold little: a dozen others are decided meanwhile
+            answer = await answering
         except CallRefused as refused:
             self._refuse(stream, refused.status, refused.sentence)
         except asyncio.CancelledError:

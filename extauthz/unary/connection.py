@@ -22,6 +22,7 @@ from extauthz.unary.calls import MAX_STREAMS, STALL_SECONDS, Calls, Method, refu
 from extauthz.unary.frames import ErrorCode, ProtocolError
 from extauthz.unary.header_block import MAX_HEADER_BYTES, HeadReader, RememberedHeads
 from extauthz.unary.stream import STREAM_WINDOW, Memory
+from extauthz.unary.turns import Turns
 
 logger = structlog.get_logger(__name__)
 
@@ -48,6 +49,7 @@ class Service:
     admit: Callable[[asyncio.BaseTransport], bool]
     heads: RememberedHeads = field(default_factory=RememberedHeads)
     memory: Memory = field(default_factory=Memory)
+    turns: Turns = field(default_factory=Turns)
     connections: set[Connection] = field(default_factory=set)
     max_connections: int = 1024
 
@@ -71,7 +73,13 @@ class Connection(asyncio.Protocol):
         self._heads = HeadReader(service.heads)
         self._talk = FrameBudget("frames that ask for nothing", burst=20_000, per_second=2_000)
         self._calls = Calls(
-            loop=self._loop, methods=service.methods, memory=service.memory, write=self._write, watch=self._watch, idle=self._on_idle
+            loop=self._loop,
+            methods=service.methods,
+            memory=service.memory,
+            turns=service.turns,
+            write=self._write,
+            watch=self._watch,
+            idle=self._on_idle,
         )
         self._outbox = self._calls.outbox
         self._streams = self._calls.streams
@@ -101,6 +109,10 @@ class Connection(asyncio.Protocol):
     def ending(self) -> set[asyncio.Task[None]]:
         """Tasks that were cancelled and still have something to do."""
         return self._calls.ending
+
+    def flush(self) -> None:
+        """Write what is there now, and not at the end of the event loop's turn."""
+        self._outbox.flush()
 
     # -- the transport ---------------------------------------------------------------------------------------------------
 

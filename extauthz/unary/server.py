@@ -71,6 +71,16 @@ class UnaryServer:
         ending = [task for connection in connections for task in connection.ending]
         await asyncio.gather(*ending, return_exceptions=True)
 
+    @property
+    def busy(self) -> bool:
+        """Whether calls wait for their turn."""
+        return self._service.turns.busy
+
+    def flush(self) -> None:
+        """Write what answers there are now, before other calls have their turn."""
+        for connection in self._service.connections:
+            connection.flush()
+
     def _connection(self) -> Connection:
         return Connection(self._service)
 
