@@ -70,7 +70,9 @@ def check_method(decider: Decides) -> Method:
             request = auth_pb2.CheckRequest.FromString(message)
         except DecodeError as error:
             raise CallRefused(Status.UNKNOWN, "the message is no CheckRequest") from error
-        decision = await decider.decide(check_input(request))
+        deciding = decider.decide(check_input(request))
+        del message, request  # what is held while the record is written pushes others out of the processor's cache
+        decision = await deciding
         passage, decision_id = decision.passage, decision.decision_id
         if passage is None or not _is_kept(passage) or len(decision_id) != len(_ANY_ID):
             return check_response(decision).SerializeToString()

@@ -26,6 +26,12 @@ class CheckServer(Protocol):
     async def start(self) -> None:
         """Listen; raises `ConfigurationError` when that cannot be."""
 
+    def flush(self) -> None:
+        """Send what has been answered, before other calls are decided."""
+
+    def is_busy(self) -> bool:
+        """Whether calls wait to be decided."""
+
     async def stop(self, grace_seconds: float) -> None:
         """Wait for running calls so long, cancel the rest; their tasks have ended when this returns."""
 
@@ -56,6 +62,12 @@ class _OwnServer:
                 self.port = self._server.port
         except ConfigurationError as error:
             raise ConfigurationError(f"{_SETTING}: {error}") from error
+
+    def flush(self) -> None:
+        self._server.flush()
+
+    def is_busy(self) -> bool:
+        return self._server.busy
 
     async def stop(self, grace_seconds: float) -> None:
         await self._server.stop(grace_seconds)

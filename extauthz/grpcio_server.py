@@ -52,6 +52,13 @@ class GrpcioServer:
         if self._address.is_unix:
             Path(self._address.path).chmod(0o600)  # its directory is private already
 
+    def flush(self) -> None:
+        """grpcio sends by itself."""
+
+    def is_busy(self) -> bool:
+        """grpcio does not say."""
+        return False
+
     async def stop(self, grace_seconds: float) -> None:
         """Wait for running calls so long, cancel the rest; their tasks have ended when this returns."""
         await self._server.stop(grace_seconds)

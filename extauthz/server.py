@@ -88,6 +88,7 @@ async def run(settings: AuthorizerSettings) -> None:
             observation=Observation(telemetry) if telemetry.metrics is not None else None,
         )
         server = make_check_server(settings.check_server, settings.listen, link, decider)
+        audit.follow(server)
         outcomes = OutcomeLog(audit)
         outcome_service = OutcomeService(outcomes)
         processor = GrpcioServer(

@@ -24,8 +24,7 @@ _OF_KIND = (
     + ("tool_digest", "effect", "revocation", "virtual_server", "exposed_name", "arguments_kept", "result_kept")
 )
 """What is the same for many calls of a tool."""
-_OF_CALLS = (AuditEvent.TOOL_CALL, AuditEvent.MCP_MESSAGE, AuditEvent.MCP_STREAM, AuditEvent.MCP_SESSION_END)
-"""No set: an enumeration hashes in Python."""
+_OF_CALLS = frozenset({AuditEvent.TOOL_CALL, AuditEvent.MCP_MESSAGE, AuditEvent.MCP_STREAM, AuditEvent.MCP_SESSION_END})
 _OF_KIND_OF_CALLERS = ("path", "tool", "exposed_name", "prompt", "protocol_version")
 """Texts that callers make up: a confused one may write its token there."""
 _JWT_BEGINS = "eyJ"

@@ -38,6 +38,8 @@ class AuditEvent(StrEnum):
     ANOMALY = "anomaly"
     RESULT = "result"
 
+    __hash__ = str.__hash__  # that of an enumeration is written in Python
+
 
 class AuditDecision(StrEnum):
     """What was decided; an error is a denial whose cause was a failure of ours or behind us."""
@@ -45,6 +47,8 @@ class AuditDecision(StrEnum):
     ALLOW = "allow"
     DENY = "deny"
     ERROR = "error"
+
+    __hash__ = str.__hash__
 
 
 EVENTS = {

@@ -12,13 +12,11 @@ written is `audit.loss`'s.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
+from typing import Protocol
 
 import structlog
 
@@ -28,6 +26,7 @@ from extauthz.audit.draft import Draft, draft_of
 from extauthz.audit.frames import MAX_PAYLOAD_BYTES
 from extauthz.audit.record import AuditEvent, AuditRecord
 from extauthz.audit.segment import ROOM_BYTES, SEGMENT_BYTES, Durable, SegmentWriter
+from extauthz.audit.writer_thread import WriterThread
 from extauthz.authorizer_settings import DEFAULT_AUDIT_BYTES
 from extauthz.catalog.audit_policy import AuditSealingKey
 from extauthz.errors import AuditError
@@ -36,8 +35,11 @@ from extauthz.v1 import audit_pb2 as pb
 logger = structlog.get_logger(__name__)
 
 MAX_WAITING = 10_000
-GATHER_SECONDS = 0.003
-"""Groups begin this far apart while there is more than one record in each: larger groups, and a smaller share of a sync for each call."""
+GATHER_SECONDS = 0.01
+"""A record waits no longer than that for those of calls that are about to be decided: larger groups, and a smaller share of a sync for
+each of them."""
+PATIENCE_SECONDS = 0.004
+"""So long the event loop stands still for a group; a good disk needs a tenth of it."""
 RETRY_SECONDS = 1.0
 LATER_SECONDS = 0.05
 LATER_IN_GROUP = 500
@@ -46,7 +48,7 @@ SMALL_BYTES = 64 * ROOM_BYTES
 MAX_DRAFT_BYTES = MAX_PAYLOAD_BYTES - 1024
 """What a place in the chain and the seal add is less than the difference."""
 
-_FROM_RESERVE = (AuditEvent.OUTCOME, AuditEvent.OUTCOME_MISSING, AuditEvent.ALARM)  # no set: an enumeration hashes in Python
+_FROM_RESERVE = frozenset({AuditEvent.OUTCOME, AuditEvent.OUTCOME_MISSING, AuditEvent.ALARM})
 
 Waiting = list[tuple[Draft, "asyncio.Future[None]"]]
 
@@ -66,11 +68,21 @@ class AuditStatistics:
     capacity_bytes: int
 
 
+class CallsUnderWay(Protocol):
+    """The calls that records are of (`check_server.CheckServer`)."""
+
+    def is_busy(self) -> bool:
+        """Whether some are about to be decided."""
+
+    def flush(self) -> None:
+        """Send what has been answered."""
+
+
 class AuditLog:
     """Appends records durably. `open` first; `append` returns when the record is on disk, or raises `AuditError`.
 
-    Used from one event loop. While a group is being synced the next one gathers. Personal values are sealed for the key that
-    `sealing_key` gives, from the first that it gives on.
+    Used from one event loop. It stands still while a group is synced, unless that takes long: then the next one gathers. Personal
+    values are sealed for the key that `sealing_key` gives, from the first that it gives on.
     """
 
     def __init__(
@@ -88,8 +100,7 @@ class AuditLog:
         self._waiting: Waiting = []
         self._later: list[Draft] = []
         self._writing = False
-        self._busy = False  # the last group had more than one record
-        self._began = 0.0
+        self._more_to_come: Callable[[], bool] = lambda: False
         self._closing = self._closed = False
         self._scanning = False
         self._failures = 0
@@ -97,7 +108,7 @@ class AuditLog:
         self._sealing_key = sealing_key
         self._watchers: list[Callable[[], None]] = []
         self._durable = self._segments.durable
-        self._thread = _Thread()
+        self._thread = WriterThread()
 
     def open(self) -> None:
         """Create the first segment; raises `AuditError` when the directory is not writable."""
@@ -140,6 +151,11 @@ class AuditLog:
     def watch(self, callback: Callable[[], None]) -> None:
         """Call it in the event loop, soon after `durable` has changed."""
         self._watchers.append(callback)
+
+    def follow(self, calls: CallsUnderWay) -> None:
+        """Let a group wait for calls that are about to be decided, and have those answered at once whose records are durable."""
+        self._more_to_come = calls.is_busy
+        self.watch(calls.flush)
 
     def statistics(self) -> AuditStatistics:
         """What there is to say about it now."""
@@ -206,18 +222,20 @@ class AuditLog:
 
     def _write_next(self) -> None:
         loop = asyncio.get_running_loop()
-        due = self._began + GATHER_SECONDS
-        if self._busy and loop.time() < due:
-            loop.call_at(due, self._write_group)
+        loop.call_soon(self._gather, loop.time() + GATHER_SECONDS)  # whatever else is decided in this turn of the loop joins the group
+
+    def _gather(self, until: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._more_to_come() and loop.time() < until:
+            loop.call_soon(self._gather, until)
         else:
-            loop.call_soon(self._write_group)  # whatever else is decided in this turn of the loop joins the group
+            self._write_group()
 
     def _write_group(self) -> None:
         if self._closing or not (self._waiting or self._later):
             self._writing = False
             return
         group, self._waiting = self._waiting, []
-        self._busy, self._began = len(group) > 1, asyncio.get_running_loop().time()
         # while nothing can be written, who waits for an answer must not wait for the encoding of those who do not
         count = LATER_IN_GROUP if not self._fault else 0 if group else 1
         later, self._later = self._later[:count], self._later[count:]
@@ -227,7 +245,7 @@ class AuditLog:
         if fault:
             self._written(group, later, fault)
         else:
-            self._thread.run(self._write, partial(self._written, group, later))
+            self._thread.run(self._write, partial(self._written, group, later), PATIENCE_SECONDS)
 
     def _write(self) -> str:
         before = self._segments.written_bytes
@@ -300,39 +318,6 @@ def _fault_of(write: Callable[[], object]) -> str:
         logger.error("audit log failed", error=type(error).__name__, exc_info=error)
         return f"the audit log failed: {type(error).__name__}"
     return ""
-
-
-class _Thread:
-    """Does one job after the other, and tells the event loop of each. An executor does the same for twice the CPU."""
-
-    def __init__(self) -> None:
-        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
-
-    def run(self, job: Callable[[], str], then: Callable[[str], None]) -> None:
-        """Do `job` in the thread, and call `then` with what it gave in the running loop."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="audit-log", daemon=True)
-            self._thread.start()
-        loop = asyncio.get_running_loop()
-
-        def do() -> None:
-            result = job()
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
-                loop.call_soon_threadsafe(then, result)
-
-        self._jobs.put(do)
-
-    def stop(self) -> None:
-        """Do what was given, and end. Idempotent."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            self._jobs.put(None)
-            thread.join()
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
 
 
 def _settle(group: Waiting, fault: str) -> None:

@@ -244,3 +244,45 @@ async def test_a_file_that_was_taken_away_takes_no_record_and_another_is_begun(t
     said = alarm["alarm"]
     assert isinstance(said, dict)
     assert (said["ended_writer_id"], said["ended_sequence"]) == ("a-1", 1)
+
+
+class _Calls:
+    """Calls under way, as a server tells of them."""
+
+    def __init__(self) -> None:
+        self.busy, self.flushed = True, 0
+
+    def is_busy(self) -> bool:
+        return self.busy
+
+    def flush(self) -> None:
+        self.flushed += 1
+
+
+async def test_a_group_waits_for_calls_that_are_about_to_be_decided_and_they_are_answered_at_once(tmp_path: Path) -> None:
+    log, calls = AuditLog(directory=tmp_path, writer_id="a-1"), _Calls()
+    log.open()
+    log.follow(calls)
+
+    first = asyncio.ensure_future(log.append(record(1)))
+    await asyncio.sleep(0.001)
+    assert not first.done()
+    second = asyncio.ensure_future(log.append(record(2)))
+    await asyncio.sleep(0)
+    calls.busy = False
+    await asyncio.gather(first, second)
+    await asyncio.sleep(0)
+
+    assert [r["sequence"] for r in written_records(tmp_path)] == [1, 2]
+    assert calls.flushed == 1  # one group
+    log.close()
+
+
+async def test_a_group_does_not_wait_for_ever(tmp_path: Path) -> None:
+    log = AuditLog(directory=tmp_path, writer_id="a-1")
+    log.open()
+    log.follow(_Calls())
+
+    await asyncio.wait_for(log.append(record(1)), 10)
+
+    log.close()
