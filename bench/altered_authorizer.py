@@ -1,4 +1,5 @@
-"""`python -m bench.altered_authorizer null|unshipped`: the authorizer with a log that keeps nothing, or with one that stays where it is.
+"""`python -m bench.altered_authorizer none|null|unshipped`: the authorizer without a record, with one that is written to nowhere, or
+with one that stays where it is.
 
 For `bench.audit`; there is no such setting.
 """
@@ -10,14 +11,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import extauthz.audit.wal
 import extauthz.server
 from extauthz.__main__ import main
 from extauthz.audit.record import AuditRecord
-from extauthz.audit.segment import Durable
+from extauthz.audit.segment import Durable, SegmentWriter
 from extauthz.audit.wal import AuditLog, AuditStatistics
 
 
-class NullLog(AuditLog):
+class NoLog(AuditLog):
     """Takes every record, and forgets it at once."""
 
     def __init__(self, *, directory: Path, writer_id: str, **_others: object) -> None:
@@ -57,6 +59,20 @@ class NullLog(AuditLog):
         )  # fmt: skip
 
 
+class NullSink(SegmentWriter):
+    """Takes every group as it would be written, and forgets it: nothing reaches a file."""
+
+    def write(self) -> Durable:
+        """Says that it is durable."""
+        data, head, fresh = self._prepared
+        self._end += len(data)
+        self._head = head
+        for key in fresh:
+            key.kept = True
+        self.written_bytes += len(data)
+        return self.durable
+
+
 class NoShipper:
     """Leaves the log alone."""
 
@@ -76,6 +92,9 @@ class NoShipper:
 
 if __name__ == "__main__":
     extauthz.server.RecordShipper = NoShipper  # type: ignore[assignment, attr-defined]
-    if sys.argv.pop() == "null":
-        extauthz.server.AuditLog = NullLog  # type: ignore[attr-defined]
+    way = sys.argv.pop()
+    if way == "none":
+        extauthz.server.AuditLog = NoLog  # type: ignore[attr-defined]
+    if way == "null":
+        extauthz.audit.wal.SegmentWriter = NullSink  # type: ignore[attr-defined]
     sys.exit(main())

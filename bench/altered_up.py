@@ -1,4 +1,4 @@
-"""`python -m bench.altered_up null|unshipped up ...`: `legation up` with the authorizer of `bench.altered_authorizer`."""
+"""`python -m bench.altered_up none|null|unshipped up ...`: `legation up` with the authorizer of `bench.altered_authorizer`."""
 
 from __future__ import annotations
 

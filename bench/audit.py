@@ -1,10 +1,15 @@
 """What the record costs a call: `python -m bench --only audit`.
 
-Three deployments are up at once and are loaded in turns, so that what else the machine does is the same for all of them:
+Four deployments are up at once and are loaded in short turns, so that what else the machine does is the same for all of them:
 
-    null sink   the authorizer's log forgets everything, and there is nothing to ship
+    no record   the authorizer's log forgets every record before anything is done with it
+    null sink   records are written down, chained, sealed and put into groups as ever, and reach no file
     strict      every decision and outcome is written and synced, and stays where it is
     shipped     as it really is: the control plane, on the same machine, stores the records, counts usage and keeps baselines
+
+In a closed loop of a machine that is busy p50 is the number of connections divided by the throughput: what costs 5 % more CPU costs
+ten connections half a millisecond, and a thousand of them fifty. So there are two loads: where the machine begins to be
+busy, and well beyond it.
 """
 
 from __future__ import annotations
@@ -21,9 +26,10 @@ from bench.report import AuditRun, CallRun
 from tests.e2e.stack import LEGATION, Stack, modern_headers, running_stack
 from tests.e2e.upstream import running_module
 
-CONNECTIONS = 32
-ROUNDS = 5
+CONNECTIONS = (8, 32)
+TURNS = 16
 SINKS: Sequence[tuple[str, Sequence[str]]] = (
+    ("no record", (sys.executable, "-m", "bench.altered_up", "none")),
     ("null sink", (sys.executable, "-m", "bench.altered_up", "null")),
     ("strict", (sys.executable, "-m", "bench.altered_up", "unshipped")),
     ("shipped", (str(LEGATION),)),
@@ -32,8 +38,8 @@ _ROLES = {"bench.altered_authorizer": "extauthz"}
 
 
 async def measure_audit(directory: Path, *, seconds: float) -> list[AuditRun]:
-    """At saturation, in `ROUNDS` turns of `seconds`."""
-    runs: dict[str, list[CallRun]] = {name: [] for name, _ in SINKS}
+    """For each number of connections each sink, in `TURNS` turns."""
+    runs: dict[tuple[int, str], list[CallRun]] = {(count, name): [] for count in CONNECTIONS for name, _ in SINKS}
     async with contextlib.AsyncExitStack() as up:
         upstream_port = await up.enter_async_context(running_module("bench.upstream"))
         stacks: dict[str, tuple[Stack, bytes, int]] = {}
@@ -43,13 +49,14 @@ async def measure_audit(directory: Path, *, seconds: float) -> list[AuditRun]:
             stack = await up.enter_async_context(running_stack(place, command=command))
             await prepare(stack, port=upstream_port)
             stacks[name] = (stack, *_request(stack))
-        for turn in range(ROUNDS + 1):
-            for name, (stack, request, port) in stacks.items():
+        for turn in range(TURNS + 1):
+            for count, name in runs if turn % 2 else reversed(runs):
+                stack, request, port = stacks[name]
                 pids = {_ROLES.get(role, role): pid for role, pid in stack.children().items()}
-                run = await run_calls(name, "32 connections", pids, port, request, CONNECTIONS, 0.0, seconds)
+                run = await run_calls(name, f"{count} connections", pids, port, request, count, 0.0, max(seconds * 2 / TURNS, 0.5))
                 if turn:  # the first is to warm up
-                    runs[name].append(run)
-    return [_together(name, of_sink) for name, of_sink in runs.items()]
+                    runs[count, name].append(run)
+    return [_together(name, count, turns) for (count, name), turns in runs.items()]
 
 
 def _request(stack: Stack) -> tuple[bytes, int]:
@@ -59,7 +66,7 @@ def _request(stack: Stack) -> tuple[bytes, int]:
     return request_bytes(path=f"/servers/{SERVER}/mcp", host=f"127.0.0.1:{port}", headers=headers, body=BODY), port
 
 
-def _together(name: str, runs: Sequence[CallRun]) -> AuditRun:
+def _together(name: str, connections: int, runs: Sequence[CallRun]) -> AuditRun:
     """CPU per call over all turns; latencies as the median of the turns."""
     calls = sum(run.outcome.calls for run in runs)
     cpu_us = {role: sum(run.cpu_us[role] * run.outcome.calls for run in runs) / calls for role in runs[0].cpu_us}
@@ -70,7 +77,7 @@ def _together(name: str, runs: Sequence[CallRun]) -> AuditRun:
         p50_ms=_median([run.outcome.p50_ms for run in runs]),
         p99_ms=_median([run.outcome.p99_ms for run in runs]),
     )
-    return AuditRun(sink=name, outcome=outcome, cpu_us=cpu_us)
+    return AuditRun(sink=name, connections=connections, outcome=outcome, cpu_us=cpu_us)
 
 
 def _median(values: Sequence[float]) -> float:
