@@ -38,8 +38,8 @@ MAX_WAITING = 10_000
 GATHER_SECONDS = 0.01
 """A record waits no longer than that for those of calls that are about to be decided: larger groups, and a smaller share of a sync for
 each of them."""
-PATIENCE_SECONDS = 0.004
-"""So long the event loop stands still for a group; a good disk needs a tenth of it."""
+PATIENCE_SECONDS = 0.003
+"""So long the event loop stands still for a group, unless the one before it took longer. A good disk needs a tenth of it."""
 RETRY_SECONDS = 1.0
 LATER_SECONDS = 0.05
 LATER_IN_GROUP = 500
@@ -245,7 +245,8 @@ class AuditLog:
         if fault:
             self._written(group, later, fault)
         else:
-            self._thread.run(self._write, partial(self._written, group, later), PATIENCE_SECONDS)
+            patience = PATIENCE_SECONDS if self._segments.last_sync_seconds < PATIENCE_SECONDS else 0.0
+            self._thread.run(self._write, partial(self._written, group, later), patience)
 
     def _write(self) -> str:
         before = self._segments.written_bytes

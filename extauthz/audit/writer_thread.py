@@ -12,9 +12,6 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
-UNAWAITED = 10
-"""After a job that took too long, so many are not waited for."""
-
 
 class WriterThread:
     """Does one job after the other. An executor does the same for twice the CPU. Used from one event loop."""
@@ -22,7 +19,6 @@ class WriterThread:
     def __init__(self) -> None:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._unawaited = 0  # so many jobs are not waited for, since one took long
 
     def run(self, work: Callable[[], str], then: Callable[[str], None], patience_seconds: float = 0.0) -> None:
         """Do `work` in the thread and call `then` with what it gave: before this returns, if it is done so soon, or later in the loop."""
@@ -31,10 +27,7 @@ class WriterThread:
             self._thread.start()
         job = _Job(work, then)
         self._jobs.put(job)
-        if self._unawaited:
-            self._unawaited, patience_seconds = self._unawaited - 1, 0.0
-        if not job.await_for(patience_seconds) and patience_seconds:
-            self._unawaited = UNAWAITED
+        job.await_for(patience_seconds)
 
     def stop(self) -> None:
         """Do what was given, and end. Idempotent."""
@@ -66,13 +59,11 @@ class _Job:
             with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
                 self._loop.call_soon_threadsafe(self._then, self._given)
 
-    def await_for(self, seconds: float) -> bool:
-        """In the event loop: wait so long, and no longer. False: it is done later."""
+    def await_for(self, seconds: float) -> None:
+        """In the event loop: wait so long, and no longer."""
         in_time = self._undone.acquire(timeout=seconds)
         if not in_time:
             self._left = True
             in_time = self._undone.acquire(blocking=False)  # between the two
-        if not in_time or not self._unsaid.acquire(blocking=False):
-            return False
-        self._then(self._given)
-        return True
+        if in_time and self._unsaid.acquire(blocking=False):
+            self._then(self._given)

@@ -6,7 +6,9 @@ import asyncio
 import os
 import resource
 import signal
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -286,3 +288,26 @@ async def test_a_group_does_not_wait_for_ever(tmp_path: Path) -> None:
     await asyncio.wait_for(log.append(record(1)), 10)
 
     log.close()
+
+
+async def test_a_disk_that_is_slow_stops_the_event_loop_once_and_then_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = AuditLog(directory=tmp_path, writer_id="a-1")
+    log.open()
+    pwritev = os.pwritev
+
+    def slow(*arguments: Any) -> int:
+        time.sleep(0.05)
+        return pwritev(*arguments)
+
+    monkeypatch.setattr(os, "pwritev", slow)
+    await log.append(record(1))
+    turns = 0
+    writing = asyncio.ensure_future(log.append(record(2)))
+    while not writing.done():
+        await asyncio.sleep(0)
+        turns += 1
+
+    assert turns > 20  # the loop goes on
+    monkeypatch.undo()
+    log.close()
+    assert [r["sequence"] for r in written_records(tmp_path)] == [1, 2]
